@@ -1,0 +1,43 @@
+//! Waiting between attempts.
+
+use std::time::Duration;
+
+/// Exponential backoff with full jitter: each wait is random between zero and a bound that doubles
+/// from `first` to `most`, so that many clients of a thing that came back don't come back together.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    most: Duration,
+    bound: Duration,
+}
+
+impl Backoff {
+    /// From `first` up to `most`.
+    pub fn new(first: Duration, most: Duration) -> Self {
+        Backoff { first, most, bound: first }
+    }
+
+    /// How long to wait before the next attempt.
+    pub fn next_wait(&mut self) -> Duration {
+        let wait = self.bound.mul_f64(rand::random::<f64>());
+        self.bound = (self.bound * 2).min(self.most);
+        wait
+    }
+
+    /// Waits that long.
+    pub async fn wait(&mut self) {
+        tokio::time::sleep(self.next_wait()).await;
+    }
+
+    /// The last attempt succeeded: begin anew.
+    pub fn reset(&mut self) {
+        self.bound = self.first;
+    }
+}
+
+impl Default for Backoff {
+    /// From 100 ms up to 5 s.
+    fn default() -> Self {
+        Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+    }
+}

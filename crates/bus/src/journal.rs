@@ -1,0 +1,111 @@
+//! The journal: where an event becomes real.
+//!
+//! A sequence per shard, numbered from 1 without reuse within an epoch. What is acked here reaches
+//! every listener; whatever happens later happens by position.
+
+use futures::stream::BoxStream;
+
+use foghorn_core::entry::{Entry, NewEntry};
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::shard::{Shard, ShardCount};
+
+use crate::Future;
+
+/// The write-ahead sequences of all shards.
+pub trait Journal: Send + Sync + 'static {
+    /// How many there are.
+    fn shards(&self) -> ShardCount;
+
+    /// The cluster's bound on an encoded frame in bytes: part of whether an entry is valid.
+    fn frame_bytes(&self) -> usize;
+
+    /// Appends to the shard of the event's channel. When it returns `Ok` the event is stored by a
+    /// quorum (JetStream) or synced to disk (SQLite). Retries within its deadline of at least 10 s,
+    /// always with the same key, so that a retry never doubles.
+    fn append(&self, entry: NewEntry) -> Future<'_, Result<Appended, AppendError>>;
+
+    /// Everything after `after`, then what comes. The stream ends only with an error, after which the
+    /// caller tails anew from the last seq it got. Entries come in order; purged or deleted ones leave
+    /// gaps in the seqs.
+    fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>>;
+
+    /// The entries in `(after, to]` for some `to` as far as the limits allow: at most `events` entries
+    /// and about `bytes` bytes, at least one entry when there is one. Answered by the leader or checked
+    /// against its tip: `to` is not short of what was acked before the call, unless limits cut it.
+    fn read(&self, shard: Shard, after: u64, events: usize, bytes: usize)
+    -> Future<'_, Result<JournalPage, JournalError>>;
+
+    /// What the leader holds now.
+    fn bounds(&self, shard: Shard) -> Future<'_, Result<Bounds, JournalError>>;
+
+    /// The seq before the first entry taken at `time` or later (the last seq when there is none).
+    fn seek(&self, shard: Shard, time: foghorn_core::time::Timestamp) -> Future<'_, Result<u64, JournalError>>;
+
+    /// Forgets entries up to and including `through`: the log has them.
+    fn trim(&self, shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>>;
+}
+
+/// Where an appended event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its position; of the first one when it is a duplicate.
+    pub position: Position,
+    /// Whether an entry with this key was there already, within the dedupe window.
+    pub duplicate: bool,
+}
+
+/// What a shard's journal holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// The first seq there is; `last + 1` when it is empty.
+    pub first: u64,
+    /// The last seq that was given out; 0 before the first.
+    pub last: u64,
+}
+
+/// A contiguous range of the journal.
+#[derive(Debug, Clone)]
+pub struct JournalPage {
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// The range begins after this seq. Greater than what was asked for when the journal begins later.
+    pub from: u64,
+    /// The range ends with this seq.
+    pub to: u64,
+    /// The last seq there was when it was read.
+    pub tip: u64,
+    /// What is in it.
+    pub entries: Vec<Entry>,
+}
+
+/// Why an event was not appended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The journal is at its bound. Nothing is lost; it recovers when the log has caught up.
+    #[error("the journal of shard {0} is full: the event log is behind; retry later")]
+    Full(Shard),
+    /// No answer within the deadline. The event may or may not be stored; retry with the same id.
+    #[error("the journal can't be reached ({0}); the event may have been stored, so retry with the same id")]
+    Unavailable(String),
+    /// The journal said no for another reason.
+    #[error("the journal refused the event: {0}")]
+    Refused(String),
+}
+
+/// Why the journal can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// It can't be reached; try again.
+    #[error("the journal can't be reached: {0}")]
+    Unavailable(String),
+    /// The shard's epoch changed: positions held so far mean nothing any more.
+    #[error("the journal of shard {shard} is now in epoch {epoch}")]
+    Epoch {
+        /// Whose.
+        shard: Shard,
+        /// The new one.
+        epoch: Epoch,
+    },
+}

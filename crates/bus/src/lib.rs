@@ -1,0 +1,21 @@
+//! The ports between services, and what is behind them: the journal, the live feed, leases, and the
+//! event log as the others see it. This crate is the only user of async-nats.
+//!
+//! Every port is a trait with two adapters that pass one behaviour suite: NATS for a cluster, memory
+//! (and SQLite, in `foghorn-eventlog`) for standalone. Services know the traits alone.
+//!
+//! Read first: [`journal::Journal`] and [`log::EventLog`].
+
+pub mod journal;
+pub mod live;
+pub mod log;
+
+pub mod lease;
+
+pub mod memory;
+pub mod nats;
+
+pub mod backoff;
+
+/// A boxed future, as the ports return them: they are used as trait objects.
+pub type Future<'a, T> = futures::future::BoxFuture<'a, T>;

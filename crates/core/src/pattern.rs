@@ -1,0 +1,194 @@
+//! Patterns: channels with NATS wildcards.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use crate::channel::{Channel, ChannelError, check_literal, check_tokens};
+
+/// A channel in which a whole token may be `*` (exactly one token) and the last one may be `>` (one or
+/// more). A pattern without wildcards matches the one channel of that name.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// Parses `text`, by the rules of a channel plus wildcards.
+    pub fn parse(text: impl Into<String>) -> Result<Self, ChannelError> {
+        let text = text.into();
+        let last = text.split('.').count();
+        check_tokens(&text, |number, token| match token {
+            "*" => Ok(()),
+            ">" if number == last => Ok(()),
+            ">" => Err(ChannelError::TailNotLast(number)),
+            _ => check_literal(number, token),
+        })?;
+        Ok(Pattern(text))
+    }
+
+    /// The pattern that every channel matches.
+    pub fn everything() -> Self {
+        Pattern(">".to_owned())
+    }
+
+    /// The pattern's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The one channel it matches, when it has no wildcard.
+    pub fn channel(&self) -> Option<Channel> {
+        Channel::parse(self.0.as_str()).ok()
+    }
+
+    /// Whether a channel of this name matches.
+    pub fn matches(&self, channel: &str) -> bool {
+        let mut tokens = channel.split('.');
+        for wanted in self.0.split('.') {
+            match (wanted, tokens.next()) {
+                (_, None) => return false,
+                (">", Some(_)) => return true,
+                ("*", Some(_)) => {}
+                (wanted, Some(token)) if wanted == token => {}
+                _ => return false,
+            }
+        }
+        tokens.next().is_none()
+    }
+
+    /// Whether every channel that `other` matches is matched by `self` too.
+    pub fn covers(&self, other: &Pattern) -> bool {
+        let mut theirs = other.0.split('.');
+        for mine in self.0.split('.') {
+            match (mine, theirs.next()) {
+                (_, None) => return false,
+                (">", Some(_)) => return true,
+                (_, Some(">")) => return false,
+                ("*", Some(_)) => {}
+                (mine, Some(token)) if mine == token => {}
+                _ => return false,
+            }
+        }
+        theirs.next().is_none()
+    }
+
+    /// Whether some channel matches both.
+    pub fn intersects(&self, other: &Pattern) -> bool {
+        let (mut mine, mut theirs) = (self.0.split('.'), other.0.split('.'));
+        loop {
+            match (mine.next(), theirs.next()) {
+                (None, None) => return true,
+                (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+                (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Which of two patterns is the more specific: `Less` when `other` covers `self`. `None` when
+    /// neither covers the other, which for intersecting patterns is a tie.
+    pub fn specificity(&self, other: &Pattern) -> Option<Ordering> {
+        match (self.covers(other), other.covers(self)) {
+            (true, true) => Some(Ordering::Equal),
+            (false, true) => Some(Ordering::Less),
+            (true, false) => Some(Ordering::Greater),
+            (false, false) => None,
+        }
+    }
+}
+
+impl From<&Channel> for Pattern {
+    fn from(channel: &Channel) -> Self {
+        Pattern(channel.as_str().to_owned())
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = ChannelError;
+    fn try_from(text: String) -> Result<Self, ChannelError> {
+        Pattern::parse(text)
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> String {
+        pattern.0
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn p(text: &str) -> Pattern {
+        Pattern::parse(text).unwrap()
+    }
+
+    #[test]
+    fn wildcards_match_as_in_nats() {
+        for (pattern, channel, expected) in [
+            ("orders", "orders", true),
+            ("orders", "orders.eu", false),
+            ("orders.*", "orders.eu", true),
+            ("orders.*", "orders", false),
+            ("orders.*", "orders.eu.1", false),
+            ("orders.>", "orders.eu.1", true),
+            ("orders.>", "orders", false),
+            ("*.eu", "orders.eu", true),
+            (">", "a.b.c", true),
+        ] {
+            assert_eq!(p(pattern).matches(channel), expected, "{pattern} {channel}");
+        }
+    }
+
+    #[test]
+    fn malformed_patterns_are_named() {
+        assert_eq!(Pattern::parse("a.>.b"), Err(ChannelError::TailNotLast(2)));
+        assert_eq!(Pattern::parse("a.b>"), Err(ChannelError::PartialWildcard(2)));
+        assert_eq!(Pattern::parse("*x"), Err(ChannelError::PartialWildcard(1)));
+    }
+
+    fn any_pattern() -> impl Strategy<Value = Pattern> {
+        (prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("*")], 1..4), any::<bool>()).prop_map(
+            |(mut tokens, tail)| {
+                if tail {
+                    tokens.push(">");
+                }
+                p(&tokens.join("."))
+            },
+        )
+    }
+
+    fn any_name() -> impl Strategy<Value = String> {
+        prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("c")], 1..6).prop_map(|t| t.join("."))
+    }
+
+    proptest! {
+        #[test]
+        fn covering_and_intersecting_agree_with_matching(x in any_pattern(), y in any_pattern(), name in any_name()) {
+            if x.covers(&y) && y.matches(&name) {
+                prop_assert!(x.matches(&name));
+            }
+            if x.matches(&name) && y.matches(&name) {
+                prop_assert!(x.intersects(&y));
+                prop_assert!(y.intersects(&x));
+            }
+            if x.covers(&y) {
+                prop_assert!(x.intersects(&y));
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Policies: what holds for the channels under a pattern.
+
+use std::time::Duration;
+
+use crate::event::FRAME_BYTES_MAX;
+use crate::pattern::Pattern;
+
+/// How long events are kept when no policy says otherwise.
+pub const RETENTION_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+/// The shortest retention by age: the log is trimmed in steps, and a client must have time to come back.
+pub const RETENTION_MIN: Duration = Duration::from_secs(60);
+/// The longest retention by age: ten years.
+pub const RETENTION_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
+/// Most event types that a policy may list for metrics, as each is a label.
+pub const METRIC_TYPES_MAX: usize = 32;
+
+/// One `[[policy]]` of the configuration. What is left out has the default's value, not that of a
+/// wider policy.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Which channels it is for.
+    pub pattern: Pattern,
+    /// Events are replayed for at least this long: `5m`, `24h`, `30days`.
+    #[serde(default = "retention_default", with = "humantime_serde")]
+    pub retention: Duration,
+    /// Of each channel, only this many newest events are replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_count: Option<u32>,
+    /// Most bytes of an event as an SSE frame; at most the cluster's `limits.event_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_bytes: Option<usize>,
+    /// Whether events can be replayed at all. Without it, who isn't listening doesn't hear them.
+    #[serde(default = "yes")]
+    pub replay: bool,
+    /// Event types that metrics count by name; all others are counted as `other`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metric_types: Vec<String>,
+}
+
+fn retention_default() -> Duration {
+    RETENTION_DEFAULT
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How long the log keeps an event, in whole seconds: rows of one class lie together and are dropped
+/// together. The class *is* the age, so that it means the same after policies change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RetentionClass(pub u32);
+
+impl RetentionClass {
+    /// Events that are never replayed, and so not kept.
+    pub const NONE: RetentionClass = RetentionClass(0);
+
+    /// The age up to which its events are kept.
+    pub fn age(self) -> Duration {
+        Duration::from_secs(u64::from(self.0))
+    }
+}
+
+/// What is wrong with a set of policies.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Two policies for the same channels, neither more specific.
+    #[error(
+        "policies {0} and {1} both match some channels and neither is more specific; make one of them cover the other, or disjoint"
+    )]
+    Tie(Pattern, Pattern),
+    /// The age is out of range.
+    #[error("policy {0}: retention must be between 1 minute and 10 years")]
+    Retention(Pattern),
+    /// The count is zero.
+    #[error("policy {0}: retention_count must be at least 1; use replay = false for no replay")]
+    Count(Pattern),
+    /// The size is out of range.
+    #[error("policy {0}: event_bytes must be between 64 and {FRAME_BYTES_MAX}")]
+    Size(Pattern),
+    /// Too many types.
+    #[error("policy {0}: metric_types lists more than {METRIC_TYPES_MAX} types; each is a metric label")]
+    MetricTypes(Pattern),
+}
+
+/// All policies, and the default for channels that none matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policies {
+    /// Most specific first: the first that matches a channel is its policy. Ends with the default.
+    sorted: Vec<Policy>,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Policies { sorted: vec![Policy::new(Pattern::everything())] }
+    }
+}
+
+impl Policy {
+    /// A policy with every default.
+    pub fn new(pattern: Pattern) -> Self {
+        Policy {
+            pattern,
+            retention: RETENTION_DEFAULT,
+            retention_count: None,
+            event_bytes: None,
+            replay: true,
+            metric_types: Vec::new(),
+        }
+    }
+
+    /// The class of its events.
+    pub fn class(&self) -> RetentionClass {
+        let seconds = u32::try_from(self.retention.as_secs()).unwrap_or(u32::MAX);
+        if self.replay { RetentionClass(seconds) } else { RetentionClass::NONE }
+    }
+
+    fn check(&self) -> Result<(), PolicyError> {
+        let pattern = || self.pattern.clone();
+        if !(RETENTION_MIN..=RETENTION_MAX).contains(&self.retention) {
+            return Err(PolicyError::Retention(pattern()));
+        }
+        if self.retention_count == Some(0) {
+            return Err(PolicyError::Count(pattern()));
+        }
+        if self.event_bytes.is_some_and(|bytes| !(64..=FRAME_BYTES_MAX).contains(&bytes)) {
+            return Err(PolicyError::Size(pattern()));
+        }
+        if self.metric_types.len() > METRIC_TYPES_MAX {
+            return Err(PolicyError::MetricTypes(pattern()));
+        }
+        Ok(())
+    }
+}
+
+impl Policies {
+    /// Checks and orders `policies`. One for `>` replaces the default.
+    pub fn new(policies: Vec<Policy>) -> Result<Self, PolicyError> {
+        for (at, policy) in policies.iter().enumerate() {
+            policy.check()?;
+            for other in &policies[..at] {
+                let tie = match policy.pattern.specificity(&other.pattern) {
+                    Some(order) => order.is_eq(),
+                    None => policy.pattern.intersects(&other.pattern),
+                };
+                if tie {
+                    return Err(PolicyError::Tie(other.pattern.clone(), policy.pattern.clone()));
+                }
+            }
+        }
+        let mut sorted = policies;
+        if !sorted.iter().any(|p| p.pattern == Pattern::everything()) {
+            sorted.push(Policy::new(Pattern::everything()));
+        }
+        // A pattern that covers another matches more; how many others a pattern covers orders each
+        // chain of coverage, and patterns outside one chain never match the same channel.
+        let patterns: Vec<Pattern> = sorted.iter().map(|p| p.pattern.clone()).collect();
+        sorted.sort_by_key(|policy| patterns.iter().filter(|other| policy.pattern.covers(other)).count());
+        Ok(Policies { sorted })
+    }
+
+    /// The policy of a channel.
+    pub fn of(&self, channel: &str) -> &Policy {
+        // The last one is `>` and matches everything.
+        self.sorted.iter().find(|p| p.pattern.matches(channel)).unwrap_or(&self.sorted[self.sorted.len() - 1])
+    }
+
+    /// Every policy that holds for some channel under `pattern`.
+    pub fn intersecting<'a>(&'a self, pattern: &'a Pattern) -> impl Iterator<Item = &'a Policy> {
+        // Those less specific than one that covers the whole pattern hold for nothing under it.
+        let covering = self.sorted.iter().position(|p| p.pattern.covers(pattern));
+        let until = covering.map_or(self.sorted.len(), |at| at + 1);
+        self.sorted[..until].iter().filter(move |p| p.pattern.intersects(pattern))
+    }
+
+    /// Every policy, most specific first; the default is last.
+    pub fn all(&self) -> &[Policy] {
+        &self.sorted
+    }
+
+    /// Every retention class in use, shortest first.
+    pub fn classes(&self) -> Vec<RetentionClass> {
+        let mut classes: Vec<_> =
+            self.sorted.iter().map(Policy::class).filter(|c| *c != RetentionClass::NONE).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        classes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(pattern: &str, minutes: u64) -> Policy {
+        Policy {
+            retention: Duration::from_secs(60 * minutes),
+            ..Policy::new(Pattern::parse(pattern).unwrap())
+        }
+    }
+
+    #[test]
+    fn the_most_specific_policy_wins() {
+        let policies =
+            Policies::new(vec![policy("orders.>", 2), policy("orders.eu.*", 3), policy("orders.eu.vip", 4)])
+                .unwrap();
+        for (channel, minutes) in
+            [("orders.us", 2), ("orders.eu.1", 3), ("orders.eu.vip", 4), ("else", 24 * 60)]
+        {
+            assert_eq!(policies.of(channel).retention, Duration::from_secs(60 * minutes), "{channel}");
+        }
+        let under = |p: &str| {
+            let pattern = Pattern::parse(p).unwrap();
+            policies.intersecting(&pattern).map(|p| p.pattern.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(under("orders.eu.vip"), ["orders.eu.vip"]);
+        assert_eq!(under("orders.*.*"), ["orders.eu.vip", "orders.eu.*", "orders.>"]);
+        assert_eq!(under("news"), [">"]);
+    }
+
+    #[test]
+    fn ties_and_absurd_values_are_errors() {
+        let tie = Policies::new(vec![policy("orders.*", 2), policy("*.eu", 3)]);
+        assert!(matches!(tie, Err(PolicyError::Tie(_, _))));
+        assert!(matches!(Policies::new(vec![policy("a", 2), policy("a", 3)]), Err(PolicyError::Tie(_, _))));
+        assert!(matches!(Policies::new(vec![policy("a", 0)]), Err(PolicyError::Retention(_))));
+        let mut none = policy("a", 2);
+        none.retention_count = Some(0);
+        assert!(matches!(Policies::new(vec![none]), Err(PolicyError::Count(_))));
+    }
+}

@@ -1,0 +1,99 @@
+//! Named reasons: why a stream is reset, why it ends. The same word is used in the protocol, in
+//! metrics and in logs, and is explained in `docs/streams.md`.
+
+use std::fmt;
+
+/// Why a stream can't be the continuation it was asked to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResetReason {
+    /// Retention has passed the cursor: some events after it are gone.
+    Expired,
+    /// The journal is another incarnation: positions of the old one mean nothing.
+    Epoch,
+    /// The journal lost a range before the log had it.
+    Hole,
+    /// The cursor can't be read, or is of a future that never was.
+    Cursor,
+    /// The changed subscription that the cursor speaks of is no longer known.
+    Subscription,
+}
+
+/// Why the server ends a stream. The client may come back after each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamEnd {
+    /// The gateway is shutting down and lets its streams go at a set pace.
+    Drain,
+    /// The client went away.
+    ClientGone,
+    /// The client did not read for longer than allowed.
+    Slow,
+    /// The event log can't be reached and the cursor is older than the ring.
+    LogUnavailable,
+    /// The gateway holds as many streams as it may.
+    Overload,
+    /// Something broke that should not: a bug, logged as an error.
+    Internal,
+}
+
+impl ResetReason {
+    /// Every reason, for metrics that start at zero.
+    pub const ALL: [ResetReason; 5] = [
+        ResetReason::Expired,
+        ResetReason::Epoch,
+        ResetReason::Hole,
+        ResetReason::Cursor,
+        ResetReason::Subscription,
+    ];
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ResetReason::Expired => "expired",
+            ResetReason::Epoch => "epoch",
+            ResetReason::Hole => "hole",
+            ResetReason::Cursor => "cursor",
+            ResetReason::Subscription => "subscription",
+        }
+    }
+
+    /// The reason of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+}
+
+impl StreamEnd {
+    /// Every ending, for metrics that start at zero.
+    pub const ALL: [StreamEnd; 6] = [
+        StreamEnd::Drain,
+        StreamEnd::ClientGone,
+        StreamEnd::Slow,
+        StreamEnd::LogUnavailable,
+        StreamEnd::Overload,
+        StreamEnd::Internal,
+    ];
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            StreamEnd::Drain => "drain",
+            StreamEnd::ClientGone => "client-gone",
+            StreamEnd::Slow => "slow",
+            StreamEnd::LogUnavailable => "log-unavailable",
+            StreamEnd::Overload => "overload",
+            StreamEnd::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ResetReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for StreamEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

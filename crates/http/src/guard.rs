@@ -1,0 +1,107 @@
+//! Who may ask at all: the Host a request names and the Origin it comes from.
+//!
+//! A server on 127.0.0.1 is reachable by every website that its user visits, directly (cross-origin
+//! requests) or by a name that the attacker points there (DNS rebinding). So both are checked even there.
+
+use http::{HeaderMap, StatusCode, header};
+
+use crate::problem::Problem;
+
+/// Which Hosts and Origins are served.
+#[derive(Debug, Clone, Default)]
+pub struct Guard {
+    hosts: Vec<String>,
+    origins: Vec<String>,
+    any_host: bool,
+}
+
+impl Guard {
+    /// Serves loopback names and the listed hosts (names or addresses without a port); of origins the
+    /// listed ones (`https://app.example.com`) and the server's own. `*` among the hosts serves all.
+    pub fn new(hosts: &[String], origins: &[String]) -> Self {
+        Guard {
+            hosts: hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
+            origins: origins.iter().map(|o| o.trim_end_matches('/').to_ascii_lowercase()).collect(),
+            any_host: hosts.iter().any(|h| h == "*"),
+        }
+    }
+
+    /// `Ok` when the request may go on.
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let host = self.check_host(headers)?;
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        match (origins.next(), origins.next()) {
+            (None, _) => Ok(()),
+            (Some(origin), None) => {
+                let origin = origin.to_str().unwrap_or("?").to_ascii_lowercase();
+                let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+                let same = authority.is_some_and(|a| a.eq_ignore_ascii_case(&host));
+                if same || self.origins.contains(&origin) { Ok(()) } else { Err(refused_origin(&origin)) }
+            }
+            (Some(_), Some(_)) => Err(refused_origin("(several)")),
+        }
+    }
+
+    fn check_host(&self, headers: &HeaderMap) -> Result<String, Problem> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (Some(host), None) => host.to_str().unwrap_or("?").to_ascii_lowercase(),
+            _ => "(none or several)".to_owned(),
+        };
+        let name = without_port(&host);
+        let loopback = matches!(name, "localhost" | "127.0.0.1" | "[::1]") || name.ends_with(".localhost");
+        if loopback || self.any_host || self.hosts.iter().any(|h| h == name) {
+            return Ok(host);
+        }
+        Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "host", "This server doesn't answer for that Host").detail(
+            format!("Host is {host:?}; add its name to http.hosts in the configuration if it is meant to be served"),
+        ))
+    }
+}
+
+fn refused_origin(origin: &str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "origin", "Pages of this origin may not use this server")
+        .detail(format!("Origin is {origin:?}; add it to http.origins in the configuration if it may"))
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') && !name.is_empty() => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(host: &str, origin: Option<&str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn other_websites_and_rebound_names_are_refused() {
+        let guard = Guard::new(&["events.example.com".into()], &["https://app.example.com".into()]);
+        for (host, origin, expected) in [
+            ("127.0.0.1:8080", None, None),
+            ("[::1]:8080", None, None),
+            ("localhost", None, None),
+            ("Events.Example.com", Some("https://app.example.com"), None),
+            ("localhost:8080", Some("http://localhost:8080"), None),
+            ("localhost:8080", Some("http://localhost:3000"), Some("origin")),
+            ("localhost:8080", Some("null"), Some("origin")),
+            ("localhost:8080", Some("https://evil.example"), Some("origin")),
+            ("evil.example:8080", None, Some("host")),
+            ("127.0.0.1.evil.example", None, Some("host")),
+        ] {
+            let refused = guard.check(&headers(host, origin)).err().map(|p| p.code);
+            assert_eq!(refused, expected, "{host} {origin:?}");
+        }
+        assert_eq!(guard.check(&HeaderMap::new()).err().map(|p| p.code), Some("host"));
+    }
+}

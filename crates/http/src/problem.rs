@@ -1,0 +1,98 @@
+//! Errors as a client sees them (RFC 9457). The types are a catalogue: `docs/problems.md`.
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde_json::{Map, Value};
+
+use crate::Response;
+use crate::body::full;
+
+/// What a problem type's name is appended to.
+pub const PROBLEM_BASE: &str = "https://foghorn.dev/problems/";
+
+/// An error answer: what was wrong, where, what to do.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The type's name in the catalogue.
+    pub code: &'static str,
+    title: &'static str,
+    detail: Option<String>,
+    members: Map<String, Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A problem of a type. The title is the same for every problem of the type.
+    pub fn new(status: StatusCode, code: &'static str, title: &'static str) -> Self {
+        Problem { status, code, title, detail: None, members: Map::new(), headers: Vec::new() }
+    }
+
+    /// Something that should not happen. The cause is logged, not told.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        tracing::error!(%cause, "request failed");
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something broke that should not; the server's log says what",
+        )
+    }
+
+    /// There is nothing at this path.
+    pub fn not_found(path: &str) -> Self {
+        Problem::new(StatusCode::NOT_FOUND, "not-found", "There is nothing at this path").detail(path)
+    }
+
+    /// The path is right, the method is not.
+    pub fn method(allowed: &'static str) -> Self {
+        let mut problem =
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", "This path doesn't answer that method");
+        problem.headers.push((header::ALLOW, HeaderValue::from_static(allowed)));
+        problem.detail(format!("use {allowed}"))
+    }
+
+    /// What exactly was wrong here.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// A further member of the JSON object.
+    #[must_use]
+    pub fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// After how many seconds to try again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        self
+    }
+
+    /// The JSON object.
+    pub fn to_json(&self) -> Value {
+        let mut object = Map::new();
+        object.insert("type".into(), format!("{PROBLEM_BASE}{}", self.code).into());
+        object.insert("title".into(), self.title.into());
+        object.insert("status".into(), self.status.as_u16().into());
+        if let Some(detail) = &self.detail {
+            object.insert("detail".into(), detail.as_str().into());
+        }
+        object.extend(self.members.clone());
+        Value::Object(object)
+    }
+
+    /// The answer.
+    pub fn into_response(self) -> Response {
+        let mut response = http::Response::new(full(self.to_json().to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.extend(self.headers);
+        response
+    }
+}

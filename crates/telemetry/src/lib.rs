@@ -1,0 +1,6 @@
+//! What every process shows of itself: logs, metrics, health; and how it is told to stop.
+
+pub mod admin;
+pub mod health;
+pub mod logging;
+pub mod shutdown;

@@ -1,0 +1,30 @@
+//! Everything a change has to pass, cheapest first.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::workspace::cargo;
+use crate::{codegen, command, test};
+
+/// Clippy compiles the dependencies' interfaces on a cold machine.
+const LINT: Duration = Duration::from_secs(15 * 60);
+
+/// Stops at the first step that fails.
+pub(crate) fn run() -> Result<()> {
+    step("format", || command::run(cargo().args(["fmt", "--all", "--check"]), Duration::from_secs(60)))?;
+    step("generated code", codegen::check)?;
+    step("clippy", || {
+        let lint = ["clippy", "--profile", "ci", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        command::run(cargo().args(lint), LINT)
+    })?;
+    step("tests", || test::run(&test::Options::everything()))
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("== {name}");
+    let start = Instant::now();
+    work().with_context(|| format!("{name} failed"))?;
+    println!("== {name}: passed in {:.0?}", start.elapsed());
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Runs a command to its end, with a limit, and never leaves a part of it behind.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::unistd::Pid;
+
+/// How long a command that was asked to end may take before it is killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Who runs a command now, to be told of Ctrl-C.
+static RUNNING: Mutex<Option<Sender<News>>> = Mutex::new(None);
+
+enum News {
+    Ended(std::io::Result<ExitStatus>),
+    Interrupted(Signal),
+}
+
+/// Turns Ctrl-C and its kin into the end of the command that runs, which has a process group of its own and
+/// would not hear of it. To be called first of all: threads inherit which signals are blocked.
+pub(crate) fn watch_for_interrupts() {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block().expect("these signals can be blocked");
+    thread::spawn(move || {
+        while let Ok(signal) = signals.wait() {
+            let running = RUNNING.lock().expect("no holder panics");
+            let told = running.as_ref().is_some_and(|sender| sender.send(News::Interrupted(signal)).is_ok());
+            // Between two commands there is nothing to stop but ourselves.
+            if !told {
+                std::process::exit(130);
+            }
+        }
+    });
+}
+
+/// Runs `command` with our output as its own; an error unless it succeeds within `limit`.
+pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<()> {
+    let line = describe(command);
+    let child = start(command, &line)?;
+    succeeded(&line, supervise(child, &line, limit)?, "")
+}
+
+/// What a command wrote.
+pub(crate) struct Output {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs `command` and gives what it wrote; its standard error is part of the error if it fails.
+pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<Output> {
+    let line = describe(command);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = start(command, &line)?;
+    // Read beside the wait: a full pipe would stop the command.
+    let stdout = read_aside(child.stdout.take().expect("stdout is piped"));
+    let stderr = read_aside(child.stderr.take().expect("stderr is piped"));
+    let status = supervise(child, &line, limit)?;
+    let collect = |receiver: Receiver<String>| {
+        receiver.recv_timeout(GRACE).with_context(|| format!("`{line}` left its output open"))
+    };
+    let (stdout, stderr) = (collect(stdout)?, collect(stderr)?);
+    succeeded(&line, status, stderr.trim())?;
+    Ok(Output { stdout, stderr })
+}
+
+/// The command as a person would type it.
+fn describe(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+fn start(command: &mut Command, line: &str) -> Result<Child> {
+    // A group of its own: what it starts in turn (cargo: rustc, test binaries) ends with it.
+    command.stdin(Stdio::null()).process_group(0);
+    command.spawn().with_context(|| format!("starting `{line}`"))
+}
+
+fn supervise(mut child: Child, line: &str, limit: Duration) -> Result<ExitStatus> {
+    let group = Pid::from_raw(child.id().cast_signed());
+    let (sender, receiver) = mpsc::channel();
+    *RUNNING.lock().expect("no holder panics") = Some(sender.clone());
+    thread::spawn(move || sender.send(News::Ended(child.wait())));
+
+    let why = match receiver.recv_timeout(limit) {
+        Ok(News::Ended(status)) => return status.with_context(|| format!("waiting for `{line}`")),
+        Ok(News::Interrupted(signal)) => format!("interrupted by {signal} while running `{line}`"),
+        Err(RecvTimeoutError::Timeout) => format!("`{line}` did not end within {limit:?} and was stopped"),
+        Err(RecvTimeoutError::Disconnected) => format!("lost sight of `{line}`"),
+    };
+    stop(group, &receiver);
+    bail!(why)
+}
+
+fn stop(group: Pid, news: &Receiver<News>) {
+    // An error says that the group is gone already, which is what is wanted.
+    killpg(group, Signal::SIGTERM).ok();
+    news.recv_timeout(GRACE).ok();
+    killpg(group, Signal::SIGKILL).ok();
+}
+
+fn read_aside(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What could be read of a broken pipe is still worth showing.
+        pipe.read_to_end(&mut bytes).ok();
+        sender.send(String::from_utf8_lossy(&bytes).into_owned())
+    });
+    receiver
+}
+
+fn succeeded(line: &str, status: ExitStatus, stderr: &str) -> Result<()> {
+    if status.success() {
+        return Ok(());
+    }
+    let detail = if stderr.is_empty() { String::new() } else { format!(":\n{stderr}") };
+    bail!("`{line}` failed ({status}){detail}")
+}

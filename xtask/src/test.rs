@@ -1,0 +1,66 @@
+//! Builds the product and runs every test against it, with the real components around it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::command;
+use crate::tools;
+use crate::workspace::{cargo, target_dir};
+
+/// A cold machine with two cores compiles the dependencies in this.
+const BUILD: Duration = Duration::from_secs(15 * 60);
+const TEST: Duration = Duration::from_secs(15 * 60);
+
+/// What to test.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Test these packages only
+    #[arg(short, long = "package")]
+    packages: Vec<String>,
+    /// What else `cargo test` shall get: `cargo xtask test -- --test it -- harness`
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+impl Options {
+    /// The whole workspace.
+    pub(crate) fn everything() -> Self {
+        Self { packages: Vec::new(), arguments: Vec::new() }
+    }
+}
+
+/// Runs the tests; everything they start ends with them.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let tools = tools::ensure()?;
+    print!("{tools}");
+    let binary = build(options)?;
+
+    // One profile for product and tests: the dependencies are compiled once.
+    let mut test = cargo();
+    test.args(["test", "--profile", "ci"]);
+    if options.packages.is_empty() {
+        test.arg("--workspace");
+    }
+    test.args(options.packages.iter().flat_map(|package| ["--package", package]));
+    test.args(&options.arguments).env("FOGHORN_BIN", binary).envs(tools.environment());
+    command::run(&mut test, TEST)
+}
+
+fn build(options: &Options) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--profile", "ci"]);
+    if options.packages.is_empty() {
+        // Binaries and tests in one go: apart, cargo would choose other features for the same dependencies
+        // and compile them again.
+        build.args(["--workspace", "--bins", "--tests"]);
+    } else {
+        build.args(["--package", "foghorn", "--bins"]);
+    }
+    command::run(&mut build, BUILD)?;
+
+    let binary = target_dir()?.join("ci/foghorn");
+    ensure!(binary.is_file(), "cargo built no {}: is there still a binary named foghorn?", binary.display());
+    Ok(binary)
+}

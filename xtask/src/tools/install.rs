@@ -1,0 +1,115 @@
+//! Installs what is missing: by apt-get, or by pip into `.tools/`.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::{folder, search};
+use crate::command;
+
+/// A browser is a few hundred megabytes.
+const DOWNLOAD: Duration = Duration::from_secs(10 * 60);
+
+/// Looks with `find`; if it finds nothing, runs `install`, one of us at a time, and looks again.
+pub(super) fn find_or<T>(
+    find: impl Fn() -> Result<Option<T>>,
+    install: impl Fn() -> Result<()>,
+) -> Result<Option<T>> {
+    if let Some(found) = find()? {
+        return Ok(Some(found));
+    }
+    let _alone = lock()?;
+    // Somebody else may have installed it while we waited.
+    if let Some(found) = find()? {
+        return Ok(Some(found));
+    }
+    install()?;
+    find()
+}
+
+fn lock() -> Result<File> {
+    let path = folder()?.join("lock");
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    let deadline = Instant::now() + DOWNLOAD;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(200));
+            }
+            Err(TryLockError::WouldBlock) => {
+                bail!("another run of `cargo xtask tools` holds {} since {DOWNLOAD:?}", path.display())
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
+        }
+    }
+}
+
+/// Installs Debian packages.
+pub(super) fn apt(packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    println!("installing {names} (apt-get)");
+    let hint = || {
+        format!(
+            "cannot install {names}: install it by hand (`sudo apt-get install {names}`, or its like) and run `cargo xtask tools` again"
+        )
+    };
+    command::output(apt_get()?.arg("update"), DOWNLOAD).with_context(hint)?;
+    let mut install = apt_get()?;
+    install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+    command::output(&mut install, DOWNLOAD).with_context(hint)?;
+    Ok(())
+}
+
+fn apt_get() -> Result<Command> {
+    let Some(apt_get) = search::candidates("", &["apt-get"]).into_iter().next() else {
+        bail!(
+            "there is no apt-get here: install it by hand, put it on the PATH and run `cargo xtask tools` again"
+        );
+    };
+    let mut command = if nix::unistd::geteuid().is_root() {
+        Command::new("env")
+    } else {
+        let mut sudo = Command::new("sudo");
+        // Fails where it would ask for a password: nobody may be there to answer.
+        sudo.args(["--non-interactive", "env"]);
+        sudo
+    };
+    // RUNLEVEL: Debian starts the servers it installs; in runlevel 1 it does not.
+    command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"]).arg(apt_get);
+    command.args(["-q", "-o", "DPkg::Lock::Timeout=300"]);
+    Ok(command)
+}
+
+/// Installs one pinned Python package into a virtual environment in `.tools/`; gives its folder of programs.
+pub(super) fn pip(requirement: &str) -> Result<()> {
+    println!("installing {requirement} (pip)");
+    let environment = folder()?.join("venv");
+    let make = || -> Result<()> {
+        // From nothing: an installation that was cut short is no ground to build on.
+        let mut venv = Command::new("python3");
+        venv.args(["-m", "venv", "--clear"]).arg(&environment);
+        command::output(&mut venv, Duration::from_secs(120)).map(drop)
+    };
+    if make().is_err() {
+        // Debian's python3 comes without venv.
+        apt(&["python3-venv"])?;
+        make()?;
+    }
+    let mut pip = Command::new(environment.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", requirement]);
+    command::output(&mut pip, DOWNLOAD).map(drop).with_context(|| {
+        format!("cannot install {requirement}: put the program on the PATH by hand and run `cargo xtask tools` again")
+    })
+}
+
+/// Where `pip` put `program`.
+pub(super) fn pip_program(program: impl AsRef<Path>) -> Result<PathBuf> {
+    Ok(folder()?.join("venv/bin").join(program))
+}
