@@ -8,7 +8,7 @@ use crate::workspace::cargo;
 use crate::{codegen, command, test};
 
 /// Clippy compiles the dependencies' interfaces on a cold machine.
-const LINT: Duration = Duration::from_secs(15 * 60);
+const LINT: Duration = Duration::from_secs(25 * 60);
 
 /// Stops at the first step that fails.
 pub(crate) fn run() -> Result<()> {

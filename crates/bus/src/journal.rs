@@ -32,14 +32,30 @@ pub trait Journal: Send + Sync + 'static {
     /// The entries in `(after, to]` for some `to` as far as the limits allow: at most `events` entries
     /// and about `bytes` bytes, at least one entry when there is one. Answered by the leader or checked
     /// against its tip: `to` is not short of what was acked before the call, unless limits cut it.
-    fn read(&self, shard: Shard, after: u64, events: usize, bytes: usize)
-    -> Future<'_, Result<JournalPage, JournalError>>;
+    fn read(
+        &self,
+        shard: Shard,
+        after: u64,
+        events: usize,
+        bytes: usize,
+    ) -> Future<'_, Result<JournalPage, JournalError>>;
 
     /// What the leader holds now.
     fn bounds(&self, shard: Shard) -> Future<'_, Result<Bounds, JournalError>>;
 
     /// The seq before the first entry taken at `time` or later (the last seq when there is none).
-    fn seek(&self, shard: Shard, time: foghorn_core::time::Timestamp) -> Future<'_, Result<u64, JournalError>>;
+    fn seek(
+        &self,
+        shard: Shard,
+        time: foghorn_core::time::Timestamp,
+    ) -> Future<'_, Result<u64, JournalError>>;
+
+    /// The journal holds another entry than was read at that position before, as digests show: begins a
+    /// new epoch after `old`, unless somebody did already, and answers the current one.
+    fn begin_anew(&self, shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+        let text = format!("this journal can't begin a new epoch of shard {shard} after {old}");
+        Box::pin(std::future::ready(Err(JournalError::Unavailable(text))))
+    }
 
     /// Forgets entries up to and including `through`: the log has them.
     fn trim(&self, shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>>;

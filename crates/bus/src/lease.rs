@@ -4,7 +4,7 @@
 //! up and still believe in its own. What must not happen twice is fenced where it happens (the log
 //! writer's compare-and-set in SQL) or harmless twice (the relay).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::Future;
 
@@ -38,3 +38,11 @@ pub trait Lease: Send {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("lease lost: {0}")]
 pub struct LeaseLost(pub String);
+
+/// The term after `last`: milliseconds since the Unix epoch, always above the last. By the clock, so
+/// that terms go on rising when the record of them is lost (a wiped bucket, a restarted process), and
+/// what a log fenced with an older term stays fenced.
+pub(crate) fn next_term(last: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(0).max(last + 1)
+}

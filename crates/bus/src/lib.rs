@@ -16,6 +16,8 @@ pub mod memory;
 pub mod nats;
 
 pub mod backoff;
+pub mod metrics;
+mod queue;
 
 /// A boxed future, as the ports return them: they are used as trait objects.
 pub type Future<'a, T> = futures::future::BoxFuture<'a, T>;

@@ -32,8 +32,12 @@ pub trait EventLog: Send + Sync + 'static {
     fn history(&self, query: HistoryQuery) -> Future<'_, Result<HistoryPage, LogError>>;
 
     /// Waits until PostgreSQL has committed the entry with this key at this position.
-    fn committed(&self, position: Position, key: Key, deadline: Duration)
-    -> Future<'_, Result<Committed, LogError>>;
+    fn committed(
+        &self,
+        position: Position,
+        key: Key,
+        deadline: Duration,
+    ) -> Future<'_, Result<Committed, LogError>>;
 }
 
 /// What is asked of [`EventLog::replay`].

@@ -1,1 +1,21 @@
-fn main() {}
+//! `foghorn`: every service, and the commands of those who use them.
+
+mod cli;
+mod config;
+
+mod cluster;
+mod standalone;
+
+mod page;
+mod process;
+mod router;
+
+mod healthcheck;
+
+mod client;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,1 +1,27 @@
-//! Placeholder.
+//! The gateway: takes the whole live feed, keeps its recent part in a ring, and serves every listener
+//! from there by position.
+//!
+//! A connection is a cursor, not a queue. One that keeps up, one whose socket is full, one that comes
+//! back and one that just arrived are the same thing: a position behind the head, served from the ring,
+//! or from the event log while it is older than the ring. Nothing here waits for a listener, and nothing
+//! here is lost with the process that matters: a listener goes on at another gateway by its cursor.
+//!
+//! Read first: [`ring::Ring`] (what is held) and `connection::Connection` (what a listener is).
+
+pub mod config;
+pub mod metrics;
+
+pub mod ring;
+
+pub mod hub;
+
+mod ingest;
+
+mod subscription;
+
+mod connection;
+mod drain;
+mod history;
+mod http;
+
+pub mod service;

@@ -9,21 +9,25 @@ use foghorn_http::problem::Problem;
 use foghorn_http::{Handler, Response};
 use http::StatusCode;
 use hyper::body::Incoming;
+use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 
 use crate::health::Health;
 
+/// The process's metrics. Shared, because the admin port is there first: it says what a start waits for.
+pub type SharedRegistry = Arc<RwLock<Registry>>;
+
 /// Answers probes and scrapes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Admin {
     health: Health,
-    registry: Arc<Registry>,
+    registry: SharedRegistry,
 }
 
 impl Admin {
     /// Shows `health` and the metrics of `registry`.
-    pub fn new(health: Health, registry: Registry) -> Self {
-        Admin { health, registry: Arc::new(registry) }
+    pub fn new(health: Health, registry: SharedRegistry) -> Self {
+        Admin { health, registry }
     }
 
     /// The answer to `GET path`, when the path is one of ours.
@@ -48,7 +52,7 @@ impl Admin {
 
     fn metrics(&self) -> Response {
         let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry.read()) {
             Ok(()) => {
                 with_type(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
             }

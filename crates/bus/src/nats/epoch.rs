@@ -1,0 +1,261 @@
+//! Which incarnation of its journal each shard is in.
+//!
+//! A record per shard says which stream (by its time of creation) an epoch belongs to. Whoever finds the
+//! record missing, the stream to be another, or seqs gone that it has seen, begins a new epoch by
+//! compare-and-set; everybody else hears of it by the bucket's own subject, and looks again every few
+//! seconds in case that was missed.
+//!
+//! A journal that lost its tail and has grown past it since looks sound from here. Digests tell it
+//! apart; whoever compares them calls [`Epochs::begin_anew`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::StreamExt;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use foghorn_core::position::Epoch;
+use foghorn_core::shard::{Shard, ShardCount};
+
+use super::Bus;
+use super::api::ApiError;
+use super::bucket::{Bucket, Put};
+use super::setup::Rarely;
+use super::stream::{self, Info};
+use crate::backoff::Backoff;
+use crate::journal::Bounds;
+
+const BUCKET: &str = "FOGHORN_epochs";
+/// How often the records are looked at without a reason.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Seqs are gone when they are missing in this many looks in a row. A new leader, and a replica that is
+/// ahead of it in applying what is committed, can look like a loss for a moment.
+const REGRESS_LOOKS: usize = 3;
+const REGRESS_PAUSE: Duration = Duration::from_millis(400);
+/// Compare-and-sets lost in a row before the caller is told to come back.
+const CONFLICTS_MOST: usize = 8;
+
+/// The epochs of all shards, as this process knows them.
+#[derive(Debug, Clone)]
+pub(super) struct Epochs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    bus: Bus,
+    bucket: Bucket,
+    shards: Vec<Known>,
+    /// Something looks wrong: look soon.
+    suspicion: Notify,
+}
+
+#[derive(Debug)]
+struct Known {
+    shard: Shard,
+    /// The current epoch; 0 before the first look. Also in `state`; here to be read per entry.
+    epoch: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The stream that the epoch belongs to.
+    stream_created: String,
+    /// The highest seq that this process has seen in the epoch.
+    seen: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Stored {
+    epoch: u64,
+    /// The first seq of the epoch.
+    first_seq: u64,
+    stream_created: String,
+}
+
+impl Epochs {
+    pub(super) fn new(bus: &Bus, shards: ShardCount) -> Self {
+        let known = |shard| Known { shard, epoch: AtomicU64::new(0), state: Mutex::default() };
+        Epochs(Arc::new(Inner {
+            bucket: Bucket::new(bus.0.api.clone(), BUCKET, bus.0.options.replicas),
+            bus: bus.clone(),
+            shards: shards.shards().map(known).collect(),
+            suspicion: Notify::new(),
+        }))
+    }
+
+    /// The current epoch, as far as this process knows.
+    pub(super) fn current(&self, shard: Shard) -> Epoch {
+        Epoch::new(self.known(shard).epoch.load(Ordering::Relaxed))
+    }
+
+    /// The current epoch and the highest seq seen in it.
+    pub(super) fn seen(&self, shard: Shard) -> (Epoch, u64) {
+        let state = self.known(shard).state.lock();
+        (self.current(shard), state.seen)
+    }
+
+    /// Takes note that `seq` exists in `epoch`.
+    pub(super) fn saw(&self, shard: Shard, epoch: Epoch, seq: u64) {
+        let mut state = self.known(shard).state.lock();
+        if self.current(shard) == epoch {
+            state.seen = state.seen.max(seq);
+        }
+    }
+
+    /// Has the records looked at soon, by whoever keeps them (see [`keep`](Self::keep)).
+    pub(super) fn suspect(&self) {
+        self.0.suspicion.notify_one();
+    }
+
+    /// What the leader holds now, and in which epoch. `after` is a seq that the caller has been given:
+    /// when it is gone the epoch is new. Creates what is missing.
+    pub(super) async fn look(&self, shard: Shard, after: u64) -> Result<(Bounds, Info), ApiError> {
+        let mut looks = 0;
+        loop {
+            // Before asking: what is appended meanwhile may be seen before the answer comes.
+            let (epoch, seen) = self.seen(shard);
+            let info = stream::ensure(&self.0.bus.0.api, shard, &self.0.bus.0.options).await?;
+            let same_stream = self.known(shard).state.lock().stream_created == info.created;
+            if !same_stream {
+                let epoch = self.find(shard, &info).await?;
+                return Ok((bounds(epoch, &info), info));
+            }
+            if info.last() >= seen.max(after) {
+                return Ok((bounds(self.current(shard), &info), info));
+            }
+            looks += 1;
+            if looks >= REGRESS_LOOKS {
+                tracing::error!(
+                    %shard, %epoch, seen = seen.max(after), last = info.last(),
+                    "the journal lost entries that were stored (restored from a backup, or an outage of a quorum)"
+                );
+                let epoch = self.begin_anew(shard, epoch, &info).await?;
+                return Ok((bounds(epoch, &info), info));
+            }
+            tokio::time::sleep(REGRESS_PAUSE).await;
+        }
+    }
+
+    /// Begins a new epoch after `old`, unless somebody did already; answers the current one.
+    pub(super) async fn begin_anew(&self, shard: Shard, old: Epoch, info: &Info) -> Result<Epoch, ApiError> {
+        self.settle(shard, info, Some(old)).await
+    }
+
+    /// The epoch of this stream by the record, a new one if the record is of another.
+    async fn find(&self, shard: Shard, info: &Info) -> Result<Epoch, ApiError> {
+        self.settle(shard, info, None).await
+    }
+
+    async fn settle(&self, shard: Shard, info: &Info, over: Option<Epoch>) -> Result<Epoch, ApiError> {
+        let key = shard.to_string();
+        for _ in 0..CONFLICTS_MOST {
+            let record = match self.0.bucket.get::<Stored>(&key).await {
+                Err(error) if error.is_no_stream() => {
+                    self.0.bucket.ensure().await?;
+                    continue;
+                }
+                record => record?,
+            };
+            let known = self.current(shard);
+            let stored = record.value.as_ref().map(|stored| Epoch::new(stored.epoch));
+            if let (Some(value), Some(stored)) = (&record.value, stored)
+                && value.stream_created == info.created
+                && stored >= known
+                && over.is_none_or(|over| stored > over)
+            {
+                self.adopt(shard, stored, &info.created);
+                return Ok(stored);
+            }
+            // The record may be lost together with the journal: what we remember counts too.
+            let last = stored.max((known.get() > 0).then_some(known));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let next = Epoch::next(last, now);
+            let value =
+                Stored { epoch: next.get(), first_seq: info.first(), stream_created: info.created.clone() };
+            if let Put::Done(_) = self.0.bucket.put(&key, &value, record.revision).await? {
+                self.adopt(shard, next, &info.created);
+                return Ok(next);
+            }
+        }
+        Err(ApiError::Unreachable(format!("the epoch of shard {shard} keeps changing")))
+    }
+
+    fn adopt(&self, shard: Shard, epoch: Epoch, stream_created: &str) {
+        let known = self.known(shard);
+        let mut state = known.state.lock();
+        let before = known.epoch.load(Ordering::Relaxed);
+        if epoch.get() < before {
+            return;
+        }
+        stream_created.clone_into(&mut state.stream_created);
+        if epoch.get() > before {
+            known.epoch.store(epoch.get(), Ordering::Relaxed);
+            state.seen = 0;
+            if before > 0 {
+                self.0.bus.0.metrics.epoch_changes.inc();
+                tracing::warn!(%shard, %epoch, before, "the journal is in a new epoch: listeners will be reset");
+            } else {
+                tracing::info!(%shard, %epoch, "journal found");
+            }
+        }
+    }
+
+    /// Compares every shard with its record, and creates what is missing.
+    pub(super) async fn look_at_all(&self) -> Result<(), ApiError> {
+        for known in &self.0.shards {
+            let info = stream::ensure(&self.0.bus.0.api, known.shard, &self.0.bus.0.options).await?;
+            self.find(known.shard, &info).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps all epochs current, for ever: looks when the connection comes back, when a record changes,
+    /// upon [suspicion](Self::suspect), and every few seconds.
+    pub(super) async fn keep(self) {
+        let rarely = Rarely::default();
+        let mut connected = self.0.bus.0.connected.clone();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        // Only a hint that something changed: puts that lose their compare-and-set come over it too.
+        let mut changes = match self.0.bus.0.client.subscribe(self.0.bucket.subject()).await {
+            Ok(changes) => changes.left_stream(),
+            Err(error) => {
+                tracing::warn!(%error, "epoch changes are seen late: can't subscribe to them");
+                futures::stream::pending().right_stream()
+            }
+        };
+        loop {
+            tokio::select! {
+                _ = changes.next() => {}
+                () = self.0.suspicion.notified() => {}
+                changed = connected.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            while self.0.bus.connected() {
+                match self.look_at_all().await {
+                    Ok(()) => {
+                        backoff.reset();
+                        break;
+                    }
+                    Err(error) => {
+                        self.0.bus.0.metrics.setup_retries.inc();
+                        if rarely.now() {
+                            tracing::warn!(%error, "can't look at the journal's epochs; trying again");
+                        }
+                        backoff.wait().await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn known(&self, shard: Shard) -> &Known {
+        &self.0.shards[shard.index()]
+    }
+}
+
+fn bounds(epoch: Epoch, info: &Info) -> Bounds {
+    Bounds { epoch, first: info.first(), last: info.last() }
+}

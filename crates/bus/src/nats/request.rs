@@ -1,0 +1,96 @@
+//! Publish requests over NATS, as they come: unchecked.
+
+use async_nats::{Client, HeaderMap, Subject};
+use bytes::Bytes;
+
+use foghorn_core::entry::{HEADER_ACK, HEADER_EVENT, HEADER_ID, HEADER_TTL};
+
+use super::pump::Pumped;
+use super::{Bus, BusError};
+
+const PREFIX: &str = "foghorn.publish.";
+
+/// Requests to `foghorn.publish.<channel>`. At most once: a request that doesn't fit the queue, or is
+/// taken by a process that dies, is never answered, and its sender has to retry it with the same id.
+#[derive(Debug)]
+pub struct Requests {
+    messages: Pumped,
+    client: Client,
+}
+
+/// A request. Everything in it is the sender's word.
+#[derive(Debug)]
+pub struct NatsRequest {
+    /// The subject after `foghorn.publish.`.
+    pub channel: String,
+    /// The header `Foghorn-Event`.
+    pub event_type: Option<String>,
+    /// The header `Foghorn-Id`.
+    pub id: Option<String>,
+    /// The header `Foghorn-Ttl`.
+    pub ttl: Option<String>,
+    /// The header `Foghorn-Ack`.
+    pub ack: Option<String>,
+    /// The header `traceparent`.
+    pub traceparent: Option<String>,
+    /// The body.
+    pub data: Bytes,
+    reply: Option<Subject>,
+    client: Client,
+}
+
+impl Requests {
+    pub(super) async fn open(bus: &Bus, group: &str) -> Result<Self, BusError> {
+        let subject = format!("{PREFIX}>");
+        let subscribed = bus.0.client.queue_subscribe(subject.clone(), group.to_owned()).await;
+        let subscriber = subscribed.map_err(|error| BusError::Refused {
+            what: format!("subscribe to {subject} in the group {group:?}"),
+            why: error.to_string(),
+        })?;
+        let bytes = bus.0.options.request_queue_bytes;
+        let messages = Pumped::new(subscriber, bytes, bus.0.metrics.requests_dropped.clone());
+        Ok(Requests { messages, client: bus.0.client.clone() })
+    }
+
+    /// The next request; `None` when there will be none any more. Cancel-safe.
+    pub async fn next(&mut self) -> Option<NatsRequest> {
+        let message = self.messages.next().await?;
+        let text = |name: &str| {
+            let headers: &HeaderMap = message.headers.as_ref()?;
+            headers.get(name).map(|value| value.as_str().to_owned())
+        };
+        Some(NatsRequest {
+            channel: message.subject.strip_prefix(PREFIX).unwrap_or_default().to_owned(),
+            event_type: text(HEADER_EVENT),
+            id: text(HEADER_ID),
+            ttl: text(HEADER_TTL),
+            ack: text(HEADER_ACK),
+            traceparent: text("traceparent"),
+            data: message.payload,
+            reply: message.reply,
+            client: self.client.clone(),
+        })
+    }
+
+    /// Takes no more requests; those that came already are still given out, then [`next`](Self::next)
+    /// answers `None`.
+    pub fn drain(&self) {
+        self.messages.drain();
+    }
+}
+
+impl NatsRequest {
+    /// Whether anybody waits for an answer.
+    pub fn wants_answer(&self) -> bool {
+        self.reply.is_some()
+    }
+
+    /// Answers with JSON. At most once, like the request: when the answer is lost the sender asks again.
+    pub async fn respond(self, json: Bytes) {
+        if let Some(reply) = self.reply
+            && let Err(error) = self.client.publish(reply, json).await
+        {
+            tracing::debug!(%error, channel = self.channel, "a publish request can't be answered");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What the log counts.
+
+use std::time::Duration;
+
+use foghorn_core::shard::Shard;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Where a page of a replay came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum PageSource {
+    Sqlite,
+    Postgres,
+    Journal,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSource {
+    source: PageSource,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfShard {
+    shard: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfClass {
+    class: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: &'static str,
+}
+
+/// The log's metrics. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    rows: Counter,
+    batch: Histogram,
+    commit: Histogram,
+    failures: Family<OfKind, Counter>,
+    lag_entries: Family<OfShard, Gauge>,
+    lag_seconds: Family<OfShard, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    journal_entries: Family<OfShard, Gauge>,
+    holes: Family<OfShard, Counter>,
+    invalid: Family<OfKind, Counter>,
+    pages: Family<OfSource, Counter>,
+    resets: Family<OfKind, Counter>,
+    retained: Family<OfClass, Counter>,
+    fenced: Family<OfShard, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics {
+            rows: Counter::default(),
+            batch: Histogram::new(exponential_buckets(1.0, 4.0, 7)),
+            commit: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            failures: Family::default(),
+            lag_entries: Family::default(),
+            lag_seconds: Family::default(),
+            journal_entries: Family::default(),
+            holes: Family::default(),
+            invalid: Family::default(),
+            pages: Family::default(),
+            resets: Family::default(),
+            retained: Family::default(),
+            fenced: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Metrics that `registry` shows, all of them named `foghorn_log_…`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Metrics::default();
+        let m = &metrics;
+        let r = registry;
+        r.register("foghorn_log_rows", "Events committed to the log", m.rows.clone());
+        r.register("foghorn_log_batch", "Entries per transaction", m.batch.clone());
+        r.register_with_unit("foghorn_log_commit", "Time of a transaction", Unit::Seconds, m.commit.clone());
+        r.register(
+            "foghorn_log_failures",
+            "Failed attempts, by what failed; each is retried",
+            m.failures.clone(),
+        );
+        r.register("foghorn_log_lag_entries", "Entries the log is behind the journal", m.lag_entries.clone());
+        r.register_with_unit(
+            "foghorn_log_lag",
+            "How long the oldest entry has waited that is in the journal but not in the log",
+            Unit::Seconds,
+            m.lag_seconds.clone(),
+        );
+        r.register("foghorn_log_journal_entries", "Entries the journal holds", m.journal_entries.clone());
+        r.register(
+            "foghorn_log_holes",
+            "Ranges the journal lost before the log had them: lost events",
+            m.holes.clone(),
+        );
+        r.register(
+            "foghorn_log_invalid",
+            "Journal entries that are no valid events, by what is wrong",
+            m.invalid.clone(),
+        );
+        r.register("foghorn_log_pages", "Pages replayed, by where they came from", m.pages.clone());
+        r.register("foghorn_log_resets", "Replays answered with a reset, by reason", m.resets.clone());
+        r.register(
+            "foghorn_log_retention_drops",
+            "Events or partitions that retention dropped, by class in seconds",
+            m.retained.clone(),
+        );
+        r.register("foghorn_log_fenced", "Times a writer found that another had written", m.fenced.clone());
+        metrics
+    }
+
+    pub(crate) fn committed(&self, rows: usize, took: Duration) {
+        self.rows.inc_by(rows as u64);
+        #[expect(clippy::cast_precision_loss, reason = "batches are small")]
+        self.batch.observe(rows as f64);
+        self.commit.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn failed(&self, kind: &'static str) {
+        self.failures.get_or_create(&OfKind { kind }).inc();
+    }
+
+    pub(crate) fn lag(&self, shard: Shard, entries: u64, oldest: Duration) {
+        let of = OfShard { shard: u32::from(shard.get()) };
+        self.lag_entries.get_or_create(&of).set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.lag_seconds.get_or_create(&of).set(oldest.as_secs_f64());
+    }
+
+    pub(crate) fn journal(&self, shard: Shard, entries: u64) {
+        let of = OfShard { shard: u32::from(shard.get()) };
+        self.journal_entries.get_or_create(&of).set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn hole(&self, shard: Shard) {
+        self.holes.get_or_create(&OfShard { shard: u32::from(shard.get()) }).inc();
+    }
+
+    pub(crate) fn fenced(&self, shard: Shard) {
+        self.fenced.get_or_create(&OfShard { shard: u32::from(shard.get()) }).inc();
+    }
+
+    pub(crate) fn invalid(&self, kind: &'static str) {
+        self.invalid.get_or_create(&OfKind { kind }).inc();
+    }
+
+    pub(crate) fn page(&self, source: PageSource) {
+        self.pages.get_or_create(&OfSource { source }).inc();
+    }
+
+    pub(crate) fn reset(&self, reason: &'static str) {
+        self.resets.get_or_create(&OfKind { kind: reason }).inc();
+    }
+
+    pub(crate) fn retained(&self, class: i64, dropped: u64) {
+        self.retained.get_or_create(&OfClass { class }).inc_by(dropped);
+    }
+}

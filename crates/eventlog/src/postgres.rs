@@ -1,0 +1,119 @@
+//! The event log of a cluster, on PostgreSQL.
+//!
+//! [`writer::Writer`] copies a shard's journal into it, [`retention::Retention`] drops what is no longer
+//! kept, and [`PostgresLog`] answers readers: from PostgreSQL and, for what is not committed yet, from the
+//! journal. Any number of processes may run all three; leases keep work from being done twice, and
+//! compare-and-set in SQL keeps it from being wrong when they don't.
+
+mod append;
+mod chores;
+mod log;
+mod migrate;
+mod partitions;
+mod recent;
+mod replay;
+mod rows;
+mod state;
+
+pub mod retention;
+pub mod writer;
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foghorn_core::position::Epoch;
+use foghorn_core::shard::{SHARDS_MAX, Shard};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::sync::watch;
+
+pub use log::PostgresLog;
+pub use migrate::{MigrateError, Migrated, migrate};
+
+/// Longest that a reader's statement may take, in PostgreSQL.
+const READ_STATEMENT: Duration = Duration::from_secs(5);
+/// Longest that a reader waits for all of its statements: PostgreSQL may not be there to end them.
+const READ_DEADLINE: Duration = Duration::from_secs(8);
+/// Longest that a statement of the writer's may take, in PostgreSQL and as seen from here.
+const WRITE_STATEMENT: Duration = Duration::from_secs(20);
+const WRITE_DEADLINE: Duration = Duration::from_secs(25);
+
+/// How to reach PostgreSQL.
+#[derive(Debug, Clone)]
+pub struct PostgresOptions {
+    /// `postgres://user:password@host:port/database?sslmode=…`
+    pub url: String,
+    /// Most connections for readers. Writers have one each besides, retention one.
+    pub readers: u32,
+}
+
+/// Connections to PostgreSQL, made when needed, and what this process knows of the log's heads. Clones
+/// share them.
+#[derive(Debug, Clone)]
+pub struct Database {
+    write: PgPool,
+    read: PgPool,
+    heads: Arc<Vec<watch::Sender<Head>>>,
+}
+
+/// How far the log is known to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    epoch: Epoch,
+    seq: u64,
+}
+
+impl PostgresOptions {
+    /// With 16 connections for readers.
+    pub fn new(url: impl Into<String>) -> Self {
+        PostgresOptions { url: url.into(), readers: 16 }
+    }
+}
+
+impl Database {
+    /// Does not connect yet; an error means that the URL makes no sense.
+    pub fn new(options: &PostgresOptions) -> Result<Self, sqlx::Error> {
+        let base = PgConnectOptions::from_str(&options.url)?;
+        let pool = |application: &str, statement: Duration, most: u32| {
+            let connect = base.clone().application_name(application).options([
+                ("statement_timeout", format!("{}ms", statement.as_millis())),
+                ("lock_timeout", format!("{}ms", statement.as_millis() / 2)),
+                ("idle_in_transaction_session_timeout", "60s".to_owned()),
+            ]);
+            PgPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(Duration::from_secs(5))
+                .max_lifetime(Duration::from_secs(30 * 60))
+                .connect_lazy_with(connect)
+        };
+        let none = Head { epoch: Epoch::new(0), seq: 0 };
+        Ok(Database {
+            write: pool("foghorn-eventlog-writer", WRITE_STATEMENT, u32::from(SHARDS_MAX) + 2),
+            read: pool("foghorn-eventlog-reader", READ_STATEMENT, options.readers.max(1)),
+            heads: Arc::new((0..SHARDS_MAX).map(|_| watch::Sender::new(none)).collect()),
+        })
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+
+    fn head(&self, shard: Shard) -> &watch::Sender<Head> {
+        // There are as many as there can be shards.
+        &self.heads[shard.index().min(self.heads.len() - 1)]
+    }
+
+    /// Takes note of a head that was seen. It only goes forward.
+    fn saw_head(&self, shard: Shard, seen: Head) {
+        self.head(shard).send_if_modified(|head| {
+            let newer = (seen.epoch, seen.seq) > (head.epoch, head.seq);
+            if newer {
+                *head = seen;
+            }
+            newer
+        });
+    }
+}

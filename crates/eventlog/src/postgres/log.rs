@@ -1,0 +1,246 @@
+//! [`EventLog`] on PostgreSQL and the journal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foghorn_bus::Future;
+use foghorn_bus::journal::Journal;
+use foghorn_bus::log::{
+    Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
+};
+use foghorn_core::batch::Batch;
+use foghorn_core::entry::Key;
+use foghorn_core::policy::Policies;
+use foghorn_core::position::Position;
+use foghorn_core::shard::Shard;
+use foghorn_core::time::Timestamp;
+use futures::FutureExt;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
+
+use super::recent::{Recent, answer, bounds, recent};
+use super::rows::Connection;
+use super::{Database, Head, READ_DEADLINE};
+use crate::metrics::Metrics;
+use crate::pages::{self, Reader};
+use crate::record::Record;
+use crate::shared::{Clock, SharedPolicies};
+use crate::source::{Limit, Order, Span};
+use crate::standing::Standing;
+use crate::topics::Topics;
+
+/// About the most bytes in a page of history.
+const HISTORY_BYTES: usize = 2 * 1024 * 1024;
+/// How long between two looks for a head that another process moves, jittered.
+const HEAD_LOOK: Duration = Duration::from_millis(40);
+
+/// The event log as readers see it. Any process can answer for any shard.
+pub struct PostgresLog {
+    pub(super) database: Database,
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) policies: SharedPolicies,
+    clock: Clock,
+    pub(super) metrics: Metrics,
+    /// One look at PostgreSQL's heads at a time, for all who wait.
+    looking: Mutex<()>,
+}
+
+impl PostgresLog {
+    /// A log on this database, and on this journal for what is not in it yet.
+    pub fn new(
+        database: Database,
+        journal: Arc<dyn Journal>,
+        policies: SharedPolicies,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
+        PostgresLog { database, journal, policies, clock, metrics, looking: Mutex::new(()) }
+    }
+
+    pub(super) fn reader<'a>(&self, policies: &'a Policies) -> Reader<'a> {
+        Reader { policies, now: self.clock.now() }
+    }
+
+    /// What is stored of a shard, if it is of the journal's epoch, and what the journal has beyond.
+    async fn whole(
+        &self,
+        shard: Shard,
+        topics: &Topics,
+        policies: &Policies,
+    ) -> Result<(Standing, Recent), LogError> {
+        let connection = Connection::new(&self.database).await?;
+        let stored = connection.within(READ_DEADLINE, async |c| c.standing(shard).await).await?;
+        let standing = match stored {
+            Some((standing, _)) => standing,
+            None => {
+                let now = bounds(&*self.journal, shard).await?;
+                Standing::empty(now.epoch, now.first.saturating_sub(1))
+            }
+        };
+        let recent = recent(&*self.journal, shard, standing.epoch, standing.tip, topics, policies).await?;
+        Ok((standing, recent))
+    }
+
+    async fn answer_newest(&self, query: NewestQuery) -> Result<Vec<Batch>, LogError> {
+        let policies = self.policies.get();
+        let reader = self.reader(&policies);
+        let limit = Limit::new(query.total, query.bytes);
+        let mut found = Vec::with_capacity(query.shards.len());
+        for (shard, topics) in &query.shards {
+            let topics = Topics::new(topics);
+            let (standing, recent) = self.whole(*shard, &topics, &policies).await?;
+            let span =
+                Span { shard: *shard, epoch: standing.epoch, after: standing.start, upto: standing.tip };
+            let connection = Connection::new(&self.database).await?;
+            let stored = connection
+                .within(READ_DEADLINE, async |c| reader.newest(c, span, &topics, query.each, limit).await);
+            let mut records = stored.await?;
+            records.extend(recent.records);
+            reader.keep_newest(&mut records, query.each, limit);
+            records.reverse();
+            found.push((Span { upto: recent.tip, ..span }, records));
+        }
+        Ok(pages::newest_batches(found, limit))
+    }
+
+    async fn answer_history(&self, query: HistoryQuery) -> Result<HistoryPage, LogError> {
+        let shard = self.journal.shards().shard_of(&query.channel);
+        let policies = self.policies.get();
+        let reader = self.reader(&policies);
+        let limit = Limit::new(query.limit, HISTORY_BYTES);
+        let topics = Topics::new(&[(&query.channel).into()].into());
+        let (mut standing, recent) = self.whole(shard, &topics, &policies).await?;
+        let head = standing.tip;
+        standing.tip = recent.tip;
+        let (order, span) = pages::history_span(shard, &standing, &query);
+        let stored = Span { upto: span.upto.min(head), ..span };
+        let connection = Connection::new(&self.database).await?;
+        let channel = query.channel.as_str();
+        let rows = connection
+            .within(READ_DEADLINE, async |c| reader.history(c, stored, channel, order, limit).await);
+        let mut rows = rows.await?;
+        let beyond =
+            recent.records.into_iter().filter(|record| record.seq > span.after && record.seq <= span.upto);
+        match order {
+            // Where the stored ones were cut, what comes after them is not the next.
+            Order::Oldest if rows.cut => {}
+            Order::Oldest => rows.records.extend(beyond),
+            Order::Newest => rows.records.extend(beyond),
+        }
+        rows.records.sort_unstable_by_key(|record| record.seq);
+        if order == Order::Newest {
+            rows.records.reverse();
+        }
+        let more = rows.cut || rows.records.len() > limit.events;
+        rows.records.truncate(limit.events);
+        let events = rows.records.into_iter().map(Record::history).collect();
+        Ok(HistoryPage { epoch: standing.epoch, events, more })
+    }
+
+    async fn answer_locate(&self, shard: Shard, time: Timestamp) -> Result<Located, LogError> {
+        let now = bounds(&*self.journal, shard).await?;
+        let connection = Connection::new(&self.database).await?;
+        let stored = connection.within(READ_DEADLINE, async |c| {
+            let standing = c.standing(shard).await?.map(|(standing, _)| standing);
+            let Some(standing) = standing.filter(|standing| standing.epoch == now.epoch) else {
+                return Ok(None);
+            };
+            let span = Span { shard, epoch: standing.epoch, after: standing.start, upto: standing.tip };
+            Ok(Some((pages::locate(c, span, time).await?, standing.tip)))
+        });
+        let after = match stored.await? {
+            Some((after, head)) if after < head => after,
+            other => {
+                let after = answer(self.journal.seek(shard, time)).await?;
+                after.max(other.map_or(0, |(_, head)| head))
+            }
+        };
+        let tip = now.last.max(after);
+        Ok(Located { epoch: now.epoch, after, tip })
+    }
+
+    async fn answer_committed(
+        &self,
+        position: Position,
+        key: Key,
+        deadline: Instant,
+    ) -> Result<Committed, LogError> {
+        let at = Span {
+            shard: position.shard,
+            epoch: position.epoch,
+            after: position.seq.saturating_sub(1),
+            upto: position.seq,
+        };
+        if !self.head_reaches(position, deadline).await? {
+            return Ok(Committed::NotYet);
+        }
+        let connection = Connection::new(&self.database).await?;
+        let (stored, lost) = connection
+            .within(READ_DEADLINE, async |c| Ok((c.key_at(at).await?, c.is_in_hole(at).await?)))
+            .await?;
+        let newer = self.database.head(position.shard).borrow().epoch > position.epoch;
+        Ok(match stored {
+            // In an epoch that is over no listener can get it any more, stored or not.
+            _ if newer || lost => Committed::Replaced,
+            Some(stored) if stored.as_deref() != Some(&key.as_bytes()[..]) => Committed::Replaced,
+            // Its own row; or none, because its class isn't kept or has expired already.
+            _ => Committed::Yes,
+        })
+    }
+
+    /// Waits until the head is at or past a position, or in a later epoch.
+    async fn head_reaches(&self, position: Position, deadline: Instant) -> Result<bool, LogError> {
+        let shard = position.shard;
+        let mut heads = self.database.head(shard).subscribe();
+        let there = |head: &Head| (head.epoch, head.seq) >= (position.epoch, position.seq);
+        loop {
+            if there(&heads.borrow_and_update()) {
+                return Ok(true);
+            }
+            let jittered = Instant::now() + HEAD_LOOK.mul_f64(0.5 + rand::random::<f64>());
+            tokio::select! {
+                _ = heads.changed() => continue,
+                () = sleep_until(jittered.min(deadline)) => {}
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            // Whoever comes second finds what the first has seen.
+            let _one = self.looking.lock().await;
+            if !there(&heads.borrow()) {
+                let connection = Connection::new(&self.database).await?;
+                let found = connection.within(READ_DEADLINE, async |c| c.standing(shard).await).await?;
+                if let Some((standing, _)) = found {
+                    self.database.saw_head(shard, Head { epoch: standing.epoch, seq: standing.tip });
+                }
+            }
+        }
+    }
+}
+
+impl EventLog for PostgresLog {
+    fn replay(&self, query: ReplayQuery) -> Future<'_, Result<Replay, LogError>> {
+        self.answer_replay(query).boxed()
+    }
+
+    fn newest(&self, query: NewestQuery) -> Future<'_, Result<Vec<Batch>, LogError>> {
+        self.answer_newest(query).boxed()
+    }
+
+    fn locate(&self, shard: Shard, time: Timestamp) -> Future<'_, Result<Located, LogError>> {
+        self.answer_locate(shard, time).boxed()
+    }
+
+    fn history(&self, query: HistoryQuery) -> Future<'_, Result<HistoryPage, LogError>> {
+        self.answer_history(query).boxed()
+    }
+
+    fn committed(
+        &self,
+        position: Position,
+        key: Key,
+        deadline: Duration,
+    ) -> Future<'_, Result<Committed, LogError>> {
+        self.answer_committed(position, key, Instant::now() + deadline).boxed()
+    }
+}

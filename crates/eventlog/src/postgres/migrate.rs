@@ -1,0 +1,91 @@
+//! The schema, and which version of it this binary is for.
+
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::{Connection, PgConnection};
+
+const TABLE: &str = "foghorn._sqlx_migrations";
+/// Longest wait for the connection and for another process that migrates.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What [`migrate`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migrated {
+    /// The version the schema had, 0 when there was none.
+    pub from: i64,
+    /// The version it has.
+    pub to: i64,
+    /// The names of the steps taken, in order.
+    pub steps: Vec<String>,
+}
+
+/// Why the schema can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// A later Foghorn has been here.
+    #[error(
+        "the database has schema version {found}, this binary knows version {known}: run the Foghorn that migrated it, or a later one; migrations are never undone"
+    )]
+    Newer {
+        /// The schema's version.
+        found: i64,
+        /// The binary's.
+        known: i64,
+    },
+    /// A step failed, and left nothing behind.
+    #[error("migrating the database from schema version {from} failed: {error}")]
+    Failed {
+        /// The version it had and has.
+        from: i64,
+        /// Why.
+        error: sqlx::migrate::MigrateError,
+    },
+    /// PostgreSQL can't be reached or says no.
+    #[error("the database can't be migrated: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Somebody else has been migrating all the while.
+    #[error("the database was not migrated within {PATIENCE:?}; is another process at it (pg_locks)?")]
+    Slow,
+}
+
+/// Brings the schema up to this binary's version, one process at a time. Does nothing when it is.
+pub async fn migrate(url: &str) -> Result<Migrated, MigrateError> {
+    tokio::time::timeout(PATIENCE, run(url)).await.map_err(|_| MigrateError::Slow)?
+}
+
+async fn run(url: &str) -> Result<Migrated, MigrateError> {
+    let mut migrator: Migrator = sqlx::migrate!("../../migrations");
+    // A schema and a table of our own: the database may be shared with others who use sqlx.
+    migrator.create_schema("foghorn");
+    migrator.dangerous_set_table_name(TABLE);
+    // Reading the version and acting on it must not be torn apart by a later Foghorn: `run` checks again
+    // under its lock, only with a message that helps less.
+    let mut connection = PgConnection::connect(url).await?;
+    let from = version(&mut connection).await?;
+    let known = migrator.iter().map(|step| step.version).max().unwrap_or(0);
+    if from > known {
+        return Err(MigrateError::Newer { found: from, known });
+    }
+    migrator.run(&mut connection).await.map_err(|error| MigrateError::Failed { from, error })?;
+    let steps = migrator.iter().filter(|step| step.version > from);
+    let steps: Vec<String> = steps.map(|step| format!("{:04} {}", step.version, step.description)).collect();
+    for step in &steps {
+        tracing::info!(%step, "migrated the database");
+    }
+    connection.close().await?;
+    Ok(Migrated { from, to: known, steps })
+}
+
+async fn version(connection: &mut PgConnection) -> sqlx::Result<i64> {
+    let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(TABLE)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !there {
+        return Ok(0);
+    }
+    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM foghorn._sqlx_migrations WHERE success")
+        .fetch_one(connection)
+        .await
+}

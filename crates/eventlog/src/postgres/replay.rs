@@ -1,0 +1,211 @@
+//! Replay: from PostgreSQL what is stored, from the journal what is not yet, and only what both vouch for.
+
+use foghorn_bus::journal::Bounds;
+use foghorn_bus::log::{LogError, Replay, ReplayQuery};
+use foghorn_core::batch::Batch;
+use foghorn_core::position::{Digest, Epoch};
+use foghorn_core::reason::ResetReason;
+
+use super::log::PostgresLog;
+use super::recent::{bounds, read, select};
+use super::rows::Connection;
+use super::{Head, READ_DEADLINE};
+use crate::metrics::PageSource;
+use crate::pages::Page;
+use crate::record::Record;
+use crate::source::{Limit, Span};
+use crate::standing::{Standing, Verdict};
+use crate::topics::Topics;
+
+/// What PostgreSQL had to say to a replay.
+enum Stored {
+    Page {
+        page: Page,
+        standing: Standing,
+        digest: Digest,
+    },
+    /// The cursor is at the head or beyond: the journal's turn.
+    Beyond {
+        standing: Standing,
+        digest: Digest,
+    },
+    Reset {
+        reason: ResetReason,
+        epoch: Epoch,
+        after: u64,
+    },
+    /// The cursor is of another epoch than the log, or the log has nothing at all.
+    OtherEpoch {
+        standing: Option<Standing>,
+    },
+}
+
+impl PostgresLog {
+    pub(super) async fn answer_replay(&self, query: ReplayQuery) -> Result<Replay, LogError> {
+        let topics = Topics::new(&query.topics);
+        let limit = Limit::new(query.events, query.bytes);
+        let stored = match Connection::new(&self.database).await {
+            Ok(connection) => {
+                connection.within(READ_DEADLINE, async |c| self.stored(c, &query, &topics, limit).await).await
+            }
+            Err(error) => Err(error),
+        };
+        match stored {
+            Ok(Stored::Page { page, standing, digest }) if page.to < standing.tip => {
+                self.metrics.page(PageSource::Postgres);
+                Ok(self.page(&query, &page, standing.tip, Some((standing.tip, digest))))
+            }
+            Ok(Stored::Page { page, standing, digest }) => {
+                self.metrics.page(PageSource::Postgres);
+                self.with_recent(&query, &topics, limit, page, Some((standing, digest))).await
+            }
+            Ok(Stored::Beyond { standing, digest }) => {
+                let page = Page { records: Vec::new(), to: query.after.max(standing.start) };
+                self.with_recent(&query, &topics, limit, page, Some((standing, digest))).await
+            }
+            Ok(Stored::Reset { reason, epoch, after }) => Ok(self.reset(reason, epoch, after)),
+            Ok(Stored::OtherEpoch { standing }) => {
+                let now = bounds(&*self.journal, query.shard).await?;
+                if now.epoch == query.epoch {
+                    // The log's writer will hear of this epoch soon; the journal has all of it.
+                    let page = Page { records: Vec::new(), to: query.after.max(now.first.saturating_sub(1)) };
+                    return self.with_recent(&query, &topics, limit, page, None).await;
+                }
+                Ok(self.other_epoch(&query, &topics, standing.as_ref(), now))
+            }
+            Err(error) => self.without_postgres(&query, &topics, limit, error).await,
+        }
+    }
+
+    /// What is stored after the cursor, and whether that is all there was.
+    async fn stored(
+        &self,
+        connection: &mut Connection,
+        query: &ReplayQuery,
+        topics: &Topics,
+        limit: Limit,
+    ) -> Result<Stored, LogError> {
+        let (standing, digest) = match connection.standing(query.shard).await? {
+            Some((standing, digest)) if standing.epoch == query.epoch => (standing, digest),
+            other => return Ok(Stored::OtherEpoch { standing: other.map(|(standing, _)| standing) }),
+        };
+        self.database.saw_head(query.shard, Head { epoch: standing.epoch, seq: standing.tip });
+        if query.after.max(standing.start) >= standing.tip {
+            return Ok(Stored::Beyond { standing, digest });
+        }
+        let (after, upto) = match standing.judge(query.epoch, query.after, topics) {
+            Verdict::Serve { after, upto } => (after, upto),
+            Verdict::Reset { reason, after } => {
+                return Ok(Stored::Reset { reason, epoch: standing.epoch, after });
+            }
+        };
+        let policies = self.policies.get();
+        let span = Span { shard: query.shard, epoch: query.epoch, after, upto };
+        let page = self.reader(&policies).page(connection, span, topics, limit).await?;
+        // Retention may have dropped a partition between the two looks, and it says so in the same
+        // transaction: what is vouched for now was there all the while.
+        let Some((again, _)) = connection.standing(query.shard).await? else {
+            return Ok(Stored::OtherEpoch { standing: None });
+        };
+        match again.judge(query.epoch, query.after, topics) {
+            Verdict::Serve { .. } => Ok(Stored::Page { page, standing, digest }),
+            Verdict::Reset { reason, after } => Ok(Stored::Reset { reason, epoch: again.epoch, after }),
+        }
+    }
+
+    /// A page to the end of the log goes on into the journal, if it has room.
+    async fn with_recent(
+        &self,
+        query: &ReplayQuery,
+        topics: &Topics,
+        limit: Limit,
+        mut page: Page,
+        stored: Option<(Standing, Digest)>,
+    ) -> Result<Replay, LogError> {
+        let shard = query.shard;
+        let head = stored.as_ref().map(|(standing, digest)| (standing.tip, *digest));
+        let now = bounds(&*self.journal, shard).await?;
+        if now.epoch != query.epoch {
+            // What was read is still good; the next question hears of the new epoch.
+            if !page.records.is_empty() || page.to > query.after {
+                let tip = page.to;
+                return Ok(self.page(query, &page, tip, head));
+            }
+            return Ok(self.other_epoch(query, topics, stored.as_ref().map(|(standing, _)| standing), now));
+        }
+        if page.to > now.last {
+            return Ok(self.reset(ResetReason::Cursor, now.epoch, now.last));
+        }
+        let used: usize = page.records.iter().map(Record::bytes).sum();
+        if page.to == now.last || page.records.len() >= limit.events || used >= limit.bytes {
+            return Ok(self.page(query, &page, now.last, head));
+        }
+        let room = Limit::new(limit.events - page.records.len(), limit.bytes - used);
+        let found = read(&*self.journal, shard, page.to, room).await?;
+        if found.epoch != query.epoch || found.from != page.to {
+            let tip = page.to;
+            if tip > query.after {
+                return Ok(self.page(query, &page, tip, head));
+            }
+            return Err(LogError(format!(
+                "the log of shard {shard} has not followed the journal yet; try again"
+            )));
+        }
+        self.metrics.page(PageSource::Journal);
+        let digest = found.entries.last().filter(|last| last.seq == found.to).map(|last| last.digest);
+        let policies = self.policies.get();
+        let reader = self.reader(&policies);
+        page.records.extend(select(found.entries, topics, &policies));
+        page.to = found.to;
+        reader.keep_owed(&mut page.records);
+        Ok(self.page(query, &page, found.tip, digest.map(|digest| (found.to, digest)).or(head)))
+    }
+
+    /// PostgreSQL is not there. If the journal has everything after the cursor, nobody need notice.
+    async fn without_postgres(
+        &self,
+        query: &ReplayQuery,
+        topics: &Topics,
+        limit: Limit,
+        error: LogError,
+    ) -> Result<Replay, LogError> {
+        self.metrics.failed("read");
+        let Ok(now) = bounds(&*self.journal, query.shard).await else { return Err(error) };
+        if now.epoch != query.epoch || query.after + 1 < now.first {
+            return Err(error);
+        }
+        let page = Page { records: Vec::new(), to: query.after };
+        self.with_recent(query, topics, limit, page, None).await.map_err(|_| error)
+    }
+
+    fn other_epoch(
+        &self,
+        query: &ReplayQuery,
+        topics: &Topics,
+        standing: Option<&Standing>,
+        now: Bounds,
+    ) -> Replay {
+        let empty = Standing::empty(now.epoch, now.first.saturating_sub(1));
+        let standing = standing.filter(|standing| standing.epoch == now.epoch).unwrap_or(&empty);
+        match standing.judge(query.epoch, query.after, topics) {
+            Verdict::Reset { reason, after } => self.reset(reason, now.epoch, after),
+            Verdict::Serve { .. } => self.reset(ResetReason::Epoch, now.epoch, standing.start),
+        }
+    }
+
+    fn reset(&self, reason: ResetReason, epoch: Epoch, after: u64) -> Replay {
+        self.metrics.reset(reason.as_str());
+        Replay::Reset { reason, epoch, after }
+    }
+
+    /// The page as a batch; `known` is a seq and its digest.
+    fn page(&self, query: &ReplayQuery, page: &Page, tip: u64, known: Option<(u64, Digest)>) -> Replay {
+        let mut batch = Batch::empty(query.shard, query.epoch, query.after, page.to.max(query.after));
+        batch.tip = tip.max(batch.to);
+        batch.events = page.records.iter().map(|record| record.feed(query.shard, query.epoch)).collect();
+        let last = page.records.last().filter(|last| last.seq == page.to).map(Record::digest);
+        let of_head = known.filter(|(seq, _)| *seq == page.to).map(|(_, digest)| digest);
+        batch.to_digest = last.or(of_head).unwrap_or(Digest::NONE);
+        Replay::Page(batch)
+    }
+}

@@ -1,0 +1,351 @@
+//! The writer of a shard: copies its journal into PostgreSQL, in order, exactly once.
+//!
+//! One process at a time does it, by a lease; a second that believes in its own is fenced by the
+//! compare-and-set of every statement. Whatever goes wrong ends the tenure, and the next one begins from
+//! PostgreSQL's own head: there is no other state, and nothing to repair.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foghorn_bus::backoff::Backoff;
+use foghorn_bus::journal::{Bounds, Journal, JournalError};
+use foghorn_bus::lease::{EXPIRES_AFTER, Lease, Leases, RENEW_EVERY};
+use foghorn_core::entry::Entry;
+use foghorn_core::position::Digest;
+use foghorn_core::shard::Shard;
+use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt, OptionFuture};
+use futures::stream::BoxStream;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::append::{Batch, append};
+use super::chores::chores;
+use super::state::{Known, WriteError, WriterHead, begin_epoch, record_hole, take_over};
+use super::{Database, Head, WRITE_DEADLINE};
+use crate::metrics::Metrics;
+use crate::shared::{Clock, SharedPolicies};
+
+/// Longest that the first entry of a batch waits for more.
+const LINGER: Duration = Duration::from_millis(5);
+/// Entries that the log has are lost to the journal when they are missing in this many looks in a row.
+const LOSS_LOOKS: u32 = 4;
+const LOSS_PAUSE: Duration = Duration::from_millis(500);
+/// Longest wait for an answer of the journal's.
+const JOURNAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How far behind the head the journal is trimmed unless set otherwise: an hour, from which readers are
+/// served while PostgreSQL is down.
+pub const TRIM_BEHIND_DEFAULT: Duration = Duration::from_secs(3600);
+
+/// Copies one shard's journal into the log.
+#[derive(Clone)]
+pub struct Writer {
+    /// Which.
+    pub shard: Shard,
+    /// From where.
+    pub journal: Arc<dyn Journal>,
+    /// To where.
+    pub database: Database,
+    /// Who else might.
+    pub leases: Arc<dyn Leases>,
+    /// What is kept, and how long.
+    pub policies: SharedPolicies,
+    /// How far behind the head the journal is trimmed.
+    pub trim_behind: Duration,
+    /// What counts as now.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// Why a tenure ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("told to stop")]
+    Stopped,
+    #[error(transparent)]
+    Lease(#[from] foghorn_bus::lease::LeaseLost),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("the journal did not answer within {JOURNAL_DEADLINE:?}")]
+    JournalSlow,
+    #[error("{0}")]
+    Journals(String),
+}
+
+/// Why following a tail ended without anything being wrong with this tenure.
+enum Realign {
+    /// The epoch changed or entries are missing: look at what the journal has.
+    Bounds,
+    /// The tail broke.
+    Tail,
+}
+
+impl Writer {
+    /// Writes until `stop`. May also be dropped at any moment: that is a crash like another.
+    pub async fn run(&self, stop: &CancellationToken) {
+        let mut backoff = Backoff::default();
+        while let Some(lease) =
+            stop.run_until_cancelled(self.leases.acquire(format!("writer.{}", self.shard))).await
+        {
+            let mut tenure = Tenure { writer: self, lease, known: Known::default(), wrote: false };
+            let ended = tenure.hold(stop).await;
+            let Tenure { lease, wrote, .. } = tenure;
+            // Whatever it was that failed here may work elsewhere.
+            drop(timeout(EXPIRES_AFTER, lease.release()).await);
+            match ended {
+                Ended::Stopped => return,
+                Ended::Write(WriteError::Fenced) => {
+                    self.metrics.fenced(self.shard);
+                    tracing::warn!(shard = %self.shard, "another writer has written to the log; beginning anew from its head");
+                }
+                other => {
+                    self.metrics.failed("writer");
+                    tracing::warn!(shard = %self.shard, error = %other, "writing the log was interrupted and is tried again; the journal keeps what is to come");
+                }
+            }
+            if wrote {
+                backoff.reset();
+            }
+            if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Whether the journal holds another entry at the head than the log, or has lost it. Then a new epoch
+    /// begins, and these are its bounds.
+    async fn regressed(&self, head: WriterHead, bounds: Bounds) -> Result<Option<Bounds>, Ended> {
+        let shard = self.shard;
+        if bounds.epoch != head.epoch || head.seq < bounds.first.max(1) {
+            return Ok(None);
+        }
+        let differs = if head.seq > bounds.last {
+            self.has_lost(head).await?
+        } else if head.digest == Digest::NONE {
+            false
+        } else {
+            let page = answer(self.journal.read(shard, head.seq - 1, 1, 1)).await?;
+            page.epoch == head.epoch
+                && page.entries.iter().any(|entry| entry.seq == head.seq && entry.digest != head.digest)
+        };
+        if !differs {
+            // What was looked at again may have moved.
+            return Ok(Some(answer(self.journal.bounds(shard)).await?));
+        }
+        tracing::error!(
+            %shard, epoch = %head.epoch, head = head.seq, last = bounds.last,
+            "the journal has other entries than the log has stored (restored from a backup, or an outage of a quorum): a new epoch begins"
+        );
+        answer(self.journal.begin_anew(shard, head.epoch)).await?;
+        Ok(Some(answer(self.journal.bounds(shard)).await?))
+    }
+
+    /// Whether the log's head is gone from the journal. Looked at more than once: a new leader may not
+    /// have applied yet what is committed.
+    async fn has_lost(&self, head: WriterHead) -> Result<bool, Ended> {
+        for _ in 0..LOSS_LOOKS {
+            tokio::time::sleep(LOSS_PAUSE).await;
+            let bounds = answer(self.journal.bounds(self.shard)).await?;
+            if bounds.epoch != head.epoch || bounds.last >= head.seq {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the journal has lost the entry at `seq`. If it has not, somebody deleted it on purpose, and
+    /// ranges cover that.
+    async fn is_hole(&self, seq: u64) -> Result<bool, Ended> {
+        let bounds = answer(self.journal.bounds(self.shard)).await?;
+        Ok(bounds.first > seq)
+    }
+}
+
+struct Tenure<'a> {
+    writer: &'a Writer,
+    lease: Box<dyn Lease>,
+    known: Known,
+    wrote: bool,
+}
+
+impl Tenure<'_> {
+    /// Writes until something ends it.
+    async fn hold(&mut self, stop: &CancellationToken) -> Ended {
+        match stop.run_until_cancelled(self.work()).await {
+            None => Ended::Stopped,
+            Some(Err(ended)) => ended,
+            Some(Ok(never)) => match never {},
+        }
+    }
+
+    async fn work(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let writer = self.writer;
+        let mut head = self.take_over().await?;
+        let mut backoff = Backoff::default();
+        loop {
+            let seq = head.seq;
+            head = self.align(head).await?;
+            let tail = writer.journal.tail(writer.shard, head.seq);
+            let mut chores = pin!(chores(writer));
+            let realign = tokio::select! {
+                realign = self.follow(tail, &mut head) => realign?,
+                ended = &mut chores => return Err(ended),
+            };
+            if head.seq > seq {
+                backoff.reset();
+            }
+            if let Realign::Tail = realign {
+                backoff.wait().await;
+            }
+        }
+    }
+
+    async fn take_over(&mut self) -> Result<WriterHead, Ended> {
+        let writer = self.writer;
+        let term = self.lease.term();
+        let head =
+            on_database(writer, async |connection| take_over(connection, writer.shard, term).await).await?;
+        writer.database.saw_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
+        tracing::info!(shard = %writer.shard, epoch = %head.epoch, head = head.seq, term = head.term, "writing the log");
+        Ok(head)
+    }
+
+    /// Makes the head one that the journal continues: records a new epoch, or what the journal has lost.
+    async fn align(&mut self, mut head: WriterHead) -> Result<WriterHead, Ended> {
+        let (writer, shard) = (self.writer, self.writer.shard);
+        let bounds = answer(writer.journal.bounds(shard)).await?;
+        let bounds = match writer.regressed(head, bounds).await? {
+            Some(bounds) => bounds,
+            None => bounds,
+        };
+        let start = bounds.first.saturating_sub(1);
+        if bounds.epoch < head.epoch {
+            return Err(Ended::Journals(format!(
+                "the journal of shard {shard} is in epoch {}, the log is already in {}: the journal's record of epochs is older than the log; \
+                 let it begin a new epoch by deleting shard {shard}'s record",
+                bounds.epoch, head.epoch
+            )));
+        }
+        if bounds.epoch > head.epoch {
+            if head.epoch.get() > 0 {
+                tracing::warn!(%shard, old = %head.epoch, new = %bounds.epoch, "the journal has begun a new epoch; the log follows");
+            }
+            head = on_database(writer, async |c| begin_epoch(c, head, bounds.epoch, start).await).await?;
+        } else if start > head.seq {
+            writer.metrics.hole(shard);
+            tracing::error!(
+                %shard, epoch = %head.epoch, after = head.seq, upto = start,
+                "the journal lost entries before the log had them: these events are gone, listeners who need them are told"
+            );
+            head = on_database(writer, async |c| record_hole(c, head, start).await).await?;
+        }
+        writer.database.saw_head(shard, Head { epoch: head.epoch, seq: head.seq });
+        Ok(head)
+    }
+
+    /// Takes over what the tail gives, until it ends or there is a gap in it. What was taken before that
+    /// is stored first.
+    async fn follow(
+        &mut self,
+        mut tail: BoxStream<'static, Result<Entry, JournalError>>,
+        head: &mut WriterHead,
+    ) -> Result<Realign, Ended> {
+        let writer = self.writer;
+        let mut renew = interval(RENEW_EVERY);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut taken = head.seq;
+        let mut waiting = Batch::default();
+        let mut due = Instant::now();
+        let mut ending: Option<Realign> = None;
+        let mut commit: OptionFuture<BoxFuture<'_, Result<Stored, WriteError>>> = None.into();
+        let mut committing = false;
+        loop {
+            let ready = waiting.is_full() || ending.is_some() || Instant::now() >= due;
+            if !committing && !waiting.is_empty() && ready {
+                let batch = std::mem::take(&mut waiting);
+                commit = Some(store(writer, Arc::clone(&self.known), *head, batch).boxed()).into();
+                committing = true;
+            }
+            if !committing && waiting.is_empty() && ending.is_some() {
+                return Ok(ending.unwrap_or(Realign::Tail));
+            }
+            tokio::select! {
+                Some(stored) = &mut commit => {
+                    (commit, committing) = (None.into(), false);
+                    let stored = stored?;
+                    *head = stored.head;
+                    self.wrote = true;
+                    writer.metrics.committed(stored.entries, stored.took);
+                    writer.database.saw_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
+                }
+                entry = tail.next(), if ending.is_none() && !waiting.is_full() => match entry {
+                    Some(Ok(entry)) => {
+                        if entry.seq > taken + 1 && writer.is_hole(taken + 1).await? {
+                            ending = Some(Realign::Bounds);
+                            continue;
+                        }
+                        if waiting.is_empty() {
+                            due = Instant::now() + LINGER;
+                        }
+                        taken = entry.seq;
+                        waiting.push(entry, &writer.metrics);
+                    }
+                    Some(Err(JournalError::Epoch { .. })) => ending = Some(Realign::Bounds),
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "the journal's tail broke and is made anew");
+                        ending = Some(Realign::Tail);
+                    }
+                    None => ending = Some(Realign::Tail),
+                },
+                () = sleep_until(due), if !committing && !waiting.is_empty() => {}
+                _ = renew.tick() => {
+                    let kept = timeout(EXPIRES_AFTER, self.lease.renew(head.seq)).await;
+                    let late = |_| foghorn_bus::lease::LeaseLost(format!("no answer within {EXPIRES_AFTER:?}"));
+                    kept.map_err(late)??;
+                }
+            }
+        }
+    }
+}
+
+struct Stored {
+    head: WriterHead,
+    entries: usize,
+    took: Duration,
+}
+
+async fn store(writer: &Writer, known: Known, head: WriterHead, batch: Batch) -> Result<Stored, WriteError> {
+    let begun = Instant::now();
+    let (policies, now) = (writer.policies.get(), writer.clock.now());
+    let appended = on_database(writer, async |connection| {
+        append(connection, &known, head, &batch, &policies, now).await
+    });
+    let head = appended.await.inspect_err(|_| known.lock().clear())?;
+    Ok(Stored { head, entries: batch.entries(), took: begun.elapsed() })
+}
+
+/// Waits for the journal, but not for ever.
+pub(super) async fn answer<T>(asked: BoxFuture<'_, Result<T, JournalError>>) -> Result<T, Ended> {
+    Ok(timeout(JOURNAL_DEADLINE, asked).await.map_err(|_| Ended::JournalSlow)??)
+}
+
+/// Works on a connection, but not for ever. One that was given up on may be in the middle of anything
+/// and is closed: what it did is found out from the head.
+async fn on_database<T, F>(writer: &Writer, work: F) -> Result<T, WriteError>
+where
+    F: AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, WriteError>,
+{
+    let mut connection = writer.database.write.acquire().await?;
+    let done = timeout(WRITE_DEADLINE, work(&mut connection)).await;
+    if !matches!(done, Ok(Ok(_))) {
+        connection.close_on_drop();
+    }
+    done.map_err(|_| WriteError::Slow(WRITE_DEADLINE))?
+}

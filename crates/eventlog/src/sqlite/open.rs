@@ -1,0 +1,232 @@
+//! Opening a data directory: its lock, its schema, its epochs.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use foghorn_core::position::Epoch;
+use foghorn_core::shard::ShardCount;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{SqliteConnection, SqlitePool};
+use tokio::sync::watch;
+
+use super::queue::Queue;
+use super::tail::Tail;
+use super::writer::{ShardEnd, Writer};
+use super::{Head, Inner, SqliteLog, SqliteOptions};
+use crate::record::{to_i64, to_u64};
+use crate::shared::Clock;
+use crate::standing::era_text;
+
+const SCHEMA: &str = include_str!("schema.sql");
+const SCHEMA_VERSION: i64 = 1;
+/// Connections for readers; a replay holds one for a page.
+const READERS: u32 = 4;
+
+/// Why a data directory can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error(
+        "the data directory {0} is in use by another process: stop that one, or give this one a directory of its own with --data"
+    )]
+    Locked(PathBuf),
+    /// It was written by a later Foghorn.
+    #[error(
+        "the database {path} has schema version {found}, this binary knows version {known}: run the Foghorn that wrote it, or a later one"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The binary's.
+        known: i64,
+    },
+    /// The directory or the lock can't be used.
+    #[error("the data directory {path} can't be used: {error}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// SQLite says no.
+    #[error("the database {path} can't be opened: {error}")]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        error: sqlx::Error,
+    },
+    /// The policies can't be stored.
+    #[error(transparent)]
+    Policies(#[from] foghorn_bus::log::LogError),
+}
+
+pub(super) async fn open(options: SqliteOptions) -> Result<SqliteLog, OpenError> {
+    let lock = options.path.as_deref().map(lock).transpose()?;
+    let path =
+        options.path.as_ref().map_or_else(|| PathBuf::from("in memory"), |path| path.join("foghorn.db"));
+    let sqlite = |error: sqlx::Error| OpenError::Sqlite { path: path.clone(), error };
+
+    let (write, read) = connect(&options).await.map_err(sqlite)?;
+    let mut connection = write.acquire().await.map_err(sqlite)?;
+    let found: i64 =
+        sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await.map_err(sqlite)?;
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::Newer { path, found, known: SCHEMA_VERSION });
+    }
+    let era = era_text(&options.policies.get())?;
+    let ends = prepare(&mut connection, found, options.shards, &options.clock).await.map_err(sqlite)?;
+    drop(connection);
+
+    let heads = ends.iter().map(|end| Head {
+        epoch: end.epoch,
+        start: end.start,
+        last: watch::Sender::new(end.last),
+        tail: Tail::default(),
+    });
+    let (queue, waiting) = Queue::new();
+    let inner = Arc::new(Inner {
+        shards: options.shards,
+        frame_bytes: options.frame_bytes,
+        policies: options.policies,
+        clock: options.clock,
+        metrics: options.metrics,
+        write,
+        read,
+        in_memory: options.path.is_none(),
+        queue,
+        heads: heads.collect(),
+        _lock: lock,
+    });
+    // The writer ends with the last handle: it holds no strong one while it waits.
+    tokio::spawn(Writer::new(Arc::downgrade(&inner), waiting, ends, era).run());
+    Ok(SqliteLog { inner })
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let io = |error| OpenError::Io { path: path.to_owned(), error };
+    std::fs::create_dir_all(path).map_err(io)?;
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(path.join("foghorn.lock"))
+        .map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+async fn connect(options: &SqliteOptions) -> sqlx::Result<(SqlitePool, SqlitePool)> {
+    const PAGE_BYTES: u64 = 4096;
+    let pages = options.max_bytes.map(|bytes| (bytes / PAGE_BYTES).clamp(32, u64::from(u32::MAX) - 1));
+    let mut base = SqliteConnectOptions::new()
+        .page_size(4096)
+        .foreign_keys(false)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("cache_size", "-16384");
+    if let Some(pages) = pages {
+        base = base.pragma("max_page_count", pages.to_string());
+    }
+    // A connection of a pool isn't replaced with age: the in-memory one *is* the database.
+    let pool = |most: u32| {
+        SqlitePoolOptions::new()
+            .min_connections(1)
+            .max_connections(most)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .acquire_timeout(Duration::from_secs(10))
+    };
+    let Some(path) = &options.path else {
+        let only = pool(1).connect_with(base.filename(":memory:")).await?;
+        return Ok((only.clone(), only));
+    };
+    let file = base
+        .filename(path.join("foghorn.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        // Keeps a WAL that a burst has grown from staying that large.
+        .pragma("journal_size_limit", "67108864");
+    let write = pool(1).connect_with(file.clone()).await?;
+    let read = pool(READERS).connect_with(file.pragma("query_only", "ON")).await?;
+    Ok((write, read))
+}
+
+/// Makes the schema, and begins a new epoch where the layout has changed.
+async fn prepare(
+    connection: &mut SqliteConnection,
+    version: i64,
+    shards: ShardCount,
+    clock: &Clock,
+) -> sqlx::Result<Vec<ShardEnd>> {
+    let mut tx = sqlx::Connection::begin(connection).await?;
+    if version == 0 {
+        sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
+    }
+    let layout: Option<i64> =
+        sqlx::query_scalar("SELECT shards FROM layout").fetch_optional(&mut *tx).await?;
+    if layout != Some(i64::from(shards.get())) {
+        begin_epochs(&mut tx, layout, shards, clock).await?;
+    }
+    let rows: Vec<(i64, i64, i64, i64)> =
+        sqlx::query_as("SELECT epoch, start, last, time_us FROM shards WHERE shard < ? ORDER BY shard")
+            .bind(i64::from(shards.get()))
+            .fetch_all(&mut *tx)
+            .await?;
+    tx.commit().await?;
+    let ends = rows.into_iter().map(|(epoch, start, last, time_us)| ShardEnd {
+        epoch: Epoch::new(to_u64(epoch)),
+        start: to_u64(start),
+        last: to_u64(last),
+        time_us,
+    });
+    Ok(ends.collect())
+}
+
+/// A channel's shard depends on how many there are, so another number is another incarnation of all.
+/// Numbering goes on above every seq of the old one: its rows stay until retention takes them, but no
+/// position of the new epoch leads to them.
+async fn begin_epochs(
+    tx: &mut SqliteConnection,
+    layout: Option<i64>,
+    shards: ShardCount,
+    clock: &Clock,
+) -> sqlx::Result<()> {
+    let (epoch, last): (Option<i64>, Option<i64>) =
+        sqlx::query_as("SELECT max(epoch), max(last) FROM shards").fetch_one(&mut *tx).await?;
+    let now = clock.now();
+    let seconds = u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0);
+    let epoch = Epoch::next(epoch.map(|epoch| Epoch::new(to_u64(epoch))), seconds);
+    if let Some(before) = layout {
+        tracing::warn!(
+            shards = shards.get(), before, %epoch,
+            "the number of shards has changed: a new epoch begins, older events can't be replayed any more"
+        );
+    }
+    for shard in shards.shards() {
+        sqlx::query(
+            "INSERT INTO shards (shard, epoch, start, last, time_us) VALUES (?1, ?2, ?3, ?3, ?4)
+             ON CONFLICT (shard) DO UPDATE SET epoch = ?2, start = ?3, last = ?3, time_us = max(time_us, ?4)",
+        )
+        .bind(i64::from(shard.get()))
+        .bind(to_i64(epoch.get()))
+        .bind(last.unwrap_or(0))
+        .bind(now.as_micros())
+        .execute(&mut *tx)
+        .await?;
+    }
+    // Keys dedupe within an epoch; eras are of positions that nobody can ask for any more.
+    for sql in ["DELETE FROM keys", "DELETE FROM eras", "DELETE FROM layout"] {
+        sqlx::query(sql).execute(&mut *tx).await?;
+    }
+    sqlx::query("INSERT INTO layout (shards) VALUES (?)").bind(i64::from(shards.get())).execute(tx).await?;
+    Ok(())
+}

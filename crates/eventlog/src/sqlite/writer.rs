@@ -1,0 +1,366 @@
+//! The one writer: takes all that waits, commits it in one transaction, then acks it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use foghorn_bus::journal::{AppendError, Appended};
+use foghorn_core::entry::Key;
+use foghorn_core::event::EventType;
+use foghorn_core::policy::{Policies, RetentionClass};
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::shard::Shard;
+use foghorn_core::time::Timestamp;
+use sqlx::{AssertSqlSafe, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Inner;
+use super::queue::{Message, Waiting};
+use super::rows::{position, seq_of};
+use crate::record::{Record, event_bytes, to_i64, to_u64};
+use crate::standing::era_text;
+
+/// Most events and bytes in one transaction.
+const GROUP_EVENTS: usize = 4096;
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// How long a publisher's id is remembered.
+const DEDUPE_WINDOW: Duration = Duration::from_secs(120);
+/// Ids past their window are forgotten this often, and only so many in one transaction.
+const KEYS_SWEPT_EVERY: Duration = Duration::from_secs(1);
+const KEYS_SWEPT: u64 = 2_000;
+/// Most changes of policies that are remembered per shard; older cursors are judged more strictly.
+pub(crate) const ERAS: i64 = 32;
+/// Rows per statement, most first: each size is prepared once.
+const CHUNKS: [usize; 3] = [64, 8, 1];
+
+/// The end of a shard as the writer has committed it.
+#[derive(Debug, Clone)]
+pub(super) struct ShardEnd {
+    pub(super) epoch: Epoch,
+    pub(super) start: u64,
+    pub(super) last: u64,
+    pub(super) time_us: i64,
+}
+
+pub(super) struct Writer {
+    inner: Weak<Inner>,
+    queue: mpsc::UnboundedReceiver<Message>,
+    ends: Vec<ShardEnd>,
+    /// The policies that `era` is the text of.
+    policies: Arc<Policies>,
+    era: String,
+    /// The era that each shard's newest events were written under, as far as it is on record.
+    recorded: Vec<Option<String>>,
+    /// Classes that have a row among the floors.
+    classes: HashSet<(Shard, RetentionClass)>,
+    swept: Instant,
+}
+
+/// What a transaction did, to be told when it is committed.
+struct Done {
+    ends: Vec<ShardEnd>,
+    recorded: Vec<Option<String>>,
+    classes: HashSet<(Shard, RetentionClass)>,
+    records: Vec<(Shard, Record, Option<String>)>,
+    answers: Vec<Appended>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        inner: Weak<Inner>,
+        queue: mpsc::UnboundedReceiver<Message>,
+        ends: Vec<ShardEnd>,
+        era: String,
+    ) -> Self {
+        let policies = inner.upgrade().map(|inner| inner.policies.get()).unwrap_or_default();
+        let recorded = vec![None; ends.len()];
+        Writer { inner, queue, ends, policies, era, recorded, classes: HashSet::new(), swept: Instant::now() }
+    }
+
+    pub(super) async fn run(mut self) {
+        while let Some(first) = self.queue.recv().await {
+            let (group, flushes) = self.take(first);
+            if !group.is_empty() {
+                let Some(inner) = self.inner.upgrade() else { return };
+                self.write(&inner, group).await;
+            }
+            for flush in flushes {
+                // Nobody waits any more: fine.
+                let _gone = flush.send(());
+            }
+        }
+    }
+
+    /// The first message and all that waits behind it, within a transaction's bounds.
+    fn take(&mut self, first: Message) -> (Vec<Waiting>, Vec<oneshot::Sender<()>>) {
+        let (mut group, mut flushes, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Append(waiting) => {
+                    bytes += event_bytes(&waiting.entry.event);
+                    group.push(waiting);
+                }
+                Message::Flush(done) => flushes.push(done),
+            }
+            let full = group.len() >= GROUP_EVENTS || bytes >= GROUP_BYTES;
+            next = if full { None } else { self.queue.try_recv().ok() };
+        }
+        (group, flushes)
+    }
+
+    async fn write(&mut self, inner: &Inner, group: Vec<Waiting>) {
+        let begun = Instant::now();
+        let now = inner.clock.now();
+        match self.commit(inner, &group, now).await {
+            Ok(done) => {
+                inner.metrics.committed(group.len(), begun.elapsed());
+                (self.ends, self.recorded, self.classes) = (done.ends, done.recorded, done.classes);
+                for (shard, record, _) in done.records {
+                    inner.head(shard).tail.push([record.entry()]);
+                }
+                for (head, end) in inner.heads.iter().zip(&self.ends) {
+                    head.last.send_if_modified(|last| std::mem::replace(last, end.last) != end.last);
+                }
+                for (waiting, answer) in group.into_iter().zip(done.answers) {
+                    // The publisher went away: its event is stored all the same.
+                    let _gone = waiting.ack.send(Ok(answer));
+                }
+            }
+            Err(error) => {
+                inner.metrics.failed("commit");
+                tracing::error!(%error, events = group.len(), "events could not be stored; their publishers were told to retry");
+                let text = format!("the database could not store it: {error}");
+                for waiting in group {
+                    let _gone = waiting.ack.send(Err(AppendError::Unavailable(text.clone())));
+                }
+            }
+        }
+    }
+
+    async fn commit(&mut self, inner: &Inner, group: &[Waiting], now: Timestamp) -> sqlx::Result<Done> {
+        let mut connection = inner.write.acquire().await?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+        let done = match self.insert(&mut connection, inner, group, now).await {
+            Ok(done) => sqlx::query("COMMIT").execute(&mut *connection).await.map(|_| done),
+            Err(error) => Err(error),
+        };
+        if done.is_err()
+            && let Err(error) = sqlx::query("ROLLBACK").execute(&mut *connection).await
+        {
+            // SQLite rolls back by itself after some errors, and then there is nothing to roll back.
+            tracing::debug!(%error, "nothing to roll back");
+        }
+        done
+    }
+
+    async fn insert(
+        &mut self,
+        connection: &mut SqliteConnection,
+        inner: &Inner,
+        group: &[Waiting],
+        now: Timestamp,
+    ) -> sqlx::Result<Done> {
+        self.follow_policies(inner);
+        let mut done = Done {
+            ends: self.ends.clone(),
+            recorded: self.recorded.clone(),
+            classes: self.classes.clone(),
+            records: Vec::with_capacity(group.len()),
+            answers: Vec::with_capacity(group.len()),
+        };
+        let mut keys: HashMap<Key, Position> = HashMap::new();
+        for Waiting { entry, shard, .. } in group {
+            let end = &mut done.ends[shard.index()];
+            let given = entry.event.id.is_some();
+            if given {
+                let known = keys.get(&entry.key).copied();
+                let first = match known {
+                    Some(position) => Some(position),
+                    None => find_key(connection, &entry.key, *shard, end.epoch, now).await?,
+                };
+                if let Some(position) = first {
+                    done.answers.push(Appended { position, duplicate: true });
+                    continue;
+                }
+            }
+            end.last += 1;
+            end.time_us = end.time_us.max(now.as_micros());
+            let position = Position { shard: *shard, epoch: end.epoch, seq: end.last };
+            if given {
+                keys.insert(entry.key, position);
+            }
+            done.answers.push(Appended { position, duplicate: false });
+            let record = Record {
+                seq: end.last,
+                time: Timestamp::from_micros(end.time_us),
+                key: Some(entry.key),
+                event: entry.event.clone(),
+            };
+            done.records.push((*shard, record, entry.traceparent.clone()));
+        }
+        self.insert_events(connection, &mut done).await?;
+        self.insert_keys(connection, &keys, now).await?;
+        self.record_ends(connection, &mut done).await?;
+        Ok(done)
+    }
+
+    /// Policies that differ only in what no class depends on are the same era.
+    fn follow_policies(&mut self, inner: &Inner) {
+        let policies = inner.policies.get();
+        if Arc::ptr_eq(&policies, &self.policies) {
+            return;
+        }
+        match era_text(&policies) {
+            Ok(era) => (self.policies, self.era) = (policies, era),
+            Err(error) => tracing::error!(%error, "new policies are not in force for storage"),
+        }
+    }
+
+    async fn insert_events(&self, connection: &mut SqliteConnection, done: &mut Done) -> sqlx::Result<()> {
+        const HEAD: &str =
+            "INSERT INTO events (position, time_us, class, channel, type, id, ttl, key, traceparent, data)";
+        let mut rest = done.records.as_slice();
+        while let Some(chunk) = next_chunk(&mut rest) {
+            let mut query = sqlx::query(AssertSqlSafe(insert_sql(HEAD, 10, chunk.len())));
+            for (shard, record, traceparent) in chunk {
+                let event = &record.event;
+                let class = self.policies.of(event.channel.as_str()).class();
+                if done.classes.insert((*shard, class)) {
+                    // Retention goes by the floors: from now on it looks after this class.
+                    sqlx::query(
+                        "INSERT OR IGNORE INTO floors (shard, class, floor, swept) VALUES (?, ?, 0, 0)",
+                    )
+                    .bind(i64::from(shard.get()))
+                    .bind(i64::from(class.0))
+                    .execute(&mut *connection)
+                    .await?;
+                }
+                query = query
+                    .bind(position(*shard, record.seq))
+                    .bind(record.time.as_micros())
+                    .bind(i64::from(class.0))
+                    .bind(event.channel.as_str())
+                    .bind(event.event_type.as_ref().map(EventType::as_str))
+                    .bind(event.id.as_ref().map(|id| id.as_str()))
+                    .bind(event.ttl.map(|ttl| i64::from(ttl.seconds())))
+                    .bind(record.key.as_ref().map(|key| &key.as_bytes()[..]))
+                    .bind(traceparent.as_deref())
+                    .bind(event.data.as_bytes().as_ref());
+            }
+            query.execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn insert_keys(
+        &mut self,
+        connection: &mut SqliteConnection,
+        keys: &HashMap<Key, Position>,
+        now: Timestamp,
+    ) -> sqlx::Result<()> {
+        let all: Vec<(&Key, &Position)> = keys.iter().collect();
+        let mut rest = all.as_slice();
+        while let Some(chunk) = next_chunk(&mut rest) {
+            let head = "INSERT OR REPLACE INTO keys (key, position, time_us)";
+            let mut query = sqlx::query(AssertSqlSafe(insert_sql(head, 3, chunk.len())));
+            for (key, at) in chunk {
+                query =
+                    query.bind(&key.as_bytes()[..]).bind(position(at.shard, at.seq)).bind(now.as_micros());
+            }
+            query.execute(&mut *connection).await?;
+        }
+        if self.swept.elapsed() >= KEYS_SWEPT_EVERY {
+            self.swept = Instant::now();
+            sqlx::query(
+                "DELETE FROM keys WHERE key IN (SELECT key FROM keys WHERE time_us <= ? ORDER BY time_us LIMIT ?)",
+            )
+            .bind(now.minus(DEDUPE_WINDOW).as_micros())
+            // At least as many as come in, so that the table can't grow without end.
+            .bind(to_i64(KEYS_SWEPT.max(2 * keys.len() as u64)))
+            .execute(connection)
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn record_ends(&self, connection: &mut SqliteConnection, done: &mut Done) -> sqlx::Result<()> {
+        for (index, (end, before)) in done.ends.iter().zip(&self.ends).enumerate() {
+            if end.last == before.last {
+                continue;
+            }
+            let shard = to_i64(index as u64);
+            sqlx::query("UPDATE shards SET last = ?, time_us = ? WHERE shard = ?")
+                .bind(to_i64(end.last))
+                .bind(end.time_us)
+                .bind(shard)
+                .execute(&mut *connection)
+                .await?;
+            if done.recorded[index].as_ref() != Some(&self.era) {
+                record_era(connection, shard, before.last, &self.era).await?;
+                done.recorded[index] = Some(self.era.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Records the policies of what comes after `since`, unless they are those of what came before.
+async fn record_era(
+    connection: &mut SqliteConnection,
+    shard: i64,
+    since: u64,
+    era: &str,
+) -> sqlx::Result<()> {
+    let newest: Option<String> =
+        sqlx::query_scalar("SELECT policies FROM eras WHERE shard = ? ORDER BY since DESC LIMIT 1")
+            .bind(shard)
+            .fetch_optional(&mut *connection)
+            .await?;
+    if newest.as_deref() == Some(era) {
+        return Ok(());
+    }
+    sqlx::query("INSERT OR REPLACE INTO eras (shard, since, policies) VALUES (?, ?, ?)")
+        .bind(shard)
+        .bind(to_i64(since))
+        .bind(era)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(
+        "DELETE FROM eras WHERE shard = ?1 AND since NOT IN
+         (SELECT since FROM eras WHERE shard = ?1 ORDER BY since DESC LIMIT ?2)",
+    )
+    .bind(shard)
+    .bind(ERAS)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn find_key(
+    connection: &mut SqliteConnection,
+    key: &Key,
+    shard: Shard,
+    epoch: Epoch,
+    now: Timestamp,
+) -> sqlx::Result<Option<Position>> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT position FROM keys WHERE key = ? AND time_us > ?")
+        .bind(&key.as_bytes()[..])
+        .bind(now.minus(DEDUPE_WINDOW).as_micros())
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.map(|at| Position { shard, epoch, seq: seq_of(to_u64(at)) }))
+}
+
+/// The next rows for one statement; the statement for a size is always the same.
+fn next_chunk<'a, T>(rest: &mut &'a [T]) -> Option<&'a [T]> {
+    let size = CHUNKS.into_iter().find(|size| *size <= rest.len())?;
+    let (chunk, after) = rest.split_at(size);
+    *rest = after;
+    Some(chunk)
+}
+
+fn insert_sql(head: &str, columns: usize, rows: usize) -> String {
+    let row = format!("({})", vec!["?"; columns].join(","));
+    format!("{head} VALUES {}", vec![row.as_str(); rows].join(","))
+}

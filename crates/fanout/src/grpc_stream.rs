@@ -1,0 +1,119 @@
+//! `PublishStream`: events as they come, answers in their order, read no faster than the journal takes
+//! them and the publisher reads the answers.
+//!
+//! When the journal fails an event in a way that a retry can heal, the stream takes in no more: what it
+//! has is answered (later events of that channel as not tried), then it ends with UNAVAILABLE. The
+//! publisher goes on with a new stream, from the first event without a good answer; so each channel's
+//! events keep their order through the retry.
+
+use std::sync::Arc;
+
+use foghorn_rpc::v1;
+use futures::future::{BoxFuture, OptionFuture};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::Sender;
+use tonic::{Status, Streaming};
+
+use crate::error::PublishError;
+use crate::grpc::{input, result};
+use crate::pipeline::Pipeline;
+use crate::publish::{Checked, Door, Publisher};
+
+/// An event that has been read, and the future that makes room for it.
+type Entering = BoxFuture<'static, Result<Checked, PublishError>>;
+
+/// Why nothing more is read.
+enum End {
+    /// The publisher has no more.
+    Done,
+    /// The stream can't go on.
+    Failed(Status),
+}
+
+/// Checks a request; what is refused is counted.
+pub(crate) fn check(
+    publisher: &Publisher,
+    request: v1::PublishRequest,
+    trace: &Option<String>,
+) -> Result<Checked, PublishError> {
+    match input(request, trace.clone()) {
+        Ok(input) => publisher.check(Door::Grpc, input),
+        Err(error) => {
+            publisher.refused(Door::Grpc, &error);
+            Err(error)
+        }
+    }
+}
+
+/// Publishes `requests` until they end, the journal fails, the publisher goes away or it is time to
+/// drain. Whatever was read is answered.
+pub(crate) async fn run(
+    publisher: Arc<Publisher>,
+    mut requests: Streaming<v1::PublishRequest>,
+    trace: Option<String>,
+    answers: Sender<Result<v1::PublishResult, Status>>,
+) {
+    let own_room = Arc::new(Semaphore::new(publisher.config.stream_bytes));
+    let mut pipeline = Pipeline::new(publisher.clone(), Door::Grpc);
+    let mut entering: OptionFuture<Entering> = None.into();
+    let mut waits_for_room = false;
+    let mut end = None;
+    loop {
+        if end.is_none()
+            && let Some(error) = pipeline.broken()
+        {
+            end = Some(End::Failed(error.to_status()));
+        }
+        let may_read = end.is_none() && !waits_for_room && pipeline.len() < publisher.config.stream_events;
+        tokio::select! {
+            place = answers.reserve(), if pipeline.has_answer() => {
+                // Nobody reads answers any more: what has none may or may not be stored.
+                let Ok(place) = place else { return };
+                if let Some(answer) = pipeline.take() {
+                    place.send(Ok(result(&answer)));
+                }
+            }
+            moved = pipeline.step(), if pipeline.is_working() => debug_assert!(moved, "something is on its way"),
+            entered = &mut entering, if waits_for_room => {
+                waits_for_room = false;
+                entering = None.into();
+                // If the journal failed meanwhile, this one may not overtake the failed one.
+                let not_tried = pipeline.broken().map(PublishError::not_tried);
+                if let Some(checked) = entered {
+                    pipeline.push(not_tried.map_or(checked, Err));
+                }
+            }
+            request = requests.message(), if may_read => match request {
+                Ok(Some(request)) => match check(&publisher, request, &trace) {
+                    Ok(checked) => {
+                        entering = Some(enter(publisher.clone(), own_room.clone(), checked)).into();
+                        waits_for_room = true;
+                    }
+                    Err(error) => pipeline.push(Err(error)),
+                },
+                Ok(None) => end = Some(End::Done),
+                Err(status) => end = Some(End::Failed(status)),
+            },
+            () = publisher.shutdown.wait(), if end.is_none() => {
+                end = Some(End::Failed(PublishError::draining().to_status()));
+            }
+            else => break,
+        }
+    }
+    if let Some(End::Failed(status)) = end
+        && answers.send(Err(status)).await.is_err()
+    {
+        tracing::debug!("the publisher was gone before the end of its stream");
+    }
+}
+
+/// Waits for room in this stream and among all.
+fn enter(publisher: Arc<Publisher>, own_room: Arc<Semaphore>, mut checked: Checked) -> Entering {
+    Box::pin(async move {
+        let bytes = checked.bytes().min(publisher.config.stream_bytes);
+        let own = own_room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
+        let own = own.map_err(|_| PublishError::draining())?;
+        checked.room = Some((own, publisher.wait_for_room(1, checked.bytes()).await?));
+        Ok(checked)
+    })
+}

@@ -1,0 +1,177 @@
+//! The HTTP door: `POST /api/publish`, and the JSON that the NATS door answers with too.
+//!
+//! One object is answered with its result, or with a problem and its status. An array, or an object with
+//! `channels`, is answered with `200` and an array: per event and channel, in order, its result or
+//! `{"error": problem}`; the good ones are published whatever becomes of the others. A request that can't
+//! be read at all is a problem, and nothing of it is published.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use foghorn_http::body::{json, read_json};
+use foghorn_http::guard::Guard;
+use foghorn_http::problem::Problem;
+use foghorn_http::query::bad_value;
+use foghorn_http::{Handler, Response};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use hyper::body::Incoming;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::error::PublishError;
+use crate::json::{Asked, read};
+use crate::pipeline::{Answer, Pipeline};
+use crate::publish::{Door, Published, Publisher, traceparent};
+
+/// Where it is served.
+pub const PATH: &str = "/api/publish";
+/// A body up to this size is read without waiting for a turn.
+const SMALL_BODY: u64 = 64 * 1024;
+/// Larger bodies (and those that don't say) being read at a time. Whoever sends such a body slowly keeps
+/// others with such bodies waiting, for the 30 s that a body may take, but nobody else.
+const LARGE_BODIES: usize = 16;
+
+/// Answers `POST /api/publish`, whatever path it is called under.
+pub struct PublishHandler {
+    publisher: Arc<Publisher>,
+    guard: Guard,
+    large_bodies: Semaphore,
+}
+
+/// An event's result as JSON.
+#[derive(Debug, Serialize)]
+struct Answered<'a> {
+    position: JsonPosition,
+    id: Option<&'a str>,
+    duplicate: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durable: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonPosition {
+    shard: u8,
+    epoch: u64,
+    seq: u64,
+}
+
+impl PublishHandler {
+    /// Publishes with `publisher` what passes `guard`.
+    pub fn new(publisher: Arc<Publisher>, guard: Guard) -> Self {
+        PublishHandler { publisher, guard, large_bodies: Semaphore::new(LARGE_BODIES) }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response, Problem> {
+        self.guard.check(request.headers())?;
+        if request.method() != Method::POST {
+            return Err(Problem::method("POST"));
+        }
+        if request.uri().query().is_some_and(|query| !query.is_empty()) {
+            return Err(bad_value("query", "isn't read here; everything goes into the JSON body"));
+        }
+        let open = self.publisher.check_open();
+        open.map_err(|error| self.refuse(&error))?;
+        let trace = header_text(request.headers(), "traceparent").and_then(traceparent);
+        let length = header_text(request.headers(), header::CONTENT_LENGTH.as_str());
+        let small = length.and_then(|text| text.parse().ok()).is_some_and(|bytes: u64| bytes <= SMALL_BODY);
+        let turn = if small { None } else { self.large_bodies.acquire().await.ok() };
+        let body = read_json(request, self.publisher.config.body_bytes).await?;
+        drop(turn);
+        self.publish(&body, trace.as_deref()).await.map_err(|error| error.to_problem())
+    }
+
+    /// Publishes a body. An error is about all of it, or about the only event.
+    async fn publish(&self, body: &[u8], trace: Option<&str>) -> Result<Response, PublishError> {
+        let requested = read(body, self.publisher.config.batch_events, trace).inspect_err(|error| {
+            self.publisher.refused(Door::Http, error);
+        })?;
+        let room = self.publisher.room(requested.events.len(), body.len()).await;
+        let _room = room.inspect_err(|error| self.publisher.refused(Door::Http, error))?;
+        let (indices, events): (Vec<usize>, Vec<_>) = requested
+            .events
+            .into_iter()
+            .map(|Asked { index, input }| {
+                let checked = match input {
+                    Ok(input) => self.publisher.check(Door::Http, input),
+                    Err(error) => {
+                        self.publisher.refused(Door::Http, &error);
+                        Err(error)
+                    }
+                };
+                (index, checked)
+            })
+            .unzip();
+        let answers = Pipeline::run(self.publisher.clone(), Door::Http, events).await;
+        if requested.several {
+            let answers = indices.into_iter().zip(&answers);
+            let values: Vec<Value> = answers.map(|(index, answer)| element(index, answer)).collect();
+            return Ok(json(StatusCode::OK, &values));
+        }
+        match answers.into_iter().next() {
+            Some(answer) => answer.map(|published| json(StatusCode::OK, &Answered::new(&published))),
+            None => Err(PublishError::invalid("bad-event", "there is no event in the body")),
+        }
+    }
+
+    fn refuse(&self, error: &PublishError) -> Problem {
+        self.publisher.refused(Door::Http, error);
+        error.to_problem()
+    }
+}
+
+impl Handler for PublishHandler {
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        _peer: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
+        Box::pin(async move { self.answer(request).await.unwrap_or_else(Problem::into_response) })
+    }
+}
+
+impl<'a> Answered<'a> {
+    fn new(published: &'a Published) -> Self {
+        let position = published.position;
+        Answered {
+            position: JsonPosition {
+                shard: position.shard.get(),
+                epoch: position.epoch.get(),
+                seq: position.seq,
+            },
+            id: published.id.as_ref().map(|id| id.as_str()),
+            duplicate: published.duplicate,
+            durable: published.durable,
+        }
+    }
+}
+
+/// One element of an answer to several events. An error also says which element of the request it is
+/// about.
+fn element(index: usize, answer: &Answer) -> Value {
+    match answer {
+        Ok(published) => value(published),
+        Err(error) => serde_json::json!({ "error": error.to_problem().member("index", index).to_json() }),
+    }
+}
+
+/// What one event is answered with: its result, or `{"error": problem}`.
+pub(crate) fn single(answer: &Answer) -> Value {
+    match answer {
+        Ok(published) => value(published),
+        Err(error) => serde_json::json!({ "error": error.to_problem().to_json() }),
+    }
+}
+
+fn value(published: &Published) -> Value {
+    // Numbers, strings and booleans: nothing that could fail.
+    serde_json::to_value(Answered::new(published)).unwrap_or_default()
+}
+
+fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests;

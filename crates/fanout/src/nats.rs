@@ -1,0 +1,126 @@
+//! The NATS door: requests on `foghorn.publish.<channel>`, answered with JSON, an event's result as over
+//! HTTP or `{"error": problem}`.
+//!
+//! Requests are handled side by side, on this replica and on others: whoever needs order awaits each
+//! answer, or uses a gRPC stream.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use foghorn_bus::nats::{NatsRequest, Requests};
+use foghorn_core::event::Ttl;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+
+use crate::error::PublishError;
+use crate::http::single;
+use crate::pipeline::Answer;
+use crate::publish::{Ack, Door, PublishInput, Publisher, Target, traceparent};
+
+/// The queue group in which all replicas take requests.
+pub const GROUP: &str = "foghorn-fanout";
+
+/// Answers `requests` until there are none any more. At shutdown it takes no new ones, and answers those
+/// that came already. As many at a time as [`Config::parallel_appends`](crate::config::Config) and the
+/// room for events being published allow; the rest wait in the bus's bounded queue.
+pub async fn serve(publisher: Arc<Publisher>, mut requests: Requests) {
+    let most = publisher.config.parallel_appends;
+    let mut under_way = FuturesUnordered::new();
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            request = requests.next(), if under_way.len() < most => match request {
+                Some(request) => under_way.push(handle(&publisher, request)),
+                None => break,
+            },
+            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+            () = publisher.shutdown.wait(), if !draining => {
+                draining = true;
+                requests.drain();
+            }
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
+
+async fn handle(publisher: &Publisher, request: NatsRequest) {
+    let answer = match publisher.wait_for_room(1, request.data.len()).await {
+        Ok(_room) => publish(publisher, Request::from(&request)).await,
+        Err(error) => Err(error),
+    };
+    if request.wants_answer() {
+        request.respond(Bytes::from(single(&answer).to_string())).await;
+    }
+}
+
+/// What a request says, as texts.
+#[derive(Debug, Default)]
+struct Request {
+    channel: String,
+    event: Option<String>,
+    id: Option<String>,
+    ttl: Option<String>,
+    ack: Option<String>,
+    traceparent: Option<String>,
+    data: Bytes,
+}
+
+impl From<&NatsRequest> for Request {
+    fn from(request: &NatsRequest) -> Self {
+        Request {
+            channel: request.channel.clone(),
+            event: request.event_type.clone(),
+            id: request.id.clone(),
+            ttl: request.ttl.clone(),
+            ack: request.ack.clone(),
+            traceparent: request.traceparent.clone(),
+            data: request.data.clone(),
+        }
+    }
+}
+
+async fn publish(publisher: &Publisher, request: Request) -> Answer {
+    match input(request) {
+        Ok(input) => publisher.publish(Door::Nats, input).await,
+        Err(error) => {
+            publisher.refused(Door::Nats, &error);
+            Err(error)
+        }
+    }
+}
+
+fn input(request: Request) -> Result<PublishInput, PublishError> {
+    Ok(PublishInput {
+        target: Target::Channel(request.channel.into()),
+        event: request.event.map(ByteString::from),
+        data: request.data,
+        id: request.id.map(ByteString::from),
+        ttl: request.ttl.map(|text| Ttl::parse(&text)).transpose()?,
+        ack: request.ack.map_or(Ok(Ack::default()), |name| Ack::parse(&name).map_err(|e| e.at("ack")))?,
+        traceparent: request.traceparent.as_deref().and_then(traceparent),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_checked_like_keys_of_json() {
+        let request = Request {
+            channel: "orders".into(),
+            event: Some("paid".into()),
+            id: Some("7".into()),
+            ttl: Some("60".into()),
+            ack: Some("durable".into()),
+            ..Request::default()
+        };
+        let good = input(request).unwrap();
+        assert_eq!((good.ttl.map(Ttl::seconds), good.ack), (Some(60), Ack::Durable));
+        let code = |request| input(request).unwrap_err().code;
+        assert_eq!(code(Request { ttl: Some("soon".into()), ..Request::default() }), "bad-ttl");
+        assert_eq!(code(Request { ack: Some("maybe".into()), ..Request::default() }), "bad-ack");
+        let odd = Request { traceparent: Some("yes".into()), ..Request::default() };
+        assert_eq!(input(odd).unwrap().traceparent, None, "no reason to refuse an event");
+    }
+}

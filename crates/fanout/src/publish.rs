@@ -1,0 +1,329 @@
+//! The one way in, behind all doors: check, append, ack.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use foghorn_bus::journal::{Appended, Journal};
+use foghorn_bus::log::{Committed, EventLog};
+use foghorn_core::channel::Channel;
+use foghorn_core::entry::{Key, NewEntry};
+use foghorn_core::event::{Event, EventError, EventId, EventType, Ttl, parse_data};
+use foghorn_core::policy::Policies;
+use foghorn_core::position::Position;
+use foghorn_telemetry::shutdown::Shutdown;
+
+use crate::config::Config;
+use crate::error::PublishError;
+use crate::metrics::Metrics;
+
+/// How long a request waits for room before it is refused as `overloaded`.
+const ROOM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2);
+/// What an event is reckoned to take beside its data.
+const EVENT_OVERHEAD: usize = 512;
+
+/// Where an event came in, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// `POST /api/publish`.
+    Http,
+    /// `foghorn.v1.Publisher`.
+    Grpc,
+    /// A request on `foghorn.publish.<channel>`.
+    Nats,
+}
+
+/// What the answer is to promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ack {
+    /// The journal has stored the event by a quorum.
+    #[default]
+    Accepted,
+    /// The event log has committed it too, within the durable deadline.
+    Durable,
+}
+
+/// Whom an event is for, as the publisher put it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A channel by name.
+    Channel(ByteString),
+    /// A user by id.
+    User(ByteString),
+}
+
+/// An event as a publisher gives it, unchecked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishInput {
+    /// Whom it is for.
+    pub target: Target,
+    /// The SSE event type.
+    pub event: Option<ByteString>,
+    /// The payload; has to be UTF-8.
+    pub data: Bytes,
+    /// The idempotency key.
+    pub id: Option<ByteString>,
+    /// For how long it is owed.
+    pub ttl: Option<Ttl>,
+    /// What the answer is to promise.
+    pub ack: Ack,
+    /// W3C trace context, see [`traceparent`].
+    pub traceparent: Option<String>,
+}
+
+/// A published event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Where it is; of the first one when it is a duplicate.
+    pub position: Position,
+    /// The publisher's id, if it gave one.
+    pub id: Option<EventId>,
+    /// Whether an event with this channel and id was there already.
+    pub duplicate: bool,
+    /// Whether the event log has committed it; `None` when that wasn't asked for.
+    pub durable: Option<bool>,
+}
+
+/// An event that may be appended.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    entry: NewEntry,
+    ack: Ack,
+    came: Instant,
+    /// Room that it takes (of its stream's, of all), given back once it is appended.
+    pub(crate) room: Option<(Room, Room)>,
+}
+
+/// An event that the journal has.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    key: Key,
+    published: Published,
+    ack: Ack,
+    came: Instant,
+}
+
+/// A part of [`Config::inflight_bytes`], given back when dropped.
+pub type Room = OwnedSemaphorePermit;
+
+/// Publishes. Shared by all doors.
+pub struct Publisher {
+    journal: Arc<dyn Journal>,
+    log: Arc<dyn EventLog>,
+    policies: Arc<Policies>,
+    pub(crate) config: Config,
+    metrics: Metrics,
+    pub(crate) shutdown: Shutdown,
+    room: Arc<Semaphore>,
+}
+
+impl Publisher {
+    /// Appends to `journal`; asks `log` for `durable` acks; refuses new requests once `shutdown` is set.
+    pub fn new(
+        journal: Arc<dyn Journal>,
+        log: Arc<dyn EventLog>,
+        policies: Arc<Policies>,
+        config: Config,
+        metrics: Metrics,
+        shutdown: Shutdown,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(config.inflight_bytes.min(Semaphore::MAX_PERMITS)));
+        Publisher { journal, log, policies, config, metrics, shutdown, room }
+    }
+
+    /// Publishes one event and waits for what its ack class promises.
+    pub async fn publish(&self, door: Door, input: PublishInput) -> Result<Published, PublishError> {
+        let checked = self.check(door, input)?;
+        let accepted = self.append(door, checked).await?;
+        self.settle(door, accepted).await
+    }
+
+    /// An error when the server is stopping. Doors ask before they take a request in.
+    pub fn check_open(&self) -> Result<(), PublishError> {
+        if self.shutdown.is_set() { Err(PublishError::draining()) } else { Ok(()) }
+    }
+
+    /// Room for a request of so many events and bytes of data, waiting at most 2 s.
+    pub async fn room(&self, events: usize, bytes: usize) -> Result<Room, PublishError> {
+        match timeout(ROOM_DEADLINE, self.wait_for_room(events, bytes)).await {
+            Ok(room) => room,
+            Err(_) => Err(PublishError::overloaded()),
+        }
+    }
+
+    /// The same, waiting for as long as it takes.
+    pub(crate) async fn wait_for_room(&self, events: usize, bytes: usize) -> Result<Room, PublishError> {
+        let wanted = bytes.saturating_add(events.saturating_mul(EVENT_OVERHEAD));
+        // What is more than there is at all would wait for ever.
+        let wanted = u32::try_from(wanted.min(self.config.inflight_bytes)).unwrap_or(u32::MAX);
+        self.room.clone().acquire_many_owned(wanted).await.map_err(|_| PublishError::draining())
+    }
+
+    /// Counts an answer that was given without looking at an event.
+    pub(crate) fn refused(&self, door: Door, error: &PublishError) {
+        self.metrics.answered(door, Ack::Accepted, error.outcome(), std::time::Duration::ZERO);
+    }
+
+    /// Whether it may be appended: everything from outside becomes a trusted type here.
+    pub(crate) fn check(&self, door: Door, input: PublishInput) -> Result<Checked, PublishError> {
+        let (came, ack) = (Instant::now(), input.ack);
+        let checked = self.parse(input).map(|entry| Checked { entry, ack, came, room: None });
+        checked.map_err(|error| {
+            let error = PublishError::from(error);
+            self.metrics.answered(door, ack, error.outcome(), came.elapsed());
+            error
+        })
+    }
+
+    fn parse(&self, input: PublishInput) -> Result<NewEntry, EventError> {
+        let channel = match input.target {
+            Target::Channel(name) => Channel::parse(name)?,
+            Target::User(id) => Channel::user(&id)?,
+        };
+        let event = Event {
+            channel,
+            event_type: input.event.map(EventType::parse).transpose()?,
+            data: parse_data(input.data)?,
+            id: input.id.map(EventId::parse).transpose()?,
+            ttl: input.ttl,
+        };
+        let cluster = self.journal.frame_bytes();
+        let policy = self.policies.of(event.channel.as_str()).event_bytes;
+        event.check_size(policy.map_or(cluster, |bytes| bytes.min(cluster)))?;
+        let key = match &event.id {
+            Some(id) => Key::of(&event.channel, id),
+            // So that our own retry never doubles.
+            None => Key::invented(rand::random()),
+        };
+        Ok(NewEntry { event, key, traceparent: input.traceparent })
+    }
+
+    /// Appends it. One append of a channel at a time is up to the caller.
+    pub(crate) async fn append(&self, door: Door, checked: Checked) -> Result<Accepted, PublishError> {
+        let Checked { entry, ack, came, room } = checked;
+        let (key, id) = (entry.key, entry.event.id.clone());
+        let deadline = self.config.publish_deadline;
+        let appended = match timeout(deadline, self.journal.append(entry)).await {
+            Ok(appended) => appended.map_err(PublishError::from),
+            Err(_) => Err(PublishError::no_ack(deadline)),
+        };
+        drop(room);
+        match appended {
+            Ok(Appended { position, duplicate }) => {
+                let published = Published { position, id, duplicate, durable: None };
+                Ok(Accepted { key, published, ack, came })
+            }
+            Err(error) => {
+                self.metrics.answered(door, ack, error.outcome(), came.elapsed());
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for what the ack class promises beyond that.
+    pub(crate) async fn settle(&self, door: Door, accepted: Accepted) -> Result<Published, PublishError> {
+        if !accepted.waits() {
+            return Ok(self.finish(door, accepted, None));
+        }
+        match self.committed(accepted.published.position, accepted.key).await {
+            Ok(durable) => Ok(self.finish(door, accepted, Some(durable))),
+            Err(error) => {
+                self.metrics.answered(door, accepted.ack, error.outcome(), accepted.came.elapsed());
+                Err(error)
+            }
+        }
+    }
+
+    /// The answer to an event that is as safe as it was asked to be, or as it got.
+    pub(crate) fn finish(&self, door: Door, accepted: Accepted, durable: Option<bool>) -> Published {
+        let Accepted { published, ack, came, .. } = accepted;
+        let outcome = match (durable, published.duplicate) {
+            (Some(false), _) => "not-durable",
+            (_, true) => "duplicate",
+            (_, false) => "stored",
+        };
+        self.metrics.answered(door, ack, outcome, came.elapsed());
+        Published { durable, ..published }
+    }
+
+    /// Whether the event log commits it within the deadline. An error only when it surely never will.
+    async fn committed(&self, position: Position, key: Key) -> Result<bool, PublishError> {
+        let deadline = self.config.durable_deadline;
+        // The log keeps the deadline itself; this is for when it doesn't.
+        let limit = deadline + std::time::Duration::from_secs(1);
+        match timeout(limit, self.log.committed(position, key, deadline)).await {
+            Ok(Ok(Committed::Yes)) => Ok(true),
+            Ok(Ok(Committed::NotYet)) | Err(_) => Ok(false),
+            Ok(Ok(Committed::Replaced)) => Err(PublishError::lost(position)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, %position, "answered as not durable");
+                Ok(false)
+            }
+        }
+    }
+}
+
+impl Checked {
+    /// Its channel.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.entry.event.channel
+    }
+
+    /// Bytes of its data.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entry.event.data.len()
+    }
+}
+
+impl Accepted {
+    /// Whether the answer must wait for the event log.
+    pub(crate) fn waits(&self) -> bool {
+        self.ack == Ack::Durable
+    }
+}
+
+impl Ack {
+    /// The class of that name; an error names both.
+    pub fn parse(name: &str) -> Result<Self, PublishError> {
+        match name {
+            "accepted" => Ok(Ack::Accepted),
+            "durable" => Ok(Ack::Durable),
+            other => Err(PublishError::invalid(
+                "bad-ack",
+                format!("ack: {other:?} is no ack class; it is accepted (the default) or durable"),
+            )),
+        }
+    }
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ack::Accepted => "accepted",
+            Ack::Durable => "durable",
+        }
+    }
+}
+
+impl Door {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Door::Http => "http",
+            Door::Grpc => "grpc",
+            Door::Nats => "nats",
+        }
+    }
+}
+
+/// A W3C `traceparent` of version 00 as it came, or none when it is malformed (which is no reason to
+/// refuse an event).
+pub fn traceparent(text: &str) -> Option<String> {
+    let lengths = [2, 32, 16, 2];
+    let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let mut parts = text.split('-');
+    let well_formed = lengths.iter().all(|len| parts.next().is_some_and(|p| p.len() == *len && hex(p)));
+    (well_formed && parts.next().is_none()).then(|| text.to_owned())
+}

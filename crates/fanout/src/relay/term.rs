@@ -1,0 +1,240 @@
+//! A term of a relay: where it begins, and how it goes on from there until it is dropped.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use foghorn_bus::backoff::Backoff;
+use foghorn_bus::journal::{Bounds, JournalError};
+use foghorn_core::position::Epoch;
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::time::{Instant, sleep_until};
+
+use foghorn_core::entry::Entry;
+
+use super::feed::Sender;
+use super::{OVERLAP, Relay, TIP_EVERY, Tip};
+use crate::metrics::KindLabel;
+
+/// Entries gathered at most before they are sent, even if all are invalid and take no bytes.
+const GATHER_ENTRIES: usize = 10_000;
+/// Entries read at a time when the tail has stalled.
+const READ_ENTRIES: usize = 4096;
+
+type Tail = BoxStream<'static, Result<Entry, JournalError>>;
+
+/// Why a term goes on elsewhere.
+enum Turn {
+    /// The shard is in another epoch, or may be.
+    Epoch,
+}
+
+impl Relay {
+    /// Relays from a little before `note`, for ever.
+    pub(super) async fn relay(&self, note: u64, sent: &AtomicU64, mut tip: Tip) {
+        let mut backoff = waits();
+        let (mut epoch, mut after) = loop {
+            match self.start(note).await {
+                Ok((epoch, after, reached)) => {
+                    sent.store(reached, Ordering::Relaxed);
+                    break (epoch, after);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, shard = %self.shard, "the relay waits for the journal");
+                    backoff.wait().await;
+                }
+            }
+        };
+        backoff.reset();
+        loop {
+            let Turn::Epoch = self.relay_epoch(epoch, after, sent, &mut tip).await;
+            self.rebuilt("epoch");
+            loop {
+                match self.bounds().await {
+                    // The journal's first entry of the epoch: everything in it is new to everyone.
+                    Ok(bounds) if bounds.epoch != epoch => {
+                        tracing::warn!(shard = %self.shard, from = %epoch, to = %bounds.epoch, "the shard is in a new epoch");
+                        (epoch, after) = (bounds.epoch, bounds.first.saturating_sub(1));
+                        sent.store(after, Ordering::Relaxed);
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%error, shard = %self.shard, "the new epoch is unknown"),
+                }
+                backoff.wait().await;
+            }
+            backoff.reset();
+        }
+    }
+
+    /// The epoch, the seq to begin after, and the last one that was sent already: [`OVERLAP`] before
+    /// that, never before the journal's first. A note beyond the last seq is of an epoch that is over.
+    async fn start(&self, note: u64) -> Result<(Epoch, u64, u64), JournalError> {
+        let Bounds { epoch, first, last } = self.bounds().await?;
+        let floor = first.saturating_sub(1);
+        let sent = match note {
+            // Nobody has sent anything: whoever wants what was before gets it from the event log.
+            0 => last,
+            note if note > last => floor,
+            note => note,
+        };
+        if sent <= floor {
+            return Ok((epoch, floor, floor));
+        }
+        let page = self.journal.read(self.shard, sent - 1, 1, 1).await?;
+        let Some(entry) = page.entries.first() else { return Ok((epoch, sent, sent)) };
+        let overlap = self.journal.seek(self.shard, entry.time.minus(OVERLAP)).await?;
+        Ok((epoch, overlap.clamp(floor, sent), sent))
+    }
+
+    async fn relay_epoch(&self, epoch: Epoch, after: u64, sent: &AtomicU64, tip: &mut Tip) -> Turn {
+        let mut sender = Sender::new(self, epoch, after, sent);
+        let mut backoff = waits();
+        let mut tail = self.journal.tail(self.shard, after);
+        // The first batch says where the relay begins.
+        let mut beacon_at = Instant::now();
+        let mut progress = Progress { to: after, tip: after, behind_since: None };
+        loop {
+            tokio::select! {
+                entry = tail.next() => {
+                    let ended = match entry {
+                        Some(Ok(entry)) => {
+                            let ended = self.gather(entry, &mut tail, &mut sender).await;
+                            backoff.reset();
+                            ended
+                        }
+                        Some(Err(error)) => Some(error),
+                        None => Some(JournalError::Unavailable("the tail ended".to_owned())),
+                    };
+                    sender.flush().await;
+                    beacon_at = Instant::now() + self.beacon_interval;
+                    match ended {
+                        None => {}
+                        Some(JournalError::Epoch { .. }) => return Turn::Epoch,
+                        Some(JournalError::Unavailable(error)) => {
+                            tracing::warn!(error, shard = %self.shard, after = sender.to(), "the relay's tail ended");
+                            self.rebuilt("ended");
+                            tail = self.tail_after(sender.to(), backoff.next_wait());
+                        }
+                    }
+                    // The lease and the tip get their turn however fast the tail is.
+                    tokio::task::yield_now().await;
+                }
+                Ok(()) = tip.changed() => {
+                    let Some(bounds) = *tip.borrow_and_update() else { continue };
+                    if bounds.epoch != epoch {
+                        return Turn::Epoch;
+                    }
+                    sender.knows(bounds.last);
+                    if progress.stalled(sender.to(), bounds.last) {
+                        tracing::warn!(shard = %self.shard, at = sender.to(), tip = bounds.last, "the relay's tail has stalled");
+                        self.rebuilt("stalled");
+                        if let Err(JournalError::Epoch { .. }) = self.catch_up(&mut sender).await {
+                            return Turn::Epoch;
+                        }
+                        tail = self.journal.tail(self.shard, sender.to());
+                    }
+                    progress.report(self, sender.to());
+                }
+                () = sleep_until(beacon_at) => {
+                    sender.send_beacon().await;
+                    beacon_at = Instant::now() + self.beacon_interval;
+                }
+            }
+        }
+    }
+
+    /// Takes `first` and whatever else the tail has ready, without waiting: a lone event goes at once.
+    async fn gather(&self, first: Entry, tail: &mut Tail, sender: &mut Sender<'_>) -> Option<JournalError> {
+        let mut entry = first;
+        loop {
+            if entry.seq > sender.to() + 1
+                && let Err(error) = self.check_gap(sender).await
+            {
+                return Some(error);
+            }
+            sender.take(entry).await;
+            if sender.entries() >= GATHER_ENTRIES {
+                return None;
+            }
+            entry = match tail.next().now_or_never() {
+                None => return None,
+                Some(Some(Ok(next))) => next,
+                Some(Some(Err(error))) => return Some(error),
+                Some(None) => return Some(JournalError::Unavailable("the tail ended".to_owned())),
+            };
+        }
+    }
+
+    /// Between the last entry and the next some are missing. Single ones were deleted, and count as
+    /// covered; but when the journal was trimmed past us, they are events that we haven't seen.
+    async fn check_gap(&self, sender: &mut Sender<'_>) -> Result<(), JournalError> {
+        let first = self.bounds().await?.first;
+        if first > sender.to() + 1 {
+            tracing::warn!(shard = %self.shard, at = sender.to(), first, "the journal was trimmed past the relay");
+            self.rebuilt("trimmed");
+            sender.jump(first - 1).await;
+        }
+        Ok(())
+    }
+
+    /// Reads what the tail doesn't give.
+    async fn catch_up(&self, sender: &mut Sender<'_>) -> Result<(), JournalError> {
+        let page = self.journal.read(self.shard, sender.to(), READ_ENTRIES, self.feed.batch_bytes()).await?;
+        if page.epoch != sender.epoch() {
+            return Err(JournalError::Epoch { shard: self.shard, epoch: page.epoch });
+        }
+        if page.from > sender.to() {
+            self.rebuilt("trimmed");
+            sender.jump(page.from).await;
+        }
+        for entry in page.entries {
+            sender.take(entry).await;
+        }
+        sender.cover(page.to);
+        sender.flush().await;
+        Ok(())
+    }
+
+    fn tail_after(&self, after: u64, wait: Duration) -> Tail {
+        let (journal, shard) = (self.journal.clone(), self.shard);
+        let opened = tokio::time::sleep(wait).into_stream();
+        opened.flat_map(move |()| journal.tail(shard, after)).boxed()
+    }
+
+    fn rebuilt(&self, reason: &'static str) {
+        self.metrics.relay_rebuilds.get_or_create(&KindLabel { reason }).inc();
+    }
+}
+
+/// How the relay keeps up with the tip, from one look at it to the next.
+struct Progress {
+    to: u64,
+    tip: u64,
+    behind_since: Option<Instant>,
+}
+
+impl Progress {
+    /// Whether nothing came since the last look, although there was something to come.
+    fn stalled(&mut self, to: u64, tip: u64) -> bool {
+        let stalled = to == self.to && self.tip > to;
+        let behind = self.tip.max(self.to) > to;
+        self.behind_since = behind.then(|| self.behind_since.unwrap_or_else(|| Instant::now() - TIP_EVERY));
+        (self.to, self.tip) = (to, tip);
+        stalled
+    }
+
+    fn report(&self, relay: &Relay, to: u64) {
+        let label = super::shard_label(relay.shard);
+        let entries = i64::try_from(self.tip.saturating_sub(to)).unwrap_or(i64::MAX);
+        relay.metrics.relay_lag_entries.get_or_create(&label).set(entries);
+        let seconds = self.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+        relay.metrics.relay_lag_seconds.get_or_create(&label).set(seconds);
+    }
+}
+
+/// Waits before the journal is tried again.
+fn waits() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
+}

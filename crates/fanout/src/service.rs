@@ -1,0 +1,131 @@
+//! Fan-out put together: the doors and the relays over the ports they are given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foghorn_bus::backoff::Backoff;
+use foghorn_bus::journal::Journal;
+use foghorn_bus::lease::Leases;
+use foghorn_bus::live::LiveFeed;
+use foghorn_bus::log::EventLog;
+use foghorn_bus::nats::Requests;
+use foghorn_core::policy::Policies;
+use foghorn_http::guard::Guard;
+use foghorn_rpc::v1::publisher_server::PublisherServer;
+use foghorn_telemetry::health::{Health, Part};
+use foghorn_telemetry::shutdown::Shutdown;
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::grpc::{self, GrpcDoor};
+use crate::http::PublishHandler;
+use crate::metrics::Metrics;
+use crate::nats;
+use crate::publish::Publisher;
+use crate::relay::Relay;
+
+/// What fan-out stands on.
+pub struct Ports {
+    /// Where events become real.
+    pub journal: Arc<dyn Journal>,
+    /// Where batches go.
+    pub feed: Arc<dyn LiveFeed>,
+    /// Who relays which shard.
+    pub leases: Arc<dyn Leases>,
+    /// Who knows what is durable.
+    pub log: Arc<dyn EventLog>,
+}
+
+/// A fan-out: hands out its doors and runs its relays.
+pub struct Fanout {
+    ports: Ports,
+    config: Config,
+    metrics: Metrics,
+    journal_part: Part,
+    shutdown: Shutdown,
+    publisher: Arc<Publisher>,
+}
+
+impl Fanout {
+    /// Puts it together. Registers its metrics, and the part `journal` of `health`, ready once every
+    /// shard's journal has answered. `config` has been [checked](Config::check).
+    pub fn new(
+        ports: Ports,
+        policies: Arc<Policies>,
+        config: Config,
+        health: &Health,
+        shutdown: Shutdown,
+        registry: &mut Registry,
+    ) -> Self {
+        let metrics = Metrics::register(registry);
+        let publisher = Arc::new(Publisher::new(
+            ports.journal.clone(),
+            ports.log.clone(),
+            policies,
+            config.clone(),
+            metrics.clone(),
+            shutdown.clone(),
+        ));
+        let journal_part = health.part("journal", "the journal has not answered yet");
+        Fanout { ports, config, metrics, journal_part, shutdown, publisher }
+    }
+
+    /// The one way in, for whoever publishes within the process.
+    pub fn publisher(&self) -> Arc<Publisher> {
+        self.publisher.clone()
+    }
+
+    /// What answers [`crate::http::PATH`].
+    pub fn http(&self, guard: Guard) -> PublishHandler {
+        PublishHandler::new(self.publisher.clone(), guard)
+    }
+
+    /// What answers `foghorn.v1.Publisher`.
+    pub fn grpc(&self) -> PublisherServer<GrpcDoor> {
+        grpc::publisher(self.publisher.clone())
+    }
+
+    /// Runs the relays, and the NATS door if there are `requests`, until shutdown; then returns, leases
+    /// given up and requests answered.
+    pub async fn run(self, requests: Option<Requests>) {
+        let mut tasks = JoinSet::new();
+        for shard in self.ports.journal.shards().shards() {
+            let relay = Relay::new(
+                shard,
+                self.ports.journal.clone(),
+                self.ports.feed.clone(),
+                self.ports.leases.clone(),
+                self.config.beacon_interval,
+                self.metrics.clone(),
+                self.shutdown.clone(),
+            );
+            tasks.spawn(relay.run());
+        }
+        if let Some(requests) = requests {
+            tasks.spawn(nats::serve(self.publisher.clone(), requests));
+        }
+        tasks.spawn(wait_for_journal(self.ports.journal, self.journal_part, self.shutdown));
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a part of fan-out broke");
+            }
+        }
+    }
+}
+
+/// Makes the process ready once every shard's journal has answered. Later failures are answered request
+/// by request: all replicas share the journal, so there is none that traffic had better go to.
+async fn wait_for_journal(journal: Arc<dyn Journal>, part: Part, shutdown: Shutdown) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    for shard in journal.shards().shards() {
+        while let Err(error) = journal.bounds(shard).await {
+            part.not_ready(error.to_string());
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = shutdown.wait() => return,
+            }
+        }
+    }
+    part.ready();
+}

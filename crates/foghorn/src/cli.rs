@@ -1,0 +1,346 @@
+//! The command line. Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use foghorn_telemetry::logging::LogFormat;
+
+use crate::config::{self, Config};
+use crate::{client, cluster, healthcheck, standalone};
+
+/// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
+#[derive(Debug, Parser)]
+#[command(name = "foghorn", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything in one process, with nothing else installed
+    Standalone(Standalone),
+    /// A gateway: holds the listeners' streams
+    Gateway(Gateway),
+    /// A fan-out: takes publishes, relays the journal to the gateways
+    Fanout(Fanout),
+    /// An event log: writes the journal to PostgreSQL, answers replays
+    Eventlog(Eventlog),
+    /// Publish events
+    Publish(client::publish::Args),
+    /// Listen to channels and patterns
+    Subscribe(client::subscribe::Args),
+    /// Measure a deployment
+    Bench(client::bench::Args),
+    /// Check or show the configuration
+    Config(ConfigCommand),
+    /// Ask an admin port whether its process is ready (exit code 0) or not (1)
+    Healthcheck(healthcheck::Args),
+}
+
+/// What every service takes.
+#[derive(Debug, Args)]
+struct Common {
+    /// Configuration file (TOML); every key can also be set as FOGHORN_… in the environment
+    #[arg(long, env = "FOGHORN_CONFIG")]
+    config: Option<PathBuf>,
+    /// Number of shards, 1 to 8; the same in every process of a cluster
+    #[arg(long)]
+    shards: Option<u64>,
+    /// How logs look
+    #[arg(long, value_name = "text|json", value_parser = log_format)]
+    log: Option<LogFormat>,
+    /// Listen beyond loopback although nobody has to authenticate
+    #[arg(long)]
+    allow_anonymous: bool,
+}
+
+#[derive(Debug, Args)]
+struct Standalone {
+    #[command(flatten)]
+    common: Common,
+    /// Where HTTP is served [default: 127.0.0.1:8080]
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Where gRPC is served [default: 127.0.0.1:50051]
+    #[arg(long)]
+    grpc: Option<SocketAddr>,
+    /// Where events are kept [default: ./foghorn-data]
+    #[arg(long, conflicts_with = "ephemeral")]
+    data: Option<PathBuf>,
+    /// Keep events in memory only
+    #[arg(long)]
+    ephemeral: bool,
+}
+
+/// Where the bus and the other services are.
+#[derive(Debug, Args)]
+struct Bus {
+    /// NATS URLs, separated by commas
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Gateway {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    bus: Bus,
+    /// Where listeners connect
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Where probes and metrics are served
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+    /// gRPC URLs of event logs, separated by commas
+    #[arg(long, value_name = "URL")]
+    eventlog: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Fanout {
+    #[command(flatten)]
+    gateway: Gateway,
+    /// Where gRPC is served
+    #[arg(long)]
+    grpc: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Eventlog {
+    #[command(subcommand)]
+    command: Option<EventlogCommand>,
+    #[command(flatten)]
+    serve: EventlogServe,
+}
+
+#[derive(Debug, Subcommand)]
+enum EventlogCommand {
+    /// Bring the database's schema up to date, and exit
+    Migrate(Migrate),
+}
+
+#[derive(Debug, Args)]
+struct Migrate {
+    #[command(flatten)]
+    common: Common,
+    /// The database
+    #[arg(long, value_name = "URL")]
+    postgres: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct EventlogServe {
+    #[command(flatten)]
+    database: Migrate,
+    #[command(flatten)]
+    bus: Bus,
+    /// Where gRPC is served
+    #[arg(long)]
+    grpc: Option<SocketAddr>,
+    /// Where probes and metrics are served
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+struct ConfigCommand {
+    #[command(subcommand)]
+    command: ConfigAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigAction {
+    /// Say what is wrong with the configuration, and where
+    Check(ConfigArgs),
+    /// Print the whole configuration as it holds, defaults included (secrets are left out)
+    Show(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The file
+    #[arg(value_name = "FILE", env = "FOGHORN_CONFIG")]
+    file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Parses the arguments and does what they say.
+pub(crate) fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Standalone(args) => service(args.load(), standalone::run),
+        Command::Gateway(args) => service(args.load(), cluster::gateway),
+        Command::Fanout(args) => service(args.load(), cluster::fanout),
+        Command::Eventlog(Eventlog { command: None, serve }) => service(serve.load(), cluster::eventlog),
+        Command::Eventlog(Eventlog { command: Some(EventlogCommand::Migrate(args)), .. }) => {
+            service(args.load(), cluster::migrate)
+        }
+        Command::Publish(args) => client(client::publish::run(args)),
+        Command::Subscribe(args) => client(client::subscribe::run(args)),
+        Command::Bench(args) => client(client::bench::run(args)),
+        Command::Config(args) => config_command(&args.command),
+        Command::Healthcheck(args) => client(healthcheck::run(args)),
+    }
+}
+
+impl Common {
+    fn load(self) -> Result<Config, String> {
+        let mut config = config::read(self.config.as_deref(), std::env::vars())?;
+        config.shards = self.shards.unwrap_or(config.shards);
+        config.log.format = self.log.unwrap_or(config.log.format);
+        config.allow_anonymous |= self.allow_anonymous;
+        Ok(config)
+    }
+}
+
+impl Standalone {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.common.load()?;
+        config.listen.http = self.listen.unwrap_or(config.listen.http);
+        config.listen.grpc = self.grpc.unwrap_or(config.listen.grpc);
+        config.standalone.ephemeral |= self.ephemeral;
+        config.standalone.data = self.data.unwrap_or(config.standalone.data);
+        Ok(config)
+    }
+}
+
+impl Bus {
+    fn apply(self, config: &mut Config) {
+        config.nats.url = self.nats.unwrap_or(std::mem::take(&mut config.nats.url));
+    }
+}
+
+impl Gateway {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.common.load()?;
+        self.bus.apply(&mut config);
+        config.listen.http = self.listen.unwrap_or(config.listen.http);
+        config.listen.admin = self.admin.unwrap_or(config.listen.admin);
+        config.eventlog.url = self.eventlog.unwrap_or(config.eventlog.url);
+        Ok(config)
+    }
+}
+
+impl Fanout {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.gateway.load()?;
+        config.listen.grpc = self.grpc.unwrap_or(config.listen.grpc);
+        Ok(config)
+    }
+}
+
+impl Migrate {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.common.load()?;
+        config.postgres.url = self.postgres.unwrap_or(config.postgres.url);
+        Ok(config)
+    }
+}
+
+impl EventlogServe {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.database.load()?;
+        self.bus.apply(&mut config);
+        config.listen.grpc = self.grpc.unwrap_or(config.listen.grpc);
+        config.listen.admin = self.admin.unwrap_or(config.listen.admin);
+        Ok(config)
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("{other:?} is neither text nor json")),
+    }
+}
+
+/// Runs a service until it ends.
+fn service<F>(config: Result<Config, String>, run: impl FnOnce(Config) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let checked = config.and_then(|config| {
+        config.check()?;
+        foghorn_telemetry::logging::start(config.log.format, &config.log.filter)?;
+        Ok(config)
+    });
+    let config = match checked {
+        Ok(config) => config,
+        Err(error) => return usage(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<crate::process::Misconfigured>() => usage(&error),
+        Err(error) => failed(&error),
+    }
+}
+
+fn client(ended: anyhow::Result<ExitCode>) -> ExitCode {
+    ended.unwrap_or_else(|error| failed(&error))
+}
+
+fn config_command(action: &ConfigAction) -> ExitCode {
+    let (ConfigAction::Check(args) | ConfigAction::Show(args)) = action;
+    let read = config::read(args.file.as_deref(), std::env::vars());
+    match (read, action) {
+        (Err(error), _) if args.json => {
+            println!("{}", serde_json::json!({ "ok": false, "error": error }));
+            ExitCode::from(2)
+        }
+        (Err(error), _) => usage(&error),
+        (Ok(_), ConfigAction::Check(_)) if args.json => {
+            println!("{}", serde_json::json!({ "ok": true }));
+            ExitCode::SUCCESS
+        }
+        (Ok(_), ConfigAction::Check(_)) => {
+            println!("the configuration is in order");
+            ExitCode::SUCCESS
+        }
+        (Ok(config), ConfigAction::Show(_)) => show(config, args.json),
+    }
+}
+
+fn show(mut config: Config, json: bool) -> ExitCode {
+    let hidden = |secret: &mut String| {
+        if !secret.is_empty() {
+            *secret = "(hidden)".to_owned();
+        }
+    };
+    hidden(&mut config.nats.password);
+    hidden(&mut config.nats.token);
+    hidden(&mut config.postgres.url);
+    let text = if json {
+        serde_json::to_string_pretty(&config).map_err(anyhow::Error::from)
+    } else {
+        toml::to_string_pretty(&config).map_err(anyhow::Error::from)
+    };
+    match text {
+        Ok(text) => {
+            println!("{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn usage(error: &impl std::fmt::Display) -> ExitCode {
+    eprintln!("foghorn: {error}");
+    ExitCode::from(2)
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("foghorn: {error:#}");
+    ExitCode::FAILURE
+}

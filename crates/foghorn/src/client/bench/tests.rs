@@ -1,0 +1,142 @@
+//! The benchmark against a server of its own, that keeps its promises or doesn't.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::Parser;
+use futures::{StreamExt as _, stream};
+use http::{Method, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::{Scenario, deliver};
+use crate::client::testing::soon;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+fn parse(line: &str) -> Result<Scenario, String> {
+    Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.scenario).map_err(|error| error.to_string())
+}
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// What a listener gets for the n-th event of its channel.
+type Deliver = fn(usize, &[String]) -> Vec<String>;
+
+/// Channels with all their events.
+struct Server {
+    channels: Mutex<HashMap<String, watch::Sender<Vec<String>>>>,
+    deliver: Deliver,
+}
+
+impl Server {
+    fn channel(&self, name: &str) -> watch::Sender<Vec<String>> {
+        self.channels.lock().entry(name.to_owned()).or_default().clone()
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        if request.method() == Method::POST {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let events: Vec<Value> = serde_json::from_slice(&body).unwrap();
+            for event in &events {
+                let data = event["data"].as_str().unwrap().to_owned();
+                self.channel(event["channel"].as_str().unwrap()).send_modify(|all| all.push(data));
+            }
+            let answers: Value = events.iter().map(|_| json!({ "position": {} })).collect();
+            return Response::new(Full::from(answers.to_string()).boxed_unsync());
+        }
+        let name = request.uri().query().unwrap().strip_prefix("channels=").unwrap();
+        let (events, deliver) = (self.channel(name).subscribe(), self.deliver);
+        let live = stream::iter(["event: stream-live\ndata: {}\n\n".to_owned()]);
+        let frames = live.chain(stream::unfold((events, 0), move |(mut events, next)| async move {
+            let now = events.wait_for(|all| all.len() > next).await.ok()?;
+            let frames: String = deliver(next, &now).iter().map(|data| format!("data: {data}\n\n")).collect();
+            drop(now);
+            Some((frames, (events, next + 1)))
+        }));
+        let body = StreamBody::new(frames.map(|frames| Ok(Frame::data(Bytes::from(frames)))));
+        Response::new(body.boxed_unsync())
+    }
+}
+
+async fn measure(deliver: Deliver) -> deliver::Report {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Arc::new(Server { channels: Mutex::default(), deliver });
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let server = server.clone();
+            let service = service_fn(move |request| {
+                let server = server.clone();
+                async move { Ok::<_, Infallible>(server.answer(request).await) }
+            });
+            tokio::spawn(async move {
+                let serving = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(socket), service);
+                serving.await.is_ok()
+            });
+        }
+    });
+    let line = format!(
+        "bench deliver --url http://{address} --connections 6 --channels 3 --publishers 2 --rate 400 --duration 1500ms \
+         --size 100 --settle 300ms"
+    );
+    let Scenario::Deliver(args) = parse(&line).unwrap() else { panic!("{line}") };
+    soon("the benchmark", deliver::measure(args)).await.unwrap()
+}
+
+#[test]
+fn arguments_are_checked() {
+    for (line, what) in [
+        ("bench publish", "<--url <URL>|--grpc <URL>>"),
+        ("bench publish --url http://a --grpc http://a", "cannot be used with"),
+        ("bench publish --url http://a --stream 5", "cannot be used with"),
+        ("bench deliver --connections 0", "at least 1"),
+        ("bench deliver --rate=-1", "events a second"),
+    ] {
+        let error = parse(line).unwrap_err();
+        assert!(error.contains(what), "{line}: {error}");
+    }
+    let Ok(Scenario::Deliver(_)) = parse("bench deliver --pid 1 --pid 2 --json") else { panic!() };
+}
+
+#[tokio::test]
+async fn an_exact_server_has_no_faults() {
+    let report = measure(|at, all| vec![all[at].clone()]).await;
+    assert_eq!((report.faults.lost, report.faults.duplicated, report.faults.reordered), (0, 0, 0));
+    assert!((1..=601).contains(&report.events), "{report:?}");
+    // Two listeners on each channel.
+    assert_eq!(report.deliveries, report.events * 2);
+    assert_eq!(report.latency_ms.count, report.deliveries);
+    assert_eq!(report.reconnects, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_loses_doubles_and_swaps_is_found_out() {
+    let report = measure(|at, all| match at {
+        5 => vec![],
+        7 => vec![all[7].clone(), all[7].clone()],
+        10 => vec![],
+        11 => vec![all[11].clone(), all[10].clone()],
+        _ => vec![all[at].clone()],
+    })
+    .await;
+    // Each of six listeners meets each fault once.
+    assert_eq!(
+        (report.faults.lost, report.faults.duplicated, report.faults.reordered),
+        (6, 6, 6),
+        "{report:?}"
+    );
+}

@@ -1,0 +1,233 @@
+//! HTTP as the commands use it: one server, known by its base URL, and its refusals in its own words.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::{Client, Response, StatusCode, Url, header};
+use serde_json::Value;
+
+/// How long a connection may take to be made.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Bytes read of an answer that is not an event stream.
+pub(super) const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// Which server a command speaks to.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ServerArgs {
+    /// The server's address, with a path if it is not at the top
+    #[arg(long, env = "FOGHORN_URL", default_value = "http://127.0.0.1:8080", value_parser = base_url)]
+    pub(super) url: Url,
+}
+
+/// A server and the connections to it.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    base: Url,
+    pub(super) client: Client,
+}
+
+impl Server {
+    /// Nothing is connected yet.
+    pub(super) fn new(args: &ServerArgs) -> anyhow::Result<Self> {
+        // Fails only when one is installed already, which is as good.
+        let _installed = rustls::crypto::ring::default_provider().install_default().is_ok();
+        let mut builder = Client::builder()
+            .user_agent(concat!("foghorn/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_DEADLINE)
+            .tcp_nodelay(true)
+            // A redirected POST comes out as a GET; better to say where the server really is.
+            .redirect(reqwest::redirect::Policy::none());
+        if args.url.scheme() == "http" {
+            // Without TLS no certificates are needed, and a slim container has none to load.
+            builder = builder.tls_certs_only([]);
+        }
+        if is_loopback(&args.url) {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|error| anyhow::anyhow!("{}", explain(&error)));
+        Ok(Server { base: args.url.clone(), client: client.context("can't set up HTTP")? })
+    }
+
+    /// The URL of a path below the base, given without a leading slash.
+    pub(super) fn at(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{path}", self.base.path()));
+        url
+    }
+}
+
+/// A server's base URL; its path ends with a slash.
+pub(super) fn base_url(text: &str) -> Result<Url, String> {
+    let mut url = Url::parse(text).map_err(|error| format!("{error}; give it like http://127.0.0.1:8080"))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(format!("it must begin with http:// or https://; did you mean http://{text}?"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("only the address and a path, without ? or #".to_owned());
+    }
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    Ok(url)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Why an exchange failed, causes included: reqwest's own text stops at "error sending request".
+pub(super) fn explain(error: &reqwest::Error) -> String {
+    let mut text = if error.is_timeout() && !error.is_connect() {
+        "no answer in time".to_owned()
+    } else if error.is_connect() {
+        "can't connect".to_owned()
+    } else if error.is_request() {
+        "the connection failed".to_owned()
+    } else {
+        error.to_string()
+    };
+    // The innermost cause is the one that says something; those between repeat it or wrap it.
+    let mut cause = error.source();
+    let mut last = None;
+    while let Some(inner) = cause {
+        last = Some(inner.to_string());
+        cause = inner.source();
+    }
+    if let Some(last) = last.filter(|last| !text.contains(last.as_str())) {
+        text = format!("{text}: {last}");
+    }
+    text
+}
+
+/// An answer other than the one hoped for.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// What the server says: a problem's title and detail, or else the status.
+    pub(super) text: String,
+    /// When it wants to be asked again.
+    pub(super) retry_after: Option<Duration>,
+    /// Whether the same request may succeed later.
+    pub(super) passes: bool,
+}
+
+impl Refusal {
+    /// Reads what the server says.
+    pub(super) async fn read(response: Response) -> Self {
+        let head = Head::of(&response);
+        // The status tells enough if the rest doesn't come.
+        let body = read_body(response).await.unwrap_or_default();
+        Refusal::new(&head, &body)
+    }
+
+    /// From what has been read already.
+    pub(super) fn new(head: &Head, body: &[u8]) -> Self {
+        let status = head.status;
+        let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+        let mut text = status.to_string();
+        if status.is_redirection() {
+            let to = head.location.as_deref().unwrap_or("somewhere else");
+            text = format!("{text}: the server says to go to {to}; give that as --url");
+        } else if let Some(said) = problem_text(&problem) {
+            text = format!("{text}: {said}");
+        }
+        let passes =
+            problem.get("retryable").and_then(Value::as_bool).unwrap_or_else(|| passes_by_status(status));
+        Refusal { status, text, retry_after: head.retry_after, passes }
+    }
+}
+
+fn passes_by_status(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        )
+}
+
+/// What a refusal needs of a response's head.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub(super) status: StatusCode,
+    location: Option<String>,
+    retry_after: Option<Duration>,
+}
+
+impl Head {
+    /// Copies it.
+    pub(super) fn of(response: &Response) -> Self {
+        let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
+        Head {
+            status: response.status(),
+            location: text(header::LOCATION).map(str::to_owned),
+            retry_after: text(header::RETRY_AFTER).and_then(|s| s.parse().ok()).map(Duration::from_secs),
+        }
+    }
+}
+
+/// A body of at most [`ANSWER_BYTES_MAX`]; what is beyond is left.
+pub(super) async fn read_body(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        let room = ANSWER_BYTES_MAX - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() >= room {
+            break;
+        }
+    }
+    Ok(body)
+}
+
+/// The title and detail of a problem (RFC 9457), or a plain error's message.
+pub(super) fn problem_text(problem: &Value) -> Option<String> {
+    let text = |key| problem.get(key).and_then(Value::as_str);
+    match (text("title").or_else(|| text("code")), text("detail").or_else(|| text("message"))) {
+        (Some(title), Some(detail)) => Some(format!("{title}: {detail}")),
+        (one, other) => one.or(other).map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_is_checked_and_extended() {
+        for (text, path) in [
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/api/publish"),
+            ("https://events.example.com/push", "https://events.example.com/push/api/publish"),
+            ("http://[::1]:1/a/", "http://[::1]:1/a/api/publish"),
+        ] {
+            let server = Server::new(&ServerArgs { url: base_url(text).unwrap() }).unwrap();
+            assert_eq!(server.at("api/publish").as_str(), path);
+        }
+        for (bad, hint) in [
+            ("localhost:8080", "did you mean http://localhost:8080?"),
+            ("127.0.0.1:8080", "like http://"),
+            ("http://a/?x=1", "without ?"),
+        ] {
+            assert!(base_url(bad).unwrap_err().contains(hint), "{bad}: {:?}", base_url(bad));
+        }
+    }
+
+    #[test]
+    fn a_refusal_speaks_the_servers_words() {
+        let head = |status, location: Option<&str>| Head {
+            status: StatusCode::from_u16(status).unwrap(),
+            location: location.map(str::to_owned),
+            retry_after: None,
+        };
+        let problem = br#"{"type":"x","title":"Not a channel","status":400,"detail":"token 2 is empty"}"#;
+        let refusal = Refusal::new(&head(400, None), problem);
+        assert_eq!(refusal.text, "400 Bad Request: Not a channel: token 2 is empty");
+        assert!(!refusal.passes);
+        assert_eq!(Refusal::new(&head(502, None), b"<html>").text, "502 Bad Gateway");
+        assert!(Refusal::new(&head(503, None), b"").passes);
+        let moved = Refusal::new(&head(301, Some("https://a/")), b"");
+        assert!(moved.text.contains("https://a/; give that as --url"), "{}", moved.text);
+    }
+}

@@ -1,0 +1,221 @@
+//! A cluster's services, each a process of its own.
+//!
+//! All start alike: the admin port first, so that probes hear what a start waits for; then the bus; then
+//! what the service is. Nothing here needs another service to be there: each waits for what it needs,
+//! unready, and says so.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tonic::service::Routes;
+
+use foghorn_bus::nats::{Bus, BusError, Credentials, NatsOptions, Parameters};
+use foghorn_eventlog::postgres::writer::TRIM_BEHIND_DEFAULT;
+use foghorn_eventlog::postgres::{MigrateError, PostgresOptions};
+use foghorn_eventlog::service::Service as EventLogService;
+use foghorn_eventlog::shared::SharedPolicies;
+use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
+use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
+use foghorn_http::guard::Guard;
+use foghorn_rpc::client::RemoteEventLog;
+
+use crate::config::Config;
+use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
+
+/// The queue group of fan-outs: each request on the bus goes to one of them.
+const FANOUTS: &str = "foghorn-fanout";
+
+/// `foghorn gateway`.
+pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
+    check_exposure(&config, &[config.listen.http, config.listen.admin])?;
+    let process = Process::start()?;
+    let http = process::listen("http", config.listen.http).await?;
+    spawn_admin(&config, &process).await?;
+    let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
+    let parameters = parameters(&config)?;
+    let Some(agreed) = process.unless_stopped(bus.agree(&parameters)).await else { return Ok(()) };
+    agreed.map_err(bus_error)?;
+
+    let log = remote_log(&config, &process)?;
+    let ports = GatewayPorts {
+        feed: Arc::new(bus.live(parameters.shards)),
+        log,
+        shards: parameters.shards,
+        policies: config.checked_policies().map_err(Misconfigured)?,
+        guard: guard(&config),
+        health: process.health.clone(),
+    };
+    let gateway = Gateway::start(config.gateway.clone(), ports, &mut process.registry.write());
+    let (stop, stopped) = watch::channel(false);
+    let http = spawn_http(http, gateway.api(), &config, stopped);
+
+    process.shutdown.wait().await;
+    gateway.drain(|| drop(stop.send_replace(true))).await;
+    last_requests(async { Ok(http.await?) }).await
+}
+
+/// `foghorn fanout`.
+pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
+    check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
+    let process = Process::start()?;
+    let http = process::listen("http", config.listen.http).await?;
+    let grpc = process::listen("grpc", config.listen.grpc).await?;
+    spawn_admin(&config, &process).await?;
+    let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
+    let parameters = parameters(&config)?;
+    let opened = process.unless_stopped(async {
+        let (journal, leases) = (bus.journal(&parameters).await?, bus.leases().await?);
+        Ok((journal, leases, bus.serve_requests(FANOUTS).await?))
+    });
+    let Some(opened) = opened.await else { return Ok(()) };
+    let (journal, leases, requests) = opened.map_err(bus_error)?;
+
+    let ports = FanoutPorts {
+        journal: Arc::new(journal),
+        feed: Arc::new(bus.live(parameters.shards)),
+        leases: Arc::new(leases),
+        log: remote_log(&config, &process)?,
+    };
+    let policies = config.checked_policies().map_err(Misconfigured)?;
+    let fanout = Fanout::new(
+        ports,
+        policies,
+        config.fanout.clone(),
+        &process.health,
+        process.shutdown.clone(),
+        &mut process.registry.write(),
+    );
+    let http = spawn_http(http, Arc::new(fanout.http(guard(&config))), &config, process.shutdown.receiver());
+    let grpc = tokio::spawn(foghorn_rpc::serve::serve(
+        grpc,
+        Routes::new(fanout.grpc()),
+        &["foghorn.v1.Publisher"],
+        process.shutdown.receiver(),
+    ));
+    // Returns when it is time to stop, leases given up and requests answered.
+    fanout.run(Some(requests)).await;
+    last_requests(async {
+        http.await?;
+        Ok(grpc.await??)
+    })
+    .await
+}
+
+/// `foghorn eventlog`.
+pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
+    check_exposure(&config, &[config.listen.grpc, config.listen.admin])?;
+    let process = Process::start()?;
+    let grpc = process::listen("grpc", config.listen.grpc).await?;
+    spawn_admin(&config, &process).await?;
+    let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
+    let parameters = parameters(&config)?;
+    let opened =
+        process.unless_stopped(async { Ok((bus.journal(&parameters).await?, bus.leases().await?)) });
+    let Some(opened) = opened.await else { return Ok(()) };
+    let (journal, leases) = opened.map_err(bus_error)?;
+
+    let postgres = process.health.part("postgres", "PostgreSQL");
+    let metrics = foghorn_eventlog::metrics::Metrics::register(&mut process.registry.write());
+    let policies = config.checked_policies().map_err(Misconfigured)?;
+    let service = EventLogService {
+        postgres: postgres_options(&config),
+        journal: Arc::new(journal),
+        leases: Arc::new(leases),
+        policies: SharedPolicies::from((*policies).clone()),
+        trim_behind: TRIM_BEHIND_DEFAULT,
+        metrics,
+    };
+    let Some(running) = process.unless_stopped(service.start()).await else { return Ok(()) };
+    let running = running.map_err(migrate_error)?;
+    postgres.ready();
+    let routes = Routes::new(foghorn_rpc::server::event_log(running.log(), parameters.shards));
+    let grpc = tokio::spawn(foghorn_rpc::serve::serve(
+        grpc,
+        routes,
+        &["foghorn.v1.EventLog"],
+        process.shutdown.receiver(),
+    ));
+    process.shutdown.wait().await;
+    last_requests(async { Ok(grpc.await??) }).await?;
+    running.stop().await;
+    Ok(())
+}
+
+/// `foghorn eventlog migrate`.
+pub(crate) async fn migrate(config: Config) -> anyhow::Result<()> {
+    let migrated = foghorn_eventlog::postgres::migrate(&config.postgres.url).await.map_err(migrate_error)?;
+    if migrated.steps.is_empty() {
+        println!("the schema is at version {} already", migrated.to);
+    } else {
+        println!("the schema went from version {} to {}: {}", migrated.from, migrated.to, migrated.steps.join(", "));
+    }
+    Ok(())
+}
+
+/// The bus, once it answers. `None` when the process is told to stop first.
+async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<Bus>> {
+    let waiting = process.health.part("nats", "NATS");
+    let metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
+    let connecting = Bus::connect(nats_options(config), metrics);
+    let Some(bus) = process.unless_stopped(connecting).await else { return Ok(None) };
+    let bus = bus.map_err(bus_error)?;
+    waiting.ready();
+    Ok(Some(bus))
+}
+
+fn nats_options(config: &Config) -> NatsOptions {
+    let nats = &config.nats;
+    let credentials = if !nats.credentials.as_os_str().is_empty() {
+        Some(Credentials::File(nats.credentials.clone()))
+    } else if !nats.user.is_empty() {
+        Some(Credentials::User { user: nats.user.clone(), password: nats.password.clone() })
+    } else if !nats.token.is_empty() {
+        Some(Credentials::Token(nats.token.clone()))
+    } else {
+        None
+    };
+    NatsOptions {
+        urls: nats.url.split(',').map(|url| url.trim().to_owned()).collect(),
+        credentials,
+        replicas: nats.replicas,
+        journal_bytes: nats.journal_bytes,
+        ..NatsOptions::default()
+    }
+}
+
+fn postgres_options(config: &Config) -> PostgresOptions {
+    PostgresOptions { readers: config.postgres.connections, ..PostgresOptions::new(&config.postgres.url) }
+}
+
+fn parameters(config: &Config) -> Result<Parameters, Misconfigured> {
+    Ok(Parameters {
+        shards: config.shard_count().map_err(Misconfigured)?,
+        event_bytes: config.limits.event_bytes,
+    })
+}
+
+fn guard(config: &Config) -> Guard {
+    Guard::new(&config.http.hosts, &config.http.origins)
+}
+
+fn remote_log(config: &Config, process: &Process) -> anyhow::Result<Arc<RemoteEventLog>> {
+    let shards = config.shard_count().map_err(Misconfigured)?;
+    let mut registry = process.registry.write();
+    let log = RemoteEventLog::new(&config.eventlog.url, shards, &mut registry);
+    log.map(Arc::new).map_err(|error| Misconfigured(format!("eventlog.url: {error}")).into())
+}
+
+/// What was configured wrongly exits with 2; what NATS refuses, with 1.
+fn bus_error(error: BusError) -> anyhow::Error {
+    match error {
+        BusError::Options(_) | BusError::Parameters(_) => Misconfigured(error.to_string()).into(),
+        BusError::Stream { .. } | BusError::Refused { .. } => error.into(),
+    }
+}
+
+fn migrate_error(error: MigrateError) -> anyhow::Error {
+    match error {
+        MigrateError::Database(_) => error.into(),
+        other => Misconfigured(other.to_string()).into(),
+    }
+}

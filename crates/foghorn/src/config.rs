@@ -1,0 +1,264 @@
+//! The configuration: one TOML file, every key also in the environment, and flags over both.
+//!
+//! A key `section.name` is `FOGHORN_SECTION_NAME` in the environment. What is wrong is said with its
+//! place: the line in the file, the variable, or the flag.
+
+mod read;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use foghorn_core::event::{FRAME_BYTES_DEFAULT, FRAME_BYTES_MAX};
+use foghorn_core::policy::{Policies, Policy};
+use foghorn_core::shard::ShardCount;
+use foghorn_telemetry::logging::LogFormat;
+
+pub(crate) use read::read;
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// How many totally ordered sequences there are, 1 to 8; the same in every process of a cluster.
+    pub shards: u64,
+    /// Whether to listen beyond loopback although nobody has to authenticate.
+    pub allow_anonymous: bool,
+    pub log: Log,
+    pub listen: Listen,
+    pub http: Http,
+    pub limits: Limits,
+    pub standalone: Standalone,
+    pub nats: Nats,
+    pub eventlog: EventLog,
+    pub postgres: Postgres,
+    pub gateway: foghorn_gateway::config::Config,
+    pub fanout: foghorn_fanout::config::Config,
+    /// What holds for which channels.
+    #[serde(rename = "policy")]
+    pub policies: Vec<Policy>,
+}
+
+/// What logs look like and how much they say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    pub format: LogFormat,
+    /// A level, or tracing directives such as `info,foghorn_gateway=debug`.
+    pub filter: String,
+}
+
+/// Where to listen. Port 0 takes a free one and the log says which.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Listen {
+    pub http: SocketAddr,
+    pub grpc: SocketAddr,
+    /// Probes and metrics. Standalone has them on the HTTP port.
+    pub admin: SocketAddr,
+}
+
+/// Who may ask over HTTP, besides loopback.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Http {
+    /// Host names that are served; `*` for all (behind a proxy that checks them).
+    pub hosts: Vec<String>,
+    /// Origins whose pages may use the API, besides the server's own.
+    pub origins: Vec<String>,
+    /// Most connections to one listener.
+    pub connections: usize,
+}
+
+/// What holds for the whole cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    /// Most bytes of an event as an SSE frame.
+    pub event_bytes: usize,
+}
+
+/// The laptop.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Standalone {
+    /// Where events are kept.
+    pub data: PathBuf,
+    /// Whether they are kept in memory alone.
+    pub ephemeral: bool,
+}
+
+/// Where gateways and fan-outs find the event log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EventLog {
+    /// One or more gRPC URLs, separated by commas.
+    pub url: String,
+}
+
+/// The bus. Secrets are better given in the environment.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Nats {
+    /// One or more server URLs, separated by commas.
+    pub url: String,
+    pub user: String,
+    pub password: String,
+    pub token: String,
+    /// A `.creds` file.
+    pub credentials: PathBuf,
+    /// Copies of the journal; 3 for a cluster that survives the loss of a server.
+    pub replicas: usize,
+    /// Bytes of each shard's journal; at the bound, publishing is refused until the log has caught up.
+    pub journal_bytes: u64,
+}
+
+/// The event log's database.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Postgres {
+    /// `postgres://user:password@host/database`.
+    pub url: String,
+    /// Most connections that one process reads with; writers have one for each shard besides.
+    pub connections: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            shards: 1,
+            allow_anonymous: false,
+            log: Log::default(),
+            listen: Listen::default(),
+            http: Http::default(),
+            limits: Limits::default(),
+            standalone: Standalone::default(),
+            nats: Nats::default(),
+            eventlog: EventLog::default(),
+            postgres: Postgres::default(),
+            gateway: foghorn_gateway::config::Config::default(),
+            fanout: foghorn_fanout::config::Config::default(),
+            policies: Vec::new(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http { hosts: Vec::new(), origins: Vec::new(), connections: 100_000 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Listen {
+            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            grpc: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { event_bytes: FRAME_BYTES_DEFAULT }
+    }
+}
+
+impl Default for Standalone {
+    fn default() -> Self {
+        Standalone { data: PathBuf::from("foghorn-data"), ephemeral: false }
+    }
+}
+
+impl Default for Nats {
+    fn default() -> Self {
+        Nats {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            user: String::new(),
+            password: String::new(),
+            token: String::new(),
+            credentials: PathBuf::new(),
+            replicas: 1,
+            journal_bytes: 1 << 30,
+        }
+    }
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Postgres { url: "postgres://foghorn@127.0.0.1/foghorn".to_owned(), connections: 16 }
+    }
+}
+
+/// Without the secrets.
+impl std::fmt::Debug for Nats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nats").field("replicas", &self.replicas).field("journal_bytes", &self.journal_bytes).finish_non_exhaustive()
+    }
+}
+
+/// Without the URL, which holds the password.
+impl std::fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Postgres").field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        EventLog { url: "http://127.0.0.1:50052".to_owned() }
+    }
+}
+
+impl Config {
+    /// The number of shards as its type.
+    pub(crate) fn shard_count(&self) -> Result<ShardCount, String> {
+        ShardCount::new(self.shards).map_err(|error| format!("shards: {error}"))
+    }
+
+    /// The policies, checked against each other.
+    pub(crate) fn checked_policies(&self) -> Result<Arc<Policies>, String> {
+        Policies::new(self.policies.clone()).map(Arc::new).map_err(|error| error.to_string())
+    }
+
+    /// What is wrong across keys, or with values that their types allow.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.shard_count()?;
+        self.checked_policies()?;
+        if self.http.connections == 0 {
+            return Err("http.connections must be at least 1".to_owned());
+        }
+        self.gateway.check()?;
+        self.fanout.check()?;
+        if !(1024..=FRAME_BYTES_MAX).contains(&self.limits.event_bytes) {
+            return Err(format!("limits.event_bytes must be between 1024 and {FRAME_BYTES_MAX}, not {}", self.limits.event_bytes));
+        }
+        for policy in &self.policies {
+            if policy.event_bytes.is_some_and(|bytes| bytes > self.limits.event_bytes) {
+                return Err(format!("policy {}: event_bytes is above limits.event_bytes ({})", policy.pattern, self.limits.event_bytes));
+            }
+        }
+        tracing_subscriber::EnvFilter::try_new(&self.log.filter).map_err(|error| format!("log.filter: {error}"))?;
+        Ok(())
+    }
+
+    /// Refuses to listen where others can reach it while nobody has to say who they are.
+    pub(crate) fn check_exposure(&self, addresses: &[SocketAddr]) -> Result<(), String> {
+        match addresses.iter().find(|address| !address.ip().is_loopback()) {
+            Some(open) if !self.allow_anonymous => Err(format!(
+                "{open} can be reached from other machines and no authentication is configured, so anybody could \
+                 publish and listen; listen on 127.0.0.1, or say --allow-anonymous if that is meant"
+            )),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What every service's process does alike: sockets, the admin port, signals.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use foghorn_http::Handler;
+use foghorn_http::serve::{Limits, bind, serve};
+use foghorn_telemetry::admin::{Admin, SharedRegistry};
+use foghorn_telemetry::health::Health;
+use foghorn_telemetry::shutdown::{self, Shutdown};
+
+use crate::config::Config;
+
+/// How long connections may take to end after everything was said.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// A service can't start because of how it was told to: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Misconfigured(pub(crate) String);
+
+/// What a process has whatever it serves.
+pub(crate) struct Process {
+    pub(crate) health: Health,
+    pub(crate) registry: SharedRegistry,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Process {
+    /// Takes over the signals.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let (trigger, shutdown) = shutdown::channel();
+        shutdown::on_signals(trigger)?;
+        Ok(Process { health: Health::default(), registry: SharedRegistry::default(), shutdown })
+    }
+}
+
+impl Process {
+    /// What answers probes and scrapes.
+    pub(crate) fn admin(&self) -> Admin {
+        Admin::new(self.health.clone(), self.registry.clone())
+    }
+
+    /// What comes of `starting`; `None` when the process is told to stop first.
+    pub(crate) async fn unless_stopped<T>(&self, starting: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            started = starting => Some(started),
+            () = self.shutdown.wait() => None,
+        }
+    }
+}
+
+/// Waits for what runs to end, but not for long: whoever killed us politely won't wait for ever either.
+pub(crate) async fn last_requests(ending: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    if let Ok(ended) = tokio::time::timeout(LAST_REQUESTS, ending).await {
+        return ended;
+    }
+    tracing::warn!("some requests did not end within {LAST_REQUESTS:?}; they are cut off");
+    Ok(())
+}
+
+/// Listens for HTTP.
+pub(crate) async fn listen(service: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    bind(service, address).await.map_err(|error| Misconfigured(error.to_string()).into())
+}
+
+/// Serves HTTP in a task of its own until `stop` turns true.
+pub(crate) fn spawn_http(
+    listener: TcpListener,
+    handler: Arc<dyn Handler>,
+    config: &Config,
+    stop: watch::Receiver<bool>,
+) -> tokio::task::JoinHandle<()> {
+    let limits = Limits { connections: config.http.connections, ..Limits::default() };
+    tokio::spawn(serve(listener, handler, limits, stop))
+}
+
+/// Serves the admin port until the process ends: probes must see it drain.
+pub(crate) async fn spawn_admin(config: &Config, process: &Process) -> anyhow::Result<()> {
+    let admin = process.admin();
+    let listener = listen("admin", config.listen.admin).await?;
+    let (forever, stop) = watch::channel(false);
+    tokio::spawn(async move {
+        serve(listener, Arc::new(admin), Limits { connections: 256, ..Limits::default() }, stop).await;
+        drop(forever);
+    });
+    Ok(())
+}
+
+/// Checks that what is listened on may be.
+pub(crate) fn check_exposure(config: &Config, addresses: &[SocketAddr]) -> Result<(), Misconfigured> {
+    config.check_exposure(addresses).map_err(Misconfigured)
+}

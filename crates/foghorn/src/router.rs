@@ -1,0 +1,50 @@
+//! Which service answers which path, where one listener serves several.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use foghorn_http::guard::Guard;
+use foghorn_http::problem::Problem;
+use foghorn_http::{Handler, Response};
+use foghorn_telemetry::admin::Admin;
+use http::{Method, Request};
+use hyper::body::Incoming;
+
+use crate::page;
+
+/// Standalone's one port.
+pub(crate) struct Router {
+    pub(crate) publish: Arc<dyn Handler>,
+    pub(crate) events: Arc<dyn Handler>,
+    pub(crate) admin: Admin,
+    pub(crate) guard: Guard,
+}
+
+impl Handler for Router {
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
+        match request.uri().path() {
+            "/api/publish" => self.publish.handle(request, peer),
+            path if path.starts_with("/api/") => self.events.handle(request, peer),
+            _ => Box::pin(async move { self.other(&request) }),
+        }
+    }
+}
+
+impl Router {
+    fn other(&self, request: &Request<Incoming>) -> Response {
+        if let Err(problem) = self.guard.check(request.headers()) {
+            return problem.into_response();
+        }
+        let path = request.uri().path();
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Problem::method("GET").into_response();
+        }
+        let answer = page::answer(path).or_else(|| self.admin.answer(path));
+        answer.unwrap_or_else(|| Problem::not_found(path).into_response())
+    }
+}

@@ -1,0 +1,120 @@
+//! Everything in one process: the same services as a cluster's, over an in-process bus and SQLite.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use tonic::service::Routes;
+
+use foghorn_bus::memory::{MemoryLeases, MemoryLive};
+use foghorn_eventlog::shared::SharedPolicies;
+use foghorn_eventlog::sqlite::{SqliteLog, SqliteOptions};
+use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
+use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
+use foghorn_http::guard::Guard;
+
+use crate::config::Config;
+use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
+use crate::router::Router;
+
+/// Bytes of batches that may wait for the one gateway.
+const FEED_BYTES: usize = 64 << 20;
+
+/// Runs until told to stop.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
+    let http = process::listen("http", config.listen.http).await?;
+    let grpc = process::listen("grpc", config.listen.grpc).await?;
+    let process = Process::start()?;
+    let log = open_log(&config, &process).await?;
+
+    let policies = config.checked_policies().map_err(Misconfigured)?;
+    let guard = Guard::new(&config.http.hosts, &config.http.origins);
+    let shards = config.shard_count().map_err(Misconfigured)?;
+    let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
+    let feed = Arc::new(MemoryLive::new(shards, FEED_BYTES, bus_metrics));
+    let fanout = Fanout::new(
+        FanoutPorts { journal: log.clone(), feed: feed.clone(), leases: Arc::new(MemoryLeases::new()), log: log.clone() },
+        policies.clone(),
+        config.fanout.clone(),
+        &process.health,
+        process.shutdown.clone(),
+        &mut process.registry.write(),
+    );
+    let gateway = Gateway::start(
+        config.gateway.clone(),
+        GatewayPorts { feed, log: log.clone(), shards, policies, guard: guard.clone(), health: process.health.clone() },
+        &mut process.registry.write(),
+    );
+
+    let router = Router {
+        publish: Arc::new(fanout.http(guard.clone())),
+        events: gateway.api(),
+        admin: process.admin(),
+        guard,
+    };
+    greet(&config, &http)?;
+    let (stop, stopped) = watch::channel(false);
+    let http = spawn_http(http, Arc::new(router), &config, stopped);
+    let grpc = tokio::spawn(foghorn_rpc::serve::serve(
+        grpc,
+        Routes::new(fanout.grpc()),
+        &["foghorn.v1.Publisher"],
+        process.shutdown.receiver(),
+    ));
+    let retaining = tokio::spawn({
+        let log = log.clone();
+        async move { log.run_retention().await }
+    });
+    let fanout = tokio::spawn(fanout.run(None));
+
+    process.shutdown.wait().await;
+    gateway.drain(|| drop(stop.send_replace(true))).await;
+    process::last_requests(async {
+        fanout.await?;
+        http.await?;
+        grpc.await??;
+        Ok(())
+    })
+    .await?;
+    retaining.abort();
+    log.close().await;
+    Ok(())
+}
+
+async fn open_log(config: &Config, process: &Process) -> anyhow::Result<Arc<SqliteLog>> {
+    let place = if config.standalone.ephemeral {
+        SqliteOptions::in_memory()
+    } else {
+        SqliteOptions::at(&config.standalone.data)
+    };
+    let policies = config.checked_policies().map_err(Misconfigured)?;
+    let options = SqliteOptions {
+        shards: config.shard_count().map_err(Misconfigured)?,
+        frame_bytes: config.limits.event_bytes,
+        policies: SharedPolicies::from((*policies).clone()),
+        metrics: foghorn_eventlog::metrics::Metrics::register(&mut process.registry.write()),
+        ..place
+    };
+    let log = SqliteLog::open(options).await.context("can't open the event log")?;
+    Ok(Arc::new(log))
+}
+
+/// Says where it listens, and how to try it.
+fn greet(config: &Config, http: &tokio::net::TcpListener) -> std::io::Result<()> {
+    let address = http.local_addr()?;
+    let kept = if config.standalone.ephemeral {
+        "in memory, gone when it stops".to_owned()
+    } else {
+        format!("in {}", config.standalone.data.display())
+    };
+    println!("Foghorn listens on http://{address}/ (open it in a browser). Events are kept {kept}.");
+    println!();
+    println!("  listen:   curl -N 'http://{address}/api/events?channels=hello'");
+    println!(
+        "  publish:  curl -H 'Content-Type: application/json' -d '{{\"channel\":\"hello\",\"data\":\"world\"}}' \
+         http://{address}/api/publish"
+    );
+    println!();
+    Ok(())
+}

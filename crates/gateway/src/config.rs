@@ -1,0 +1,96 @@
+//! `[gateway]` in the configuration.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How a gateway behaves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Bytes of recent events held in memory, over all shards. What is older is read from the log.
+    pub ring_bytes: usize,
+    /// How far back the ring is filled at start.
+    #[serde(with = "humantime_serde")]
+    pub ring_warm: Duration,
+    /// Most channels and patterns on one connection, `broadcast` not counted.
+    pub channels_per_connection: usize,
+    /// Most open streams; one more is told to come back later.
+    pub connections: usize,
+    /// The middle of the `retry:` that each stream is given, in time; jittered by half either way.
+    #[serde(with = "humantime_serde")]
+    pub retry: Duration,
+    /// A stream on which nothing was sent for this long gets its cursor, at least after half of it.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// A catch-up that needs the log waits this long for it before the stream is ended with `retry:`.
+    #[serde(with = "humantime_serde")]
+    pub log_patience: Duration,
+    /// Most replays from the log under way at a time.
+    pub replays: usize,
+    /// Without a batch for this long, listeners are told `stream-stale`.
+    #[serde(with = "humantime_serde")]
+    pub stale_after: Duration,
+    /// After SIGTERM, streams are still served and accepted for this long, so that load balancers notice.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
+    /// Then streams are let go evenly over this long.
+    #[serde(with = "humantime_serde")]
+    pub drain_window: Duration,
+    /// Most events that `?last=` answers in all.
+    pub last_total: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            ring_bytes: 256 << 20,
+            ring_warm: Duration::from_secs(60),
+            channels_per_connection: 100,
+            connections: 100_000,
+            retry: Duration::from_secs(3),
+            keep_alive: Duration::from_secs(30),
+            log_patience: Duration::from_secs(10),
+            replays: 64,
+            stale_after: Duration::from_secs(5),
+            drain_delay: Duration::ZERO,
+            drain_window: Duration::from_secs(5),
+            last_total: 1000,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it, naming the key.
+    pub fn check(&self) -> Result<(), String> {
+        let within = |key: &str, value: Duration, least: u64, most: u64| {
+            let range = Duration::from_secs(least)..=Duration::from_secs(most);
+            if range.contains(&value) {
+                return Ok(());
+            }
+            Err(format!(
+                "gateway.{key} must be between {least} s and {most} s, not {}",
+                humantime_serde::re::humantime::format_duration(value)
+            ))
+        };
+        within("keep_alive", self.keep_alive, 2, 120)?;
+        within("retry", self.retry, 1, 60)?;
+        within("stale_after", self.stale_after, 2, 60)?;
+        within("log_patience", self.log_patience, 1, 300)?;
+        within("drain_window", self.drain_window, 0, 3600)?;
+        if self.ring_bytes < 1 << 20 {
+            return Err(format!("gateway.ring_bytes must be at least 1048576, not {}", self.ring_bytes));
+        }
+        if self.channels_per_connection == 0
+            || self.connections == 0
+            || self.replays == 0
+            || self.last_total == 0
+        {
+            return Err(
+                "gateway.channels_per_connection, connections, replays and last_total must be at least 1"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+}

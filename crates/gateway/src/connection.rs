@@ -1,0 +1,361 @@
+//! A connection: a position in each of its shards, and what it wants from there on.
+//!
+//! It is pulled: whoever writes the socket asks for the next chunk when the socket takes one, and the
+//! chunk is made from the ring (or the log) at that moment. Nothing is queued for it meanwhile.
+//!
+//! Its life: [`start`] finds where to begin and says so (`connected`, perhaps `stream-reset`), then it
+//! reads from its positions to the head, says `stream-live` when it first gets there, and waits to be
+//! marked.
+
+mod chunk;
+mod course;
+mod start;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use rand::RngExt as _;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use foghorn_bus::backoff::Backoff;
+use foghorn_bus::log::{EventLog, LogError, Replay, ReplayQuery};
+use foghorn_core::batch::Batch;
+use foghorn_core::reason::{ResetReason, StreamEnd};
+use foghorn_core::time::Timestamp;
+
+use crate::config::Config;
+use crate::hub::{Hub, Membership};
+use crate::metrics::Source;
+use crate::ring::RingEvent;
+use crate::subscription::Subscription;
+use chunk::Chunk;
+pub(crate) use chunk::goodbye;
+use course::{Course, Lack};
+pub(crate) use start::Begin;
+
+/// Bytes of events after which a chunk is given out; more follow when the socket has taken it.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Events and bytes asked of the log at a time.
+const PAGE_EVENTS: usize = 500;
+const PAGE_BYTES: usize = 512 * 1024;
+
+/// What all connections of a gateway share.
+pub(crate) struct Shared {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) config: Config,
+    /// Replays have a budget of their own, so that a storm of them leaves live delivery alone.
+    pub(crate) replays: Semaphore,
+}
+
+/// One listener's stream.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    subscription: Subscription,
+    membership: Membership,
+    client_id: String,
+    phase: Phase,
+    courses: Vec<Course>,
+    /// Whose turn it is: a hot shard must not keep the others from their share of a chunk.
+    turn: usize,
+    /// Events sent before `stream-live`.
+    replayed: u64,
+    told_stale: bool,
+    last_write: Instant,
+    keep_alive: Duration,
+    end: Option<StreamEnd>,
+}
+
+enum Phase {
+    Begin(Begin),
+    CatchingUp,
+    Live,
+    Ended,
+}
+
+impl Connection {
+    /// A stream that is yet to say `connected`.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        subscription: Subscription,
+        begin: Begin,
+        client_id: String,
+    ) -> Self {
+        let membership = shared.hub.join(&subscription);
+        let keep_alive = shared.config.keep_alive.mul_f64(rand::rng().random_range(0.5..1.0));
+        Connection {
+            shared,
+            subscription,
+            membership,
+            client_id,
+            phase: Phase::Begin(begin),
+            courses: Vec::new(),
+            turn: 0,
+            replayed: 0,
+            told_stale: false,
+            last_write: Instant::now(),
+            keep_alive,
+            end: None,
+        }
+    }
+
+    /// The next bytes for the socket; `None` when the stream is over. Waits until there are some.
+    pub(crate) async fn next_chunk(&mut self) -> Option<Bytes> {
+        let chunk = match std::mem::replace(&mut self.phase, Phase::CatchingUp) {
+            Phase::Ended => {
+                self.phase = Phase::Ended;
+                return None;
+            }
+            Phase::Begin(begin) => Box::pin(self.begin(begin)).await,
+            phase => {
+                self.phase = phase;
+                self.go_on().await
+            }
+        };
+        self.last_write = Instant::now();
+        Some(chunk)
+    }
+
+    async fn go_on(&mut self) -> Bytes {
+        loop {
+            if self.membership.waiter.is_leaving() {
+                return self.finish(StreamEnd::Drain);
+            }
+            self.membership.waiter.unmark();
+            let mut chunk = self.chunk();
+            self.say_stale(&mut chunk);
+            let lacking = self.read_rings(&mut chunk);
+            if !chunk.is_empty() {
+                return chunk.into_bytes();
+            }
+            match lacking {
+                Some(at) => {
+                    if let Some(bytes) = Box::pin(self.read_log(at)).await {
+                        return bytes;
+                    }
+                }
+                None => {
+                    if let Some(bytes) = self.wait().await {
+                        return bytes;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Appends what the rings hold. Returns the first course that needs the log.
+    fn read_rings(&mut self, chunk: &mut Chunk) -> Option<usize> {
+        let now = Timestamp::from_system(SystemTime::now());
+        let catching_up = matches!(self.phase, Phase::CatchingUp);
+        for step in 0..self.courses.len() {
+            let at = (self.turn + step) % self.courses.len();
+            let mut course = self.courses[at];
+            let topics = &self.subscription.shards[at].1;
+            let mut events: Vec<Arc<RingEvent>> = Vec::new();
+            let mut room = CHUNK_BYTES.saturating_sub(chunk.len());
+            if room == 0 {
+                self.turn = at;
+                return None;
+            }
+            let lack = self.shared.hub.with_ring(course.shard, |ring| {
+                let ring = ring.ok_or(Lack::Log)?;
+                course.check(ring)?;
+                course.at = ring.read(topics, course.at, |event| {
+                    room = room.saturating_sub(event.feed.wire_len());
+                    events.push(event.clone());
+                    room > 0
+                });
+                Ok(())
+            });
+            match lack {
+                Ok(()) => {}
+                // Another gateway was ahead: what comes will come past here.
+                Err(Lack::Ahead) => continue,
+                Err(Lack::Log) => return Some(at),
+            }
+            let reached = course.at;
+            let before = chunk.events();
+            for event in
+                events.iter().filter(|e| self.subscription.wants_type(&e.feed) && !e.feed.is_expired(now))
+            {
+                self.courses[at].at = event.feed.seq;
+                chunk.event(event, &self.courses);
+                event.delivered.inc();
+            }
+            self.courses[at].at = reached;
+            if catching_up {
+                let sent = chunk.events() - before;
+                self.replayed += sent;
+                self.shared.hub.metrics.replayed(Source::Ring, sent);
+            }
+        }
+        if catching_up && self.courses.iter().all(Course::is_level) && chunk.len() < CHUNK_BYTES {
+            self.phase = Phase::Live;
+            chunk.live(self.replayed, &self.courses);
+        }
+        None
+    }
+
+    /// One page from the log for a course older than the ring. `None` when it moved on silently.
+    async fn read_log(&mut self, at: usize) -> Option<Bytes> {
+        let course = self.courses[at];
+        let query = self.replay_query(at, course);
+        match self.ask(query).await {
+            Ok(Replay::Page(page)) => {
+                let mut chunk = self.chunk();
+                let sent =
+                    take_page(&mut self.courses, at, &page, &self.subscription, &self.shared, &mut chunk);
+                self.replayed += sent;
+                (!chunk.is_empty()).then(|| chunk.into_bytes())
+            }
+            Ok(Replay::Reset { reason, epoch, after }) => {
+                let level_at = self.head(course.shard).map_or(after, |head| head.at);
+                self.courses[at] = Course { epoch, at: after, level_at, ..course };
+                self.phase = Phase::CatchingUp;
+                self.replayed = 0;
+                self.shared.hub.metrics.reset(reason);
+                let mut chunk = self.chunk();
+                chunk.reset(reason, &self.courses);
+                Some(chunk.into_bytes())
+            }
+            Err(end) => Some(self.finish(end)),
+        }
+    }
+
+    /// Asks the log, patiently: data that are slow to reach are no reason to reset anybody.
+    async fn ask(&self, query: ReplayQuery) -> Result<Replay, StreamEnd> {
+        let deadline = Instant::now() + self.shared.config.log_patience;
+        let mut backoff = Backoff::default();
+        let attempts = async {
+            loop {
+                let Ok(_permit) = self.shared.replays.acquire().await else {
+                    return Err(StreamEnd::Internal);
+                };
+                match self.shared.log.replay(query.clone()).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(LogError(error)) => {
+                        self.shared.hub.metrics.log_failed();
+                        tracing::debug!(
+                            client_id = self.client_id,
+                            error,
+                            "catch-up waits for the event log"
+                        );
+                    }
+                }
+                backoff.wait().await;
+            }
+        };
+        let leaving = async {
+            loop {
+                self.membership.waiter.marked().await;
+                if self.membership.waiter.is_leaving() {
+                    return;
+                }
+                self.membership.waiter.unmark();
+            }
+        };
+        tokio::select! {
+            answer = attempts => answer,
+            () = tokio::time::sleep_until(deadline) => Err(StreamEnd::LogUnavailable),
+            () = leaving => Err(StreamEnd::Drain),
+        }
+    }
+
+    fn replay_query(&self, at: usize, course: Course) -> ReplayQuery {
+        ReplayQuery {
+            shard: course.shard,
+            epoch: course.epoch,
+            after: course.at,
+            topics: self.subscription.shards[at].1.to_patterns(),
+            events: PAGE_EVENTS,
+            bytes: PAGE_BYTES,
+        }
+    }
+
+    /// Waits for a mark or the keep-alive's time. Some bytes when it is a keep-alive.
+    async fn wait(&self) -> Option<Bytes> {
+        tokio::select! {
+            () = self.membership.waiter.marked() => None,
+            () = tokio::time::sleep_until(self.last_write + self.keep_alive) => {
+                let mut chunk = self.chunk();
+                chunk.keep_alive(&self.courses);
+                if self.subscription.heartbeat {
+                    chunk.heartbeat(Timestamp::from_system(SystemTime::now()));
+                }
+                Some(chunk.into_bytes())
+            }
+        }
+    }
+
+    fn say_stale(&mut self, chunk: &mut Chunk) {
+        let stale = self.shared.hub.is_stale(self.courses.iter().map(|course| course.shard));
+        if stale != self.told_stale && matches!(self.phase, Phase::Live) {
+            self.told_stale = stale;
+            if stale { chunk.stale() } else { chunk.live(0, &self.courses) }
+        }
+    }
+
+    fn chunk(&self) -> Chunk {
+        Chunk::new(self.subscription.envelope)
+    }
+
+    /// Says goodbye: why, where to go on, and when.
+    fn finish(&mut self, end: StreamEnd) -> Bytes {
+        let mut chunk = self.chunk();
+        chunk.end(end, self.retry_ms(), &self.courses);
+        self.end = Some(end);
+        self.phase = Phase::Ended;
+        chunk.into_bytes()
+    }
+
+    /// A `retry:` of its own for each stream is the only thing that spreads browsers' reconnects.
+    fn retry_ms(&self) -> u64 {
+        let retry = self.shared.config.retry.mul_f64(rand::rng().random_range(0.5..1.5));
+        u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let end = self.end.unwrap_or(StreamEnd::ClientGone);
+        self.shared.hub.metrics.ended(end);
+        tracing::debug!(client_id = self.client_id, reason = end.as_str(), "stream ended");
+    }
+}
+
+/// Appends a page of the log and moves its course. Returns how many events were sent.
+fn take_page(
+    courses: &mut [Course],
+    at: usize,
+    page: &Batch,
+    subscription: &Subscription,
+    shared: &Shared,
+    chunk: &mut Chunk,
+) -> u64 {
+    let before = chunk.events();
+    for feed in page.events.iter().filter(|event| subscription.wants_type(event)) {
+        courses[at].at = feed.seq;
+        let delivered = shared.hub.counter(feed);
+        delivered.inc();
+        chunk.event(&RingEvent::new(feed.clone(), delivered), courses);
+    }
+    courses[at].at = courses[at].at.max(page.to);
+    let sent = chunk.events() - before;
+    shared.hub.metrics.replayed(Source::Log, sent);
+    sent
+}
+
+/// The most telling of several reasons to reset.
+fn foremost(reasons: &[ResetReason]) -> Option<ResetReason> {
+    [
+        ResetReason::Cursor,
+        ResetReason::Epoch,
+        ResetReason::Hole,
+        ResetReason::Expired,
+        ResetReason::Subscription,
+    ]
+    .into_iter()
+    .find(|reason| reasons.contains(reason))
+}

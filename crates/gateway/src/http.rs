@@ -1,0 +1,265 @@
+//! The gateway's paths.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::stream;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, StreamBody};
+use humantime_serde::re::humantime;
+use hyper::body::{Frame, Incoming};
+use rand::RngExt as _;
+use serde_json::json;
+
+use foghorn_core::cursor::Cursor;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::position::Position;
+use foghorn_core::reason::StreamEnd;
+use foghorn_core::time::Timestamp;
+use foghorn_http::body::{Body, full, json as json_response};
+use foghorn_http::guard::Guard;
+use foghorn_http::problem::Problem;
+use foghorn_http::query::{Query, bad_value};
+use foghorn_http::{Handler, Response};
+
+use crate::connection::{Begin, Connection, Shared, goodbye};
+use crate::history;
+use crate::subscription::Subscription;
+
+/// What `GET /api/events` knows.
+const KEYS: &[&str] =
+    &["channels", "events", "lastEventId", "_lastEventId", "since", "last", "envelope", "heartbeat"];
+/// Most types in `events=`.
+const TYPES_MAX: usize = 100;
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// Answers `/api/events…` and `/api/channels/…`.
+pub struct Api {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) guard: Guard,
+}
+
+impl Handler for Api {
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        _peer: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
+        Box::pin(async move { self.answer(&request).await.unwrap_or_else(Problem::into_response) })
+    }
+}
+
+impl Api {
+    async fn answer(&self, request: &Request<Incoming>) -> Result<Response, Problem> {
+        self.guard.check(request.headers())?;
+        let path = request.uri().path();
+        let query = request.uri().query();
+        let decoded = percent_decode(path)?;
+        let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
+        let get = || if request.method() == Method::GET { Ok(()) } else { Err(Problem::method("GET")) };
+        match segments[..] {
+            ["api", "events"] => get().and_then(|()| self.stream(request.headers(), query, None)),
+            ["api", "events", "stats"] => get().map(|()| self.stats()),
+            // Fixed names that are not channels here.
+            ["api", "events", "ticket" | "subscribe"] => Err(Problem::not_found(path)),
+            ["api", "events", channel] => {
+                get().and_then(|()| self.stream(request.headers(), query, Some(channel)))
+            }
+            ["api", "channels", channel, "events"] => {
+                get()?;
+                history::answer(&self.shared, channel, query).await
+            }
+            _ => Err(Problem::not_found(path)),
+        }
+    }
+
+    fn stream(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        channel: Option<&str>,
+    ) -> Result<Response, Problem> {
+        let query = Query::parse(query, KEYS)?;
+        let subscription = self.subscription(&query, channel)?;
+        let begin = begin(headers, &query)?;
+        let hub = &self.shared.hub;
+        if hub.is_draining() || hub.connections() >= self.shared.config.connections {
+            let end = if hub.is_draining() { StreamEnd::Drain } else { StreamEnd::Overload };
+            hub.metrics.ended(end);
+            let retry = self.shared.config.retry.mul_f64(rand::rng().random_range(0.5..1.5));
+            let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
+            return Ok(event_stream(full(goodbye(end, retry_ms))));
+        }
+        self.check_cursor_fits(&subscription)?;
+        let client_id = client_id();
+        tracing::debug!(
+            client_id,
+            last_event_id = last_event_id(headers, &query).unwrap_or_default(),
+            "stream opened"
+        );
+        let connection = Connection::new(self.shared.clone(), subscription, begin, client_id);
+        let chunks = stream::unfold(connection, |mut connection| async move {
+            let bytes = connection.next_chunk().await?;
+            Some((Ok(Frame::data(bytes)), connection))
+        });
+        Ok(event_stream(StreamBody::new(chunks).boxed_unsync()))
+    }
+
+    fn subscription(&self, query: &Query, channel: Option<&str>) -> Result<Subscription, Problem> {
+        let mut topics = Vec::new();
+        if let Some(channel) = channel {
+            if query.get("channels").is_some() {
+                return Err(bad_value(
+                    "channels",
+                    "can't be given when the path names a channel; use /api/events?channels=…",
+                ));
+            }
+            topics.push(topic(channel)?);
+        }
+        for text in query.get("channels").into_iter().flat_map(|list| list.split(',')) {
+            topics.push(topic(text)?);
+        }
+        let most = self.shared.config.channels_per_connection;
+        if topics.len() > most {
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "too-many-channels",
+                "Too many channels on one connection",
+            )
+            .detail(format!(
+                "{} are asked for, {most} are allowed; use patterns (orders.*), or several connections",
+                topics.len()
+            )));
+        }
+        let mut subscription = Subscription::new(&topics, self.shared.hub.shard_count());
+        if let Some(types) = query.get("events") {
+            subscription.types = types.split(',').map(str::to_owned).collect();
+            if subscription.types.len() > TYPES_MAX || subscription.types.iter().any(String::is_empty) {
+                return Err(bad_value(
+                    "events",
+                    &format!("is a list of 1 to {TYPES_MAX} event types, separated by commas"),
+                ));
+            }
+        }
+        subscription.envelope = query.flag("envelope")?;
+        subscription.heartbeat = query.flag("heartbeat")?;
+        Ok(subscription)
+    }
+
+    fn check_cursor_fits(&self, subscription: &Subscription) -> Result<(), Problem> {
+        let mut cursor = Cursor::default();
+        for (shard, _) in &subscription.shards {
+            let at = self.shared.hub.with_ring(*shard, |ring| ring.map(|r| (r.epoch(), r.head())));
+            if let Some((epoch, seq)) = at {
+                cursor.set(Position { shard: *shard, epoch, seq });
+            }
+        }
+        cursor.check_fits().map_err(|error| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "cursor-too-long",
+                "The subscription's cursor would be too long",
+            )
+            .detail(error.to_string())
+        })
+    }
+
+    fn stats(&self) -> Response {
+        let hub = &self.shared.hub;
+        let now = Timestamp::from_system(SystemTime::now());
+        let (mut events, mut bytes, mut positions) = (0, 0, Vec::new());
+        for shard in hub.shard_count().shards() {
+            hub.with_ring(shard, |ring| {
+                let Some(ring) = ring else { return };
+                events += ring.len();
+                bytes += ring.bytes();
+                let age = ring.oldest().map(|event| now.since(event.feed.time).as_secs());
+                positions.push(json!({
+                    "shard": shard.get(), "epoch": ring.epoch().get(), "floor": ring.floor(), "head": ring.head(),
+                    "tip": ring.tip(), "oldestSeconds": age,
+                }));
+            });
+        }
+        json_response(
+            StatusCode::OK,
+            &json!({
+                "connectedClients": hub.connections(), "storedEvents": events, "storedBytes": bytes,
+                "draining": hub.is_draining(), "positions": positions,
+            }),
+        )
+    }
+}
+
+/// The path's segments, each decoded by itself: an encoded slash is no separator.
+fn percent_decode(path: &str) -> Result<Vec<String>, Problem> {
+    let decode = |segment: &str| percent_encoding::percent_decode_str(segment).decode_utf8().map(Into::into);
+    let segments: Result<_, _> = path.trim_start_matches('/').split('/').map(decode).collect();
+    segments.map_err(|_| Problem::not_found(path))
+}
+
+fn topic(text: &str) -> Result<Pattern, Problem> {
+    Pattern::parse(text).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
+            .detail(format!("{text:?}: {error}"))
+            .member("channel", text)
+    })
+}
+
+/// A cursor wins over `since` and `last`: those said where to begin, and this is not the beginning.
+fn begin(headers: &HeaderMap, query: &Query) -> Result<Begin, Problem> {
+    let since = query.get("since").map(since).transpose()?;
+    let last = query.number("last", 1, 10_000)?;
+    if since.is_some() && last.is_some() {
+        return Err(bad_value("last", "and since exclude each other; give one of them"));
+    }
+    if let Some(id) = last_event_id(headers, query) {
+        return Ok(Begin::After(Cursor::parse(&id)));
+    }
+    Ok(match (since, last) {
+        (Some(time), _) => Begin::Since(time),
+        (None, Some(each)) => Begin::Last(usize::try_from(each).unwrap_or(usize::MAX)),
+        (None, None) => Begin::Now,
+    })
+}
+
+/// The header, which the browser sends on its own reconnects, wins over the query, which is from when
+/// the page made its EventSource.
+fn last_event_id(headers: &HeaderMap, query: &Query) -> Option<String> {
+    let header =
+        headers.get(LAST_EVENT_ID).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    header
+        .or_else(|| query.get("lastEventId").map(str::to_owned))
+        .or_else(|| query.get("_lastEventId").map(str::to_owned))
+        .filter(|id| !id.is_empty())
+}
+
+fn since(text: &str) -> Result<Timestamp, Problem> {
+    if let Ok(time) = Timestamp::from_str(text) {
+        return Ok(time);
+    }
+    let ago: Duration = humantime::parse_duration(text).map_err(|_| {
+        bad_value(
+            "since",
+            &format!("is {text:?}; it is an RFC 3339 time (2026-02-03T04:05:06Z) or how long ago (10m, 2h)"),
+        )
+    })?;
+    Ok(Timestamp::from_system(SystemTime::now()).minus(ago))
+}
+
+/// 128 random bits.
+fn client_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+fn event_stream(body: Body) -> Response {
+    let mut response = http::Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+    response
+}

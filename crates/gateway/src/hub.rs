@@ -1,0 +1,312 @@
+//! The hub: the rings of all shards, and who is to be woken when something happens on a channel.
+//!
+//! An event only marks those who listen to its channel; each then reads what it lacks from the ring, by
+//! its own position. So a mark can be lost to nobody but itself, and a thousand events are one mark.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use futures::task::AtomicWaker;
+use parking_lot::{Mutex, RwLock};
+
+use foghorn_core::batch::{Batch, FeedEvent};
+use foghorn_core::channel::Channel;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::policy::Policies;
+use foghorn_core::position::Epoch;
+use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
+use prometheus_client::metrics::counter::Counter;
+
+use crate::metrics::Metrics;
+use crate::ring::{Applied, Ring};
+use crate::subscription::{Subscription, Topics};
+
+/// Identifies a connection within the process.
+type ConnectionId = u64;
+
+/// Wakes one connection.
+#[derive(Debug)]
+pub struct Waiter {
+    id: ConnectionId,
+    marked: AtomicBool,
+    /// Milliseconds since the hub began when it was marked and has not looked since; 0 for never.
+    marked_since: AtomicU64,
+    leaving: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Waiter {
+    /// Takes the mark off. To be called before looking, so that what happens meanwhile marks again.
+    pub fn unmark(&self) {
+        self.marked_since.store(0, Ordering::Relaxed);
+        self.marked.store(false, Ordering::SeqCst);
+    }
+
+    /// Returns once it is marked.
+    pub async fn marked(&self) {
+        std::future::poll_fn(|context| {
+            if self.marked.load(Ordering::SeqCst) {
+                return std::task::Poll::Ready(());
+            }
+            self.waker.register(context.waker());
+            if self.marked.load(Ordering::SeqCst) {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Whether the stream is to end because the gateway drains.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    fn mark(&self, now_ms: u64) {
+        if !self.marked.swap(true, Ordering::SeqCst) {
+            self.marked_since.store(now_ms.max(1), Ordering::Relaxed);
+            self.waker.wake();
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    channels: HashMap<Channel, HashMap<ConnectionId, Arc<Waiter>>>,
+    patterns: HashMap<Pattern, HashMap<ConnectionId, Arc<Waiter>>>,
+}
+
+#[derive(Debug)]
+struct ShardHub {
+    /// None until the gateway knows where to begin.
+    ring: RwLock<Option<Ring>>,
+    listeners: Mutex<Listeners>,
+    stale: AtomicBool,
+}
+
+/// All shards of a gateway and all its connections.
+#[derive(Debug)]
+pub struct Hub {
+    shards: Vec<ShardHub>,
+    count: ShardCount,
+    ring_bytes: usize,
+    policies: Arc<Policies>,
+    connections: Mutex<HashMap<ConnectionId, Arc<Waiter>>>,
+    next_id: AtomicU64,
+    draining: AtomicBool,
+    began: Instant,
+    /// What the gateway counts.
+    pub metrics: Metrics,
+}
+
+impl Hub {
+    /// A hub whose rings take `ring_bytes` together.
+    pub fn new(count: ShardCount, ring_bytes: usize, policies: Arc<Policies>, metrics: Metrics) -> Self {
+        let shard = |_| ShardHub {
+            ring: RwLock::new(None),
+            listeners: Mutex::default(),
+            stale: AtomicBool::new(false),
+        };
+        Hub {
+            shards: count.shards().map(shard).collect(),
+            count,
+            ring_bytes: ring_bytes / usize::from(count.get()),
+            policies,
+            connections: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            draining: AtomicBool::new(false),
+            began: Instant::now(),
+            metrics,
+        }
+    }
+
+    /// How many shards there are.
+    pub fn shard_count(&self) -> ShardCount {
+        self.count
+    }
+
+    /// Looks at a shard's ring; `None` until it has begun. No waiting inside: writers wait for readers.
+    pub fn with_ring<T>(&self, shard: Shard, look: impl FnOnce(Option<&Ring>) -> T) -> T {
+        look(self.shards[shard.index()].ring.read().as_ref())
+    }
+
+    /// The delivery counter of an event.
+    pub fn counter(&self, event: &FeedEvent) -> Counter {
+        self.metrics.delivered(&self.policies, event)
+    }
+
+    /// Takes in a batch and marks those who listen to its channels.
+    pub fn apply(&self, batch: &Batch) -> Applied {
+        let here = &self.shards[batch.shard.index()];
+        let (applied, before) = {
+            let mut guard = here.ring.write();
+            let Some(ring) = guard.as_mut() else { return Applied::Gap };
+            let before = ring.head();
+            let applied = ring.apply(batch, |event| self.counter(event));
+            self.metrics.ring(batch.shard, ring);
+            (applied, before)
+        };
+        if applied == Applied::Advanced {
+            let now = Timestamp::from_system(SystemTime::now());
+            let fresh = batch.events.iter().filter(|event| event.seq > before);
+            self.mark(here, fresh.inspect(|event| self.metrics.arrived(now.since(event.time))));
+        }
+        applied
+    }
+
+    /// Begins a shard's ring after a position, forgetting what it held. Everyone looks anew.
+    pub fn restart(&self, shard: Shard, epoch: Epoch, after: u64) {
+        let mut guard = self.shards[shard.index()].ring.write();
+        match guard.as_mut() {
+            Some(ring) => ring.restart(epoch, after),
+            None => *guard = Some(Ring::new(epoch, after, self.ring_bytes)),
+        }
+        drop(guard);
+        self.mark_all();
+    }
+
+    /// Says whether a shard's live feed is silent. Everyone on it hears of a change.
+    pub fn set_stale(&self, shard: Shard, stale: bool) {
+        if self.shards[shard.index()].stale.swap(stale, Ordering::SeqCst) != stale {
+            self.metrics.stale(shard, stale);
+            self.mark_all();
+        }
+    }
+
+    /// Whether the live feed of any of these shards is silent.
+    pub fn is_stale(&self, shards: impl IntoIterator<Item = Shard>) -> bool {
+        shards.into_iter().any(|shard| self.shards[shard.index()].stale.load(Ordering::SeqCst))
+    }
+
+    /// Registers a connection: from now on events on its topics mark it.
+    pub fn join(self: &Arc<Self>, subscription: &Subscription) -> Membership {
+        let waiter = Arc::new(Waiter {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            marked: AtomicBool::new(false),
+            marked_since: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        for (shard, topics) in &subscription.shards {
+            let mut listeners = self.shards[shard.index()].listeners.lock();
+            for channel in topics.channels() {
+                listeners.channels.entry(channel.detached()).or_default().insert(waiter.id, waiter.clone());
+            }
+            for pattern in topics.patterns() {
+                listeners.patterns.entry(pattern.clone()).or_default().insert(waiter.id, waiter.clone());
+            }
+        }
+        self.connections.lock().insert(waiter.id, waiter.clone());
+        self.metrics.connections.inc();
+        self.metrics.opened.inc();
+        Membership { hub: self.clone(), waiter, topics: subscription.shards.clone() }
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.connections.lock().len()
+    }
+
+    /// New streams are from now on told to come back elsewhere.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the gateway drains.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Lets up to `most` connections go; returns how many are still there to be told.
+    pub fn let_go(&self, most: usize) -> usize {
+        let staying: Vec<_> = self.connections.lock().values().filter(|w| !w.is_leaving()).cloned().collect();
+        // A hash map's order is as good as random.
+        for waiter in staying.iter().take(most) {
+            waiter.leaving.store(true, Ordering::SeqCst);
+            waiter.mark(self.now_ms());
+        }
+        staying.len().saturating_sub(most)
+    }
+
+    /// Counts the connections whose socket has not taken what is there for over a second.
+    pub fn count_slow(&self) {
+        let limit = self.now_ms().saturating_sub(1000);
+        let connections = self.connections.lock();
+        let slow =
+            connections.values().filter(|w| (1..limit).contains(&w.marked_since.load(Ordering::Relaxed)));
+        self.metrics.slow_connections.set(i64::try_from(slow.count()).unwrap_or(i64::MAX));
+    }
+
+    fn mark<'a>(&self, shard: &ShardHub, events: impl Iterator<Item = &'a FeedEvent>) {
+        let now_ms = self.now_ms();
+        let listeners = shard.listeners.lock();
+        if listeners.channels.is_empty() && listeners.patterns.is_empty() {
+            events.for_each(drop);
+            return;
+        }
+        let mut last: Option<&Channel> = None;
+        for event in events {
+            // Events come in runs of one channel more often than not.
+            if last.replace(&event.channel) == Some(&event.channel) {
+                continue;
+            }
+            if let Some(waiters) = listeners.channels.get(&event.channel) {
+                waiters.values().for_each(|waiter| waiter.mark(now_ms));
+            }
+            for (pattern, waiters) in &listeners.patterns {
+                if pattern.matches(event.channel.as_str()) {
+                    waiters.values().for_each(|waiter| waiter.mark(now_ms));
+                }
+            }
+        }
+    }
+
+    fn mark_all(&self) {
+        let now_ms = self.now_ms();
+        self.connections.lock().values().for_each(|waiter| waiter.mark(now_ms));
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A connection's registration; dropping it leaves.
+#[derive(Debug)]
+pub struct Membership {
+    hub: Arc<Hub>,
+    /// Wakes the connection.
+    pub waiter: Arc<Waiter>,
+    topics: Vec<(Shard, Topics)>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let id = self.waiter.id;
+        for (shard, topics) in &self.topics {
+            let mut listeners = self.hub.shards[shard.index()].listeners.lock();
+            for channel in topics.channels() {
+                if let Some(waiters) = listeners.channels.get_mut(channel) {
+                    waiters.remove(&id);
+                    if waiters.is_empty() {
+                        listeners.channels.remove(channel);
+                    }
+                }
+            }
+            for pattern in topics.patterns() {
+                if let Some(waiters) = listeners.patterns.get_mut(pattern) {
+                    waiters.remove(&id);
+                    if waiters.is_empty() {
+                        listeners.patterns.remove(pattern);
+                    }
+                }
+            }
+        }
+        self.hub.connections.lock().remove(&id);
+        self.hub.metrics.connections.dec();
+    }
+}

@@ -1,0 +1,283 @@
+//! Taking in the live feed of one shard: contiguity, gaps, warm-up, silence.
+//!
+//! There is one way to catch up, and warm-up is it: a ring that begins a minute ago has a gap from
+//! there to the first live batch. While a gap is filled from the log nothing after it is sent; later
+//! batches wait here, bounded in bytes, and what finds no room is only a larger gap.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use foghorn_bus::Future;
+use foghorn_bus::backoff::Backoff;
+use foghorn_bus::live::{LiveFeed, LiveSubscription};
+use foghorn_bus::log::{EventLog, LogError, Replay, ReplayQuery};
+use foghorn_core::batch::Batch;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::position::Epoch;
+use foghorn_core::shard::Shard;
+use foghorn_core::time::Timestamp;
+use foghorn_telemetry::health::Part;
+
+use crate::hub::Hub;
+use crate::ring::Applied;
+
+/// Without a batch for this long the log is polled (a relay sends a beacon every 250 ms).
+const POLL_AFTER: Duration = Duration::from_secs(1);
+/// A gap is filled after a random wait of up to this, so that not all gateways ask at once.
+const FILL_JITTER: Duration = Duration::from_millis(30);
+/// Events and bytes asked of the log at a time.
+const PAGE_EVENTS: usize = 2000;
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Keeps one shard's ring level with the journal. Never returns; the process ends it.
+pub(crate) struct Ingest {
+    /// Which one.
+    pub shard: Shard,
+    /// Where it goes.
+    pub hub: Arc<Hub>,
+    /// Where it comes from.
+    pub feed: Arc<dyn LiveFeed>,
+    /// Where the rest comes from.
+    pub log: Arc<dyn EventLog>,
+    /// How far back to begin.
+    pub warm: Duration,
+    /// When listeners are told that the feed is silent.
+    pub stale_after: Duration,
+    /// Bytes of batches that may wait for a gap to be filled.
+    pub pending_bytes: usize,
+    /// Ready once the ring is level with where the journal was at start.
+    pub health: Part,
+}
+
+type Filled = Result<Replay, LogError>;
+
+#[derive(Default)]
+struct Pending {
+    batches: BTreeMap<u64, Arc<Batch>>,
+    bytes: usize,
+}
+
+struct State {
+    pending: Pending,
+    warm_at: Option<u64>,
+    last_batch: Instant,
+    fill_backoff: Backoff,
+    /// After a failed request the log is left alone until then.
+    retry_at: Instant,
+    /// Whether the fill under way is for a known gap (and not a poll).
+    filling_gap: bool,
+}
+
+impl Ingest {
+    /// Runs for ever.
+    pub(crate) async fn run(self) {
+        let (epoch, after, tip) = self.locate().await;
+        self.hub.restart(self.shard, epoch, after);
+        tracing::info!(shard = %self.shard, %epoch, after, tip, "ring begins");
+        let mut state = State {
+            pending: Pending::default(),
+            warm_at: Some(tip),
+            last_batch: Instant::now(),
+            fill_backoff: Backoff::default(),
+            retry_at: Instant::now(),
+            filling_gap: false,
+        };
+        loop {
+            let mut subscription = self.subscribe().await;
+            self.follow(&mut state, subscription.as_mut()).await;
+            tracing::warn!(shard = %self.shard, "live feed ended; subscribing anew");
+        }
+    }
+
+    async fn locate(&self) -> (Epoch, u64, u64) {
+        let mut backoff = Backoff::default();
+        loop {
+            let since = Timestamp::from_system(SystemTime::now()).minus(self.warm);
+            match self.log.locate(self.shard, since).await {
+                Ok(found) => return (found.epoch, found.after, found.tip),
+                Err(error) => {
+                    self.health.not_ready(format!("the event log ({error})"));
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    async fn subscribe(&self) -> Box<dyn LiveSubscription> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.feed.subscribe(self.shard).await {
+                Ok(subscription) => return subscription,
+                Err(error) => {
+                    tracing::warn!(shard = %self.shard, %error, "can't subscribe to the live feed");
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Until the subscription ends.
+    async fn follow(&self, state: &mut State, subscription: &mut dyn LiveSubscription) {
+        let mut tick = interval(Duration::from_millis(100));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        // At start there is nearly always a gap; asking at once beats waiting for a batch to show it.
+        let mut fill: Option<Future<'_, Filled>> = Some(self.fill(Duration::ZERO));
+        loop {
+            tokio::select! {
+                batch = subscription.next() => {
+                    let Some(batch) = batch else { return };
+                    state.last_batch = Instant::now();
+                    self.hub.set_stale(self.shard, false);
+                    self.take(state, batch);
+                }
+                filled = async { match fill.as_mut() { Some(fill) => fill.await, None => std::future::pending().await } } => {
+                    fill = None;
+                    if self.filled(state, filled) {
+                        fill = Some(self.fill(Duration::ZERO));
+                    }
+                }
+                _ = tick.tick() => {}
+            }
+            if state.last_batch.elapsed() >= self.stale_after {
+                self.hub.set_stale(self.shard, true);
+            }
+            if fill.is_none() {
+                fill = self.next_fill(state);
+            }
+            self.note_warm(state);
+        }
+    }
+
+    /// What to ask the log for now, if anything.
+    fn next_fill(&self, state: &mut State) -> Option<Future<'_, Filled>> {
+        if Instant::now() < state.retry_at {
+            return None;
+        }
+        let behind = !state.pending.batches.is_empty();
+        if behind && !state.filling_gap {
+            state.filling_gap = true;
+            self.hub.metrics.gaps.inc();
+        }
+        if behind || state.warm_at.is_some() {
+            return Some(self.fill(FILL_JITTER.mul_f64(rand::random())));
+        }
+        if state.last_batch.elapsed() >= POLL_AFTER {
+            self.hub.metrics.polls.inc();
+            let wait = POLL_AFTER.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+            return Some(self.fill(wait));
+        }
+        None
+    }
+
+    fn fill(&self, wait: Duration) -> Future<'_, Filled> {
+        Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            let (epoch, after) = self.at();
+            let topics = Arc::from([Pattern::everything()]);
+            let query = ReplayQuery {
+                shard: self.shard,
+                epoch,
+                after,
+                topics,
+                events: PAGE_EVENTS,
+                bytes: PAGE_BYTES,
+            };
+            let answer = self.log.replay(query).await;
+            if answer.is_err() {
+                self.hub.metrics.log_failed();
+            }
+            answer
+        })
+    }
+
+    fn at(&self) -> (Epoch, u64) {
+        self.hub.with_ring(self.shard, |ring| ring.map_or((Epoch::new(0), 0), |r| (r.epoch(), r.head())))
+    }
+
+    /// Takes in what the log answered; whether there is more to ask for at once.
+    fn filled(&self, state: &mut State, filled: Filled) -> bool {
+        match filled {
+            Ok(Replay::Page(batch)) => {
+                state.fill_backoff.reset();
+                let more = batch.to < batch.tip && batch.to > batch.from;
+                if state.warm_at.is_some_and(|warm| batch.to >= warm.min(batch.tip)) {
+                    state.warm_at = Some(batch.to);
+                }
+                self.hub.apply(&batch);
+                self.drain_pending(state);
+                more && (state.warm_at.is_some()
+                    || !state.pending.batches.is_empty()
+                    || state.last_batch.elapsed() >= POLL_AFTER)
+            }
+            Ok(Replay::Reset { reason, epoch, after }) => {
+                tracing::warn!(shard = %self.shard, %reason, %epoch, after, "the ring begins anew: part of the journal is gone");
+                self.hub.restart(self.shard, epoch, after);
+                self.drain_pending(state);
+                state.warm_at.is_some()
+            }
+            Err(error) => {
+                state.retry_at = Instant::now() + state.fill_backoff.next_wait();
+                tracing::debug!(shard = %self.shard, %error, "gap not filled yet");
+                false
+            }
+        }
+    }
+
+    fn take(&self, state: &mut State, batch: Arc<Batch>) {
+        match self.hub.apply(&batch) {
+            Applied::Advanced => self.drain_pending(state),
+            Applied::Known => {}
+            Applied::Gap => state.pending.hold(batch, self.pending_bytes, &self.hub),
+            Applied::OtherEpoch if batch.epoch > self.at().0 => {
+                tracing::warn!(shard = %self.shard, epoch = %batch.epoch, "the journal is another incarnation");
+                state.pending = Pending::default();
+                self.hub.restart(self.shard, batch.epoch, batch.from);
+                self.hub.apply(&batch);
+            }
+            // A relay that has not noticed yet.
+            Applied::OtherEpoch => {}
+        }
+    }
+
+    fn drain_pending(&self, state: &mut State) {
+        while let Some((_, batch)) = state.pending.batches.first_key_value() {
+            match self.hub.apply(batch) {
+                Applied::Gap => return,
+                Applied::Advanced | Applied::Known | Applied::OtherEpoch => state.pending.drop_first(),
+            }
+        }
+        if std::mem::take(&mut state.filling_gap) {
+            self.hub.metrics.gaps_filled.inc();
+        }
+    }
+
+    fn note_warm(&self, state: &mut State) {
+        if state.warm_at.is_some_and(|warm| self.at().1 >= warm) {
+            state.warm_at = None;
+            self.health.ready();
+        }
+    }
+}
+
+impl Pending {
+    fn hold(&mut self, batch: Arc<Batch>, bytes_max: usize, hub: &Hub) {
+        let bytes = batch.wire_len();
+        if self.bytes + bytes > bytes_max {
+            hub.metrics.pending_dropped.inc();
+            return;
+        }
+        if let std::collections::btree_map::Entry::Vacant(free) = self.batches.entry(batch.from) {
+            free.insert(batch);
+            self.bytes += bytes;
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some((_, batch)) = self.batches.pop_first() {
+            self.bytes -= batch.wire_len();
+        }
+    }
+}

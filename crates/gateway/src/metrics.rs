@@ -1,0 +1,192 @@
+//! What a gateway counts. No label takes its values from outside.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use foghorn_core::batch::FeedEvent;
+use foghorn_core::event::EventType;
+use foghorn_core::policy::Policies;
+use foghorn_core::reason::{ResetReason, StreamEnd};
+use foghorn_core::shard::Shard;
+
+/// A type that some policy lists, or `other`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TypeLabel {
+    r#type: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShardLabel {
+    shard: u8,
+}
+
+/// Where a catch-up is served from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The gateway's memory.
+    Ring,
+    /// The event log.
+    Log,
+}
+
+impl Source {
+    fn label(self) -> SourceLabel {
+        SourceLabel { source: match self { Source::Ring => "ring", Source::Log => "log" } }
+    }
+}
+
+/// The gateway's metrics. Cheap to clone; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Open streams.
+    pub connections: Gauge,
+    /// Open streams whose socket has not taken what is there for them for more than a second.
+    pub slow_connections: Gauge,
+    /// Streams opened.
+    pub opened: Counter,
+    /// Streams opened with a cursor.
+    pub resumed: Counter,
+    /// Ranges found missing from the live feed.
+    pub gaps: Counter,
+    /// Those filled from the log.
+    pub gaps_filled: Counter,
+    /// Batches that found no room while a gap was being filled; they are filled in later too.
+    pub pending_dropped: Counter,
+    /// Polls of the log because the live feed was silent.
+    pub polls: Counter,
+    delivered: Family<TypeLabel, Counter>,
+    ended: Family<ReasonLabel, Counter>,
+    resets: Family<ReasonLabel, Counter>,
+    replayed: Family<SourceLabel, Counter>,
+    log_errors: Counter,
+    head: Family<ShardLabel, Gauge>,
+    behind: Family<ShardLabel, Gauge>,
+    ring_events: Family<ShardLabel, Gauge>,
+    ring_bytes: Family<ShardLabel, Gauge>,
+    stale: Family<ShardLabel, Gauge>,
+    feed_latency: FeedLatency,
+}
+
+#[derive(Debug, Clone)]
+struct FeedLatency(Histogram);
+
+impl Default for FeedLatency {
+    fn default() -> Self {
+        FeedLatency(Histogram::new(exponential_buckets(0.0005, 2.0, 16)))
+    }
+}
+
+impl Metrics {
+    /// Registers everything under `foghorn_gateway_…`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let m = Metrics::default();
+        let r = registry.sub_registry_with_prefix("foghorn_gateway");
+        r.register("connections", "Open streams", m.connections.clone());
+        r.register(
+            "slow_connections",
+            "Streams whose socket has been full for over a second",
+            m.slow_connections.clone(),
+        );
+        r.register("streams_opened", "Streams opened", m.opened.clone());
+        r.register("streams_resumed", "Streams opened with a cursor", m.resumed.clone());
+        r.register("streams_ended", "Streams ended, by reason", m.ended.clone());
+        r.register(
+            "events_delivered",
+            "Events written to streams, by type as policies list them",
+            m.delivered.clone(),
+        );
+        r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
+        r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
+        r.register("replay_failures", "Requests to the event log that failed", m.log_errors.clone());
+        r.register("gaps", "Ranges found missing from the live feed", m.gaps.clone());
+        r.register("gaps_filled", "Missing ranges filled from the event log", m.gaps_filled.clone());
+        r.register(
+            "pending_dropped",
+            "Batches dropped for want of room while a gap was filled",
+            m.pending_dropped.clone(),
+        );
+        r.register("feed_polls", "Polls of the event log because the live feed was silent", m.polls.clone());
+        r.register("head", "Last seq covered, by shard", m.head.clone());
+        r.register("behind", "Entries between the head and the journal's tip, by shard", m.behind.clone());
+        r.register("ring_events", "Events in the ring, by shard", m.ring_events.clone());
+        r.register("ring_bytes", "Bytes of the ring, by shard", m.ring_bytes.clone());
+        r.register("feed_stale", "1 while the live feed of a shard is silent", m.stale.clone());
+        r.register(
+            "feed_latency_seconds",
+            "From the journal's time of an event to its arrival here",
+            m.feed_latency.0.clone(),
+        );
+        for reason in ResetReason::ALL {
+            drop(m.resets.get_or_create(&ReasonLabel { reason: reason.as_str() }));
+        }
+        for end in StreamEnd::ALL {
+            drop(m.ended.get_or_create(&ReasonLabel { reason: end.as_str() }));
+        }
+        for source in [Source::Ring, Source::Log] {
+            drop(m.replayed.get_or_create(&source.label()));
+        }
+        m
+    }
+
+    /// The delivery counter of an event: by its type if its channel's policy lists it, else `other`.
+    pub fn delivered(&self, policies: &Policies, event: &FeedEvent) -> Counter {
+        let name = event.event_type.as_ref().map_or("message", EventType::as_str);
+        let listed = policies.of(event.channel.as_str()).metric_types.iter().any(|t| t == name);
+        let label = TypeLabel { r#type: if listed { name.to_owned() } else { "other".to_owned() } };
+        self.delivered.get_or_create(&label).clone()
+    }
+
+    /// A stream ended.
+    pub fn ended(&self, end: StreamEnd) {
+        self.ended.get_or_create(&ReasonLabel { reason: end.as_str() }).inc();
+    }
+
+    /// A stream was reset.
+    pub fn reset(&self, reason: ResetReason) {
+        self.resets.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+
+    /// Events were sent in a catch-up.
+    pub fn replayed(&self, source: Source, events: u64) {
+        self.replayed.get_or_create(&source.label()).inc_by(events);
+    }
+
+    /// The log did not answer.
+    pub fn log_failed(&self) {
+        self.log_errors.inc();
+    }
+
+    /// An event arrived this long after the journal took it.
+    pub fn arrived(&self, latency: std::time::Duration) {
+        self.feed_latency.0.observe(latency.as_secs_f64());
+    }
+
+    /// A shard's ring changed.
+    pub fn ring(&self, shard: Shard, ring: &crate::ring::Ring) {
+        let label = ShardLabel { shard: shard.get() };
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.head.get_or_create(&label).set(number(ring.head()));
+        self.behind.get_or_create(&label).set(number(ring.tip().saturating_sub(ring.head())));
+        self.ring_events.get_or_create(&label).set(number(ring.len() as u64));
+        self.ring_bytes.get_or_create(&label).set(number(ring.bytes() as u64));
+    }
+
+    /// A shard's live feed fell silent, or is back.
+    pub fn stale(&self, shard: Shard, stale: bool) {
+        self.stale.get_or_create(&ShardLabel { shard: shard.get() }).set(i64::from(stale));
+    }
+}

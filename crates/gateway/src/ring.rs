@@ -1,0 +1,329 @@
+//! The ring: one shard's recent events.
+//!
+//! It holds every event of the contiguous range `(floor, head]`, so a position in that range can be
+//! continued from memory. Bounded in bytes: at the bound the oldest events go and `floor` rises;
+//! whoever is behind it reads the log.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
+
+use foghorn_core::batch::{Batch, FeedEvent};
+use foghorn_core::channel::Channel;
+use foghorn_core::position::{Digest, Epoch};
+use foghorn_core::sse;
+
+use crate::subscription::Topics;
+
+/// An event in the ring, shared by all who are being sent it.
+#[derive(Debug)]
+pub struct RingEvent {
+    /// The event and its frame.
+    pub feed: FeedEvent,
+    /// Counts its deliveries, by type as the policy lists them.
+    pub delivered: Counter,
+    /// The envelope form, made when the first listener wants it.
+    envelope: OnceLock<Bytes>,
+}
+
+impl RingEvent {
+    /// Wraps an event from the feed or the log.
+    pub fn new(feed: FeedEvent, delivered: Counter) -> Self {
+        RingEvent { feed, delivered, envelope: OnceLock::new() }
+    }
+
+    /// The block without its `id:` line, in the form asked for.
+    pub fn block(&self, envelope: bool) -> &[u8] {
+        if !envelope {
+            return self.feed.frame.without_id();
+        }
+        self.envelope.get_or_init(|| {
+            let feed = &self.feed;
+            sse::envelope(&feed.channel, feed.event_type.as_ref(), feed.time, feed.frame.without_id())
+        })
+    }
+}
+
+/// The recent events of one shard.
+#[derive(Debug)]
+pub struct Ring {
+    epoch: Epoch,
+    floor: u64,
+    head: u64,
+    tip: u64,
+    head_digest: Digest,
+    events: VecDeque<Arc<RingEvent>>,
+    channels: HashMap<Channel, VecDeque<Arc<RingEvent>>>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+/// What became of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The head moved on.
+    Advanced,
+    /// It was known already.
+    Known,
+    /// It begins after the head: what is between must be had first.
+    Gap,
+    /// It is of another epoch.
+    OtherEpoch,
+}
+
+/// Book-keeping that each event costs beside its frame: two shared pointers, the struct, index space.
+const EVENT_OVERHEAD: usize = 256;
+
+impl Ring {
+    /// An empty ring at a position, with a bound in bytes.
+    pub fn new(epoch: Epoch, after: u64, bytes_max: usize) -> Self {
+        Ring {
+            epoch,
+            floor: after,
+            head: after,
+            tip: after,
+            head_digest: Digest::NONE,
+            events: VecDeque::new(),
+            channels: HashMap::new(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// Forgets everything and goes on after another position.
+    pub fn restart(&mut self, epoch: Epoch, after: u64) {
+        *self = Ring::new(epoch, after, self.bytes_max);
+    }
+
+    /// The incarnation that all its seqs are of.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Everything after this seq is held.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// The last seq it covers.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// The last seq that the journal is known to have.
+    pub fn tip(&self) -> u64 {
+        self.tip
+    }
+
+    /// How many events it holds.
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Bytes it takes, book-keeping included.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The oldest event it holds.
+    pub fn oldest(&self) -> Option<&Arc<RingEvent>> {
+        self.events.front()
+    }
+
+    /// The events after `seq`, in order.
+    pub fn after(&self, seq: u64) -> impl Iterator<Item = &Arc<RingEvent>> {
+        after(&self.events, seq)
+    }
+
+    /// Takes in what is new of a batch. `counter` gives the delivery counter of an event.
+    pub fn apply(&mut self, batch: &Batch, counter: impl Fn(&FeedEvent) -> Counter) -> Applied {
+        if batch.epoch != self.epoch {
+            return Applied::OtherEpoch;
+        }
+        self.tip = self.tip.max(batch.tip);
+        if batch.to <= self.head {
+            return Applied::Known;
+        }
+        if batch.from > self.head {
+            return Applied::Gap;
+        }
+        let head = self.head;
+        for feed in batch.events.iter().filter(|event| event.seq > head) {
+            self.push(Arc::new(RingEvent::new(feed.clone(), counter(feed))));
+        }
+        self.head = batch.to;
+        self.head_digest = batch.to_digest;
+        self.evict();
+        Applied::Advanced
+    }
+
+    /// Gives the events that `topics` want after `seq`, in order, to `take` until it returns false.
+    /// Returns the position then reached: everything wanted at or below it was given.
+    ///
+    /// The caller checks that `seq` is within `floor..=head`.
+    pub fn read(&self, topics: &Topics, seq: u64, mut take: impl FnMut(&Arc<RingEvent>) -> bool) -> u64 {
+        match topics {
+            Topics::Channels(channels) => {
+                let mut heads: Vec<_> = channels
+                    .iter()
+                    .filter_map(|channel| Some(after(self.channels.get(channel)?, seq).peekable()))
+                    .collect();
+                loop {
+                    let next = heads.iter_mut().filter_map(|h| h.peek().map(|e| e.feed.seq)).min();
+                    let Some(next) = next else { return self.head.max(seq) };
+                    let event = heads.iter_mut().find_map(|h| h.next_if(|e| e.feed.seq == next));
+                    let Some(event) = event else { return self.head.max(seq) };
+                    if !take(event) {
+                        return event.feed.seq;
+                    }
+                }
+            }
+            Topics::Mixed { .. } => {
+                for event in self.after(seq).filter(|e| topics.want(e.feed.channel.as_str())) {
+                    if !take(event) {
+                        return event.feed.seq;
+                    }
+                }
+                self.head.max(seq)
+            }
+        }
+    }
+
+    fn push(&mut self, event: Arc<RingEvent>) {
+        self.bytes += cost(&event);
+        match self.channels.get_mut(&event.feed.channel) {
+            Some(of_channel) => of_channel.push_back(event.clone()),
+            None => {
+                // A key of its own, or it would keep the whole batch's bytes alive.
+                self.channels.insert(event.feed.channel.detached(), VecDeque::from([event.clone()]));
+            }
+        }
+        self.events.push_back(event);
+    }
+
+    fn evict(&mut self) {
+        while self.bytes > self.bytes_max
+            && let Some(event) = self.events.pop_front()
+        {
+            self.bytes -= cost(&event);
+            self.floor = event.feed.seq;
+            if let Some(of_channel) = self.channels.get_mut(&event.feed.channel) {
+                of_channel.pop_front();
+                if of_channel.is_empty() {
+                    self.channels.remove(&event.feed.channel);
+                }
+            }
+        }
+    }
+}
+
+fn cost(event: &RingEvent) -> usize {
+    event.feed.wire_len() + EVENT_OVERHEAD
+}
+
+fn after(events: &VecDeque<Arc<RingEvent>>, seq: u64) -> impl Iterator<Item = &Arc<RingEvent>> {
+    events.range(events.partition_point(|event| event.feed.seq <= seq)..)
+}
+
+#[cfg(test)]
+mod tests {
+    use foghorn_core::event::Event;
+    use foghorn_core::pattern::Pattern;
+    use foghorn_core::position::Position;
+    use foghorn_core::shard::Shard;
+    use foghorn_core::time::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EPOCH: Epoch = Epoch::new(1);
+
+    /// A batch over `(from, to]` with an event at each of `seqs`, on channel `c<seq % 3>`.
+    fn batch(from: u64, to: u64, seqs: impl IntoIterator<Item = u64>) -> Batch {
+        let mut batch = Batch::empty(Shard::ZERO, EPOCH, from, to);
+        batch.events = seqs
+            .into_iter()
+            .map(|seq| {
+                let event = Event::new(Channel::parse(format!("c{}", seq % 3)).unwrap(), seq.to_string());
+                let position = Position { shard: Shard::ZERO, epoch: EPOCH, seq };
+                FeedEvent::encode(position, Timestamp::default(), &event)
+            })
+            .collect();
+        batch
+    }
+
+    fn read(ring: &Ring, topics: &[&str], seq: u64, most: usize) -> (Vec<u64>, u64) {
+        let topics = Topics::new(topics.iter().map(|t| Pattern::parse(*t).unwrap()));
+        let mut seqs = Vec::new();
+        let reached = ring.read(&topics, seq, |event| {
+            seqs.push(event.feed.seq);
+            seqs.len() < most
+        });
+        (seqs, reached)
+    }
+
+    #[test]
+    fn a_gap_is_never_stepped_over() {
+        let mut ring = Ring::new(EPOCH, 10, 1 << 20);
+        assert_eq!(ring.apply(&batch(12, 13, [13]), |_| Counter::default()), Applied::Gap);
+        assert_eq!(ring.head(), 10);
+        assert_eq!(ring.apply(&batch(10, 12, [11]), |_| Counter::default()), Applied::Advanced);
+        assert_eq!(ring.apply(&batch(12, 13, [13]), |_| Counter::default()), Applied::Advanced);
+        assert_eq!(ring.apply(&batch(9, 13, [11, 13]), |_| Counter::default()), Applied::Known);
+        let mut other = batch(13, 14, []);
+        other.epoch = Epoch::new(2);
+        assert_eq!(ring.apply(&other, |_| Counter::default()), Applied::OtherEpoch);
+        assert_eq!(read(&ring, &[">"], 10, 9), (vec![11, 13], 13));
+    }
+
+    #[test]
+    fn at_the_bound_the_oldest_go_and_the_floor_says_so() {
+        let mut ring = Ring::new(EPOCH, 0, 2000);
+        for seq in 1..=100 {
+            ring.apply(&batch(seq - 1, seq, [seq]), |_| Counter::default());
+        }
+        assert!(ring.bytes() <= 2000 && ring.len() > 2);
+        assert_eq!(ring.floor() + 1, ring.oldest().unwrap().feed.seq);
+        assert_eq!(read(&ring, &[">"], ring.floor(), 1000).0, (ring.floor() + 1..=100).collect::<Vec<_>>());
+    }
+
+    proptest! {
+        /// However a shard is cut into overlapping batches, whatever the topics and wherever a reader
+        /// stops, it gets every wanted event once and in order.
+        #[test]
+        fn reading_in_steps_gives_every_wanted_event_once(
+            cuts in prop::collection::vec(0u64..40, 0..8), overlap in 0u64..4,
+            most in 1usize..5, start in 0u64..40,
+            topics in prop::sample::subsequence(vec!["c0", "c1", "c2", "*"], 1..4),
+        ) {
+            let mut cuts = cuts;
+            cuts.extend([0, 40]);
+            cuts.sort_unstable();
+            let mut ring = Ring::new(EPOCH, 0, 1 << 20);
+            for pair in cuts.windows(2) {
+                let from = pair[0].saturating_sub(overlap);
+                // Every fourth seq is an entry without an event.
+                ring.apply(&batch(from, pair[1], (from + 1..=pair[1]).filter(|s| s % 4 != 0)), |_| Counter::default());
+            }
+            prop_assert_eq!(ring.head(), 40);
+            let wanted: Vec<u64> = (start + 1..=40)
+                .filter(|s| s % 4 != 0 && (topics.contains(&"*") || topics.contains(&&*format!("c{}", s % 3))))
+                .collect();
+            let (mut at, mut got) = (start, Vec::new());
+            while at < 40 {
+                let (seqs, reached) = read(&ring, &topics, at, most);
+                prop_assert!(reached > at);
+                got.extend(seqs);
+                at = reached;
+            }
+            prop_assert_eq!(got, wanted);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Putting a gateway together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use foghorn_bus::live::LiveFeed;
+use foghorn_bus::log::EventLog;
+use foghorn_core::policy::Policies;
+use foghorn_core::shard::ShardCount;
+use foghorn_http::guard::Guard;
+use foghorn_telemetry::health::Health;
+
+use crate::config::Config;
+use crate::connection::Shared;
+use crate::drain::drain;
+use crate::http::Api;
+use crate::hub::Hub;
+use crate::ingest::Ingest;
+use crate::metrics::Metrics;
+
+/// What a gateway needs from outside.
+pub struct Ports {
+    /// Where live events come from.
+    pub feed: Arc<dyn LiveFeed>,
+    /// Where older ones come from.
+    pub log: Arc<dyn EventLog>,
+    /// How many shards the cluster has.
+    pub shards: ShardCount,
+    /// What holds for which channels.
+    pub policies: Arc<Policies>,
+    /// Who may ask.
+    pub guard: Guard,
+    /// Told when the rings are warm.
+    pub health: Health,
+}
+
+/// A running gateway.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    guard: Guard,
+    health: Health,
+    /// Ends with the gateway.
+    tasks: JoinSet<()>,
+}
+
+impl Gateway {
+    /// Starts taking in the live feed.
+    pub fn start(config: Config, ports: Ports, registry: &mut Registry) -> Self {
+        let metrics = Metrics::register(registry);
+        let hub = Arc::new(Hub::new(ports.shards, config.ring_bytes, ports.policies, metrics));
+        let mut tasks = JoinSet::new();
+        for shard in ports.shards.shards() {
+            let ingest = Ingest {
+                shard,
+                hub: hub.clone(),
+                feed: ports.feed.clone(),
+                log: ports.log.clone(),
+                warm: config.ring_warm,
+                stale_after: config.stale_after,
+                pending_bytes: config.ring_bytes / usize::from(ports.shards.get()) / 4,
+                health: ports.health.part(format!("ring.{shard}"), "the event log, to fill the ring"),
+            };
+            tasks.spawn(ingest.run());
+        }
+        let counted = hub.clone();
+        tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                counted.count_slow();
+            }
+        });
+        let replays = Semaphore::new(config.replays);
+        let shared = Arc::new(Shared { hub, log: ports.log, config, replays });
+        Gateway { shared, guard: ports.guard, health: ports.health, tasks }
+    }
+
+    /// Its HTTP side.
+    pub fn api(&self) -> Arc<Api> {
+        Arc::new(Api { shared: self.shared.clone(), guard: self.guard.clone() })
+    }
+
+    /// Turns unready, keeps serving for the configured delay, then lets its streams go at the set pace.
+    /// The caller stops accepting when `stop_accepting` is called, and exits when this returns.
+    pub async fn drain(mut self, stop_accepting: impl FnOnce()) {
+        self.health.part("drain", "nothing: the gateway is draining");
+        tokio::time::sleep(self.shared.config.drain_delay).await;
+        stop_accepting();
+        drain(&self.shared.hub, &self.shared.config).await;
+        self.tasks.abort_all();
+    }
+}

@@ -1,0 +1,125 @@
+//! What a connection listens to.
+
+use std::sync::Arc;
+
+use foghorn_core::batch::FeedEvent;
+use foghorn_core::channel::Channel;
+use foghorn_core::event::EventType;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::shard::{Shard, ShardCount};
+
+/// Topics that a listener wants from one shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Topics {
+    /// Only channels, each once: found by the ring's index.
+    Channels(Vec<Channel>),
+    /// Patterns too: found by looking at every event.
+    Mixed {
+        /// The channels.
+        channels: Vec<Channel>,
+        /// The patterns.
+        patterns: Vec<Pattern>,
+    },
+}
+
+impl Topics {
+    /// Sorts topics into channels and patterns; doubles count once.
+    pub fn new(topics: impl IntoIterator<Item = Pattern>) -> Self {
+        let (mut channels, mut patterns) = (Vec::new(), Vec::new());
+        for topic in topics {
+            match topic.channel() {
+                Some(channel) if !channels.contains(&channel) => channels.push(channel),
+                None if !patterns.contains(&topic) => patterns.push(topic),
+                _ => {}
+            }
+        }
+        if patterns.is_empty() { Topics::Channels(channels) } else { Topics::Mixed { channels, patterns } }
+    }
+
+    /// Whether events of a channel are wanted.
+    pub fn want(&self, channel: &str) -> bool {
+        let among = |channels: &[Channel]| channels.iter().any(|c| c.as_str() == channel);
+        match self {
+            Topics::Channels(channels) => among(channels),
+            Topics::Mixed { channels, patterns } => {
+                among(channels) || patterns.iter().any(|p| p.matches(channel))
+            }
+        }
+    }
+
+    /// The channels.
+    pub fn channels(&self) -> &[Channel] {
+        match self {
+            Topics::Channels(channels) | Topics::Mixed { channels, .. } => channels,
+        }
+    }
+
+    /// The patterns.
+    pub fn patterns(&self) -> &[Pattern] {
+        match self {
+            Topics::Channels(_) => &[],
+            Topics::Mixed { patterns, .. } => patterns,
+        }
+    }
+
+    /// All of them as patterns, as the event log is asked.
+    pub fn to_patterns(&self) -> Arc<[Pattern]> {
+        self.channels().iter().map(Pattern::from).chain(self.patterns().iter().cloned()).collect()
+    }
+}
+
+/// Everything a connection asked for.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// The topics, by shard; only shards that have some.
+    pub shards: Vec<(Shard, Topics)>,
+    /// Only events of these types; empty for all.
+    pub types: Vec<String>,
+    /// Whether data come in an envelope that names the channel.
+    pub envelope: bool,
+    /// Whether visible `heartbeat` events are sent beside the keep-alive.
+    pub heartbeat: bool,
+}
+
+impl Subscription {
+    /// A subscription to topics, `broadcast` always among them. A channel is in its one shard, a
+    /// pattern in all.
+    pub fn new(topics: &[Pattern], shards: ShardCount) -> Self {
+        let broadcast = Pattern::from(&Channel::broadcast());
+        let all: Vec<&Pattern> = std::iter::once(&broadcast).chain(topics).collect();
+        let of_shard = |shard| {
+            let here = |topic: &&&Pattern| topic.channel().is_none_or(|c| shards.shard_of(&c) == shard);
+            Topics::new(all.iter().filter(here).map(|topic| (*topic).clone()))
+        };
+        let shards = shards.shards().map(|shard| (shard, of_shard(shard)));
+        Subscription {
+            shards: shards.filter(|(_, topics)| *topics != Topics::Channels(Vec::new())).collect(),
+            types: Vec::new(),
+            envelope: false,
+            heartbeat: false,
+        }
+    }
+
+    /// Whether the type filter lets an event pass. An event without a type is a `message`.
+    pub fn wants_type(&self, event: &FeedEvent) -> bool {
+        let name = event.event_type.as_ref().map_or("message", EventType::as_str);
+        self.types.is_empty() || self.types.iter().any(|t| t == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_lie_in_their_shards_and_broadcast_comes_unasked() {
+        let four = ShardCount::new(4).unwrap();
+        let pattern = |p: &str| Pattern::parse(p).unwrap();
+        let channels = Subscription::new(&[pattern("a"), pattern("a")], four);
+        let total: usize = channels.shards.iter().map(|(_, t)| t.channels().len()).sum();
+        assert_eq!(total, 2, "a once, broadcast once: {channels:?}");
+        let everywhere = Subscription::new(&[pattern("orders.>")], four);
+        assert_eq!(everywhere.shards.len(), 4);
+        assert!(everywhere.shards.iter().all(|(_, t)| t.want("orders.x")));
+    }
+}

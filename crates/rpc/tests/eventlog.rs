@@ -1,0 +1,304 @@
+//! The event log over a real connection: what is asked arrives, what is answered comes back, and when a
+//! replica is gone or odd another one answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use foghorn_bus::Future;
+use foghorn_bus::log::{
+    Committed, EventLog, HistoryEvent, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay,
+    ReplayQuery,
+};
+use foghorn_core::batch::{Batch, FeedEvent};
+use foghorn_core::channel::Channel;
+use foghorn_core::entry::Key;
+use foghorn_core::event::Event;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::reason::ResetReason;
+use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
+use foghorn_rpc::client::RemoteEventLog;
+use foghorn_rpc::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, serve, server, v1};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// Answers from the question, so that a test sees what arrived.
+#[derive(Default)]
+struct Fake {
+    down: bool,
+    wrong_shard: bool,
+}
+
+fn batch(shard: Shard, epoch: Epoch, after: u64) -> Batch {
+    let mut batch = Batch::empty(shard, epoch, after, after + 2);
+    let position = Position { shard, epoch, seq: after + 1 };
+    let event = Event::new(Channel::parse("a.b").unwrap(), "text");
+    batch.events.push(FeedEvent::encode(position, Timestamp::from_micros(5), &event));
+    batch
+}
+
+impl Fake {
+    fn check(&self) -> Result<(), LogError> {
+        if self.down { Err(LogError("PostgreSQL is down".into())) } else { Ok(()) }
+    }
+}
+
+impl EventLog for Fake {
+    fn replay(&self, query: ReplayQuery) -> Future<'_, Result<Replay, LogError>> {
+        Box::pin(async move {
+            self.check()?;
+            assert!(query.events <= PAGE_EVENTS_MAX && query.bytes <= PAGE_BYTES_MAX);
+            if query.topics[0].as_str() == "gone" {
+                let (reason, epoch) = (ResetReason::Expired, Epoch::new(9));
+                return Ok(Replay::Reset { reason, epoch, after: query.events as u64 });
+            }
+            let shard = if self.wrong_shard { Shard::ZERO } else { query.shard };
+            Ok(Replay::Page(batch(shard, query.epoch, query.after)))
+        })
+    }
+
+    fn newest(&self, query: NewestQuery) -> Future<'_, Result<Vec<Batch>, LogError>> {
+        Box::pin(async move {
+            self.check()?;
+            Ok(query
+                .shards
+                .iter()
+                .map(|(shard, _)| batch(*shard, Epoch::new(1), query.each as u64))
+                .collect())
+        })
+    }
+
+    fn locate(&self, shard: Shard, time: Timestamp) -> Future<'_, Result<Located, LogError>> {
+        Box::pin(async move {
+            self.check()?;
+            let after = u64::try_from(time.as_micros()).unwrap();
+            Ok(Located { epoch: Epoch::new(u64::from(shard.get())), after, tip: 99 })
+        })
+    }
+
+    fn history(&self, query: HistoryQuery) -> Future<'_, Result<HistoryPage, LogError>> {
+        Box::pin(async move {
+            self.check()?;
+            let event = |seq| HistoryEvent {
+                seq,
+                time: Timestamp::from_micros(7),
+                event_type: (seq == 1).then(|| "paid".to_owned()),
+                id: None,
+                data: Bytes::from(vec![b'x'; 1 << 20]),
+            };
+            let events = (1..=query.limit as u64).map(event).collect();
+            Ok(HistoryPage { epoch: Epoch::new(query.after.unwrap()), events, more: query.before.is_some() })
+        })
+    }
+
+    fn committed(
+        &self,
+        position: Position,
+        key: Key,
+        deadline: Duration,
+    ) -> Future<'_, Result<Committed, LogError>> {
+        Box::pin(async move {
+            self.check()?;
+            match (position.seq, key.as_bytes()[15]) {
+                (1, 7) => Ok(Committed::Yes),
+                (2, _) => Ok(Committed::Replaced),
+                _ => {
+                    tokio::time::sleep(deadline).await;
+                    Ok(Committed::NotYet)
+                }
+            }
+        })
+    }
+}
+
+struct Replica {
+    url: String,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+fn shards() -> ShardCount {
+    ShardCount::new(4).unwrap()
+}
+
+async fn replica(fake: Fake) -> Replica {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (stop, stopped) = watch::channel(false);
+    let routes = tonic::service::Routes::new(server::event_log(Arc::new(fake), shards()));
+    let task = tokio::spawn(serve::serve(listener, routes, &["foghorn.v1.EventLog"], stopped));
+    Replica { url, stop, task }
+}
+
+impl Replica {
+    /// Returns once its port is closed.
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn remote(urls: &[&Replica]) -> (RemoteEventLog, Registry) {
+    let urls: Vec<_> = urls.iter().map(|replica| replica.url.as_str()).collect();
+    let mut registry = Registry::default();
+    (RemoteEventLog::new(&urls.join(","), shards(), &mut registry).unwrap(), registry)
+}
+
+fn query(shard: u64, topic: &str) -> ReplayQuery {
+    ReplayQuery {
+        shard: shards().shard(shard).unwrap(),
+        epoch: Epoch::new(3),
+        after: 10,
+        topics: Arc::new([Pattern::parse(topic).unwrap()]),
+        events: 5,
+        bytes: usize::MAX,
+    }
+}
+
+#[tokio::test]
+async fn questions_and_answers_survive_the_way() {
+    let replica = replica(Fake::default()).await;
+    let (log, _) = remote(&[&replica]);
+    let asked = query(2, "a.>");
+    let expected = batch(asked.shard, asked.epoch, asked.after);
+    assert!(matches!(log.replay(asked).await.unwrap(), Replay::Page(batch) if batch == expected));
+    let reset = log.replay(query(2, "gone")).await.unwrap();
+    let Replay::Reset { reason: ResetReason::Expired, epoch, after: 5 } = reset else { panic!("{reset:?}") };
+    assert_eq!(epoch.get(), 9);
+    let most = ReplayQuery { events: usize::MAX, ..query(2, "gone") };
+    let bounded = log.replay(most).await.unwrap();
+    assert!(matches!(bounded, Replay::Reset { after, .. } if after == PAGE_EVENTS_MAX as u64));
+
+    let topics: Arc<[Pattern]> = Arc::new([Pattern::everything()]);
+    let both = vec![(shards().shard(3).unwrap(), topics.clone()), (Shard::ZERO, topics)];
+    let newest = NewestQuery { shards: both, each: 4, total: 10, bytes: 1000 };
+    let batches = log.newest(newest).await.unwrap();
+    assert_eq!(batches.iter().map(|b| (b.shard.get(), b.from)).collect::<Vec<_>>(), [(3, 4), (0, 4)]);
+
+    let located = log.locate(shards().shard(1).unwrap(), Timestamp::from_micros(42)).await.unwrap();
+    assert_eq!(located, Located { epoch: Epoch::new(1), after: 42, tip: 99 });
+    assert!(log.locate(Shard::ZERO, Timestamp::from_micros(100)).await.is_err(), "beyond the tip");
+
+    let history =
+        HistoryQuery { channel: Channel::parse("a").unwrap(), after: Some(8), before: None, limit: 2 };
+    let page = log.history(history.clone()).await.unwrap();
+    assert_eq!((page.epoch.get(), page.events.len(), page.more), (8, 2, false));
+    assert_eq!(page.events[0].event_type.as_deref(), Some("paid"));
+    let cut = log.history(HistoryQuery { limit: 100, ..history }).await.unwrap();
+    assert_eq!((cut.events.len(), cut.more), (4, true), "as much as an answer holds");
+}
+
+#[tokio::test]
+async fn committed_says_yes_no_and_not_yet_within_its_deadline() {
+    let replica = replica(Fake::default()).await;
+    let (log, _) = remote(&[&replica]);
+    let ask = async |seq, last| {
+        let mut key = [0; 16];
+        key[15] = last;
+        let position = Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq };
+        log.committed(position, Key::from_bytes(key), Duration::from_millis(20)).await
+    };
+    assert_eq!(ask(1, 7).await, Ok(Committed::Yes));
+    assert_eq!(ask(2, 0).await, Ok(Committed::Replaced));
+    assert_eq!(ask(3, 0).await, Ok(Committed::NotYet));
+}
+
+#[tokio::test]
+async fn another_replica_answers_for_one_that_is_gone_down_or_odd() {
+    let (good, gone) = (replica(Fake::default()).await, replica(Fake::default()).await);
+    let down = replica(Fake { down: true, ..Fake::default() }).await;
+    let odd = replica(Fake { wrong_shard: true, ..Fake::default() }).await;
+    for other in [&gone, &down, &odd] {
+        let (log, registry) = remote(&[&good, other]);
+        for _ in 0..6 {
+            let answer = log.replay(query(2, "a")).await.unwrap();
+            assert!(matches!(answer, Replay::Page(batch) if batch.shard.get() == 2));
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(
+            text.contains(r#"foghorn_rpc_eventlog_calls_total{method="replay",outcome="ok"} 6"#),
+            "{text}"
+        );
+    }
+    // Of two that were both connected, one goes.
+    let (log, _) = remote(&[&good, &gone]);
+    for _ in 0..2 {
+        log.replay(query(2, "a")).await.unwrap();
+    }
+    gone.stop().await;
+    for _ in 0..6 {
+        log.replay(query(2, "a")).await.unwrap();
+    }
+    // Nobody left: an error, never a reset.
+    let (log, _) = remote(&[&down]);
+    let error = log.replay(query(2, "a")).await.unwrap_err();
+    assert!(error.0.contains("PostgreSQL is down"), "{error}");
+    let (log, _) = remote(&[&odd]);
+    let error = log.replay(query(2, "a")).await.unwrap_err();
+    assert!(error.0.contains("malformed answer"), "{error}");
+}
+
+#[tokio::test]
+async fn absurd_requests_are_refused() {
+    let replica = replica(Fake::default()).await;
+    let mut client = v1::event_log_client::EventLogClient::connect(replica.url).await.unwrap();
+    let good =
+        v1::ReplayRequest { shard: 1, epoch: 1, after: 0, topics: vec!["a".into()], events: 1, bytes: 1 };
+    client.replay(good.clone()).await.unwrap();
+    for (bad, hint) in [
+        (v1::ReplayRequest { shard: 4, ..good.clone() }, "--shards"),
+        (v1::ReplayRequest { topics: vec![], ..good.clone() }, "0 topics"),
+        (v1::ReplayRequest { topics: vec!["a..b".into()], ..good.clone() }, "token 2"),
+        (v1::ReplayRequest { topics: vec!["a".into(); 5000], ..good.clone() }, "5000 topics"),
+    ] {
+        let status = client.replay(bad).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(status.message().contains(hint), "{status}");
+    }
+    let key = v1::CommittedRequest { position: Some(Default::default()), key: Bytes::new(), deadline_ms: 1 };
+    assert_eq!(client.committed(key).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    let huge = v1::ReplayRequest { topics: vec!["a".repeat(2 << 20)], ..good };
+    assert_eq!(client.replay(huge).await.unwrap_err().code(), tonic::Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let replica = replica(Fake::default()).await;
+    let channel = tonic::transport::Endpoint::from_shared(replica.url.clone()).unwrap().connect_lazy();
+    let mut health = HealthClient::new(channel.clone());
+    let service = HealthCheckRequest { service: "foghorn.v1.EventLog".into() };
+    assert_eq!(health.check(service.clone()).await.unwrap().into_inner().status, 1, "serving");
+
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(futures::stream::iter([list]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    assert!(names.iter().any(|name| name == "foghorn.v1.Publisher"), "{names:?}");
+
+    let mut watched = health.watch(service).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().status, 1);
+    replica.stop.send_replace(true);
+    assert_eq!(watched.message().await.unwrap().unwrap().status, 2, "not serving while it drains");
+    assert!(watched.message().await.unwrap().is_none(), "a watch doesn't hold up the drain");
+    drop((health, answers));
+    replica.task.await.unwrap().unwrap();
+}

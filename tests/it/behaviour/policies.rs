@@ -1,0 +1,66 @@
+//! What policies change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foghorn_tests::http::get;
+use serde_json::json;
+
+use crate::deployment::{Deployment, Shape};
+
+pub(super) async fn a_count_limits_what_is_replayed(d: Arc<Deployment>) {
+    let channel = format!("counted.{}", d.name("c"));
+    let query = format!("channels={channel}");
+    let cursor = d.listen(&query, None).await.cursor();
+    // Past the ring, so that the log is asked.
+    let texts: Vec<String> = (0..150).map(|n| format!("{n} {}", "x".repeat(15_000))).collect();
+    d.publish_all(&channel, texts.clone()).await;
+    let again = d.listen(&query, Some(&cursor)).await;
+    assert_eq!(again.connected["recovered"], true, "what a count leaves out is not owed");
+    assert!(again.resets.is_empty());
+    assert_eq!(again.replayed_data(), texts[147..]);
+}
+
+pub(super) async fn without_replay_nothing_comes_back(d: Arc<Deployment>) {
+    let channel = format!("fleeting.{}", d.name("f"));
+    let mut listener = d.listen(&format!("channels={channel}"), None).await;
+    d.publish(json!({ "channel": channel, "data": "now" })).await;
+    assert_eq!(listener.data(1).await, ["now"]);
+    let history = get(&d.gateway_url(0, &format!("/api/channels/{channel}/events"))).await.unwrap();
+    assert_eq!(history.body["events"], json!([]));
+    assert!(d.listen(&format!("channels={channel}&last=5"), None).await.replayed.is_empty());
+}
+
+pub(super) async fn an_event_past_its_ttl_is_not_replayed(d: Arc<Deployment>) {
+    let channel = d.name("ttl");
+    let query = format!("channels={channel}");
+    let cursor = d.listen(&query, None).await.cursor();
+    d.publish(json!({ "channel": channel, "data": "gone soon", "ttl": 2 })).await;
+    d.publish(json!({ "channel": channel, "data": "stays" })).await;
+    foghorn_tests::wait::until("the event to expire", Duration::from_secs(10), async || {
+        let again = d.listen(&query, Some(&cursor)).await;
+        assert!(again.resets.is_empty());
+        (again.replayed_data() == ["stays"]).then_some(())
+    })
+    .await;
+    let history = get(&d.gateway_url(0, &format!("/api/channels/{channel}/events"))).await.unwrap();
+    assert_eq!(history.body["events"].as_array().unwrap().len(), 1);
+}
+
+pub(super) async fn a_policy_bounds_the_size_and_names_what_metrics_count(d: Arc<Deployment>) {
+    let channel = format!("small.{}", d.name("s"));
+    let reply = d.try_publish(&json!({ "channel": channel, "data": "x".repeat(200) })).await;
+    assert_eq!(reply.status, 413, "{}", reply.body);
+    assert!(reply.body["type"].as_str().unwrap().ends_with("/event-too-large"));
+    let mut listener = d.listen(&format!("channels={channel}"), None).await;
+    d.publish(json!({ "channel": channel, "event": "listed", "data": "1" })).await;
+    d.publish(json!({ "channel": channel, "event": "unlisted", "data": "2" })).await;
+    assert_eq!(listener.data(2).await, ["1", "2"]);
+    let metrics = match &d.shape {
+        Shape::Standalone(process) => process.url("/metrics"),
+        Shape::Cluster(cluster) => format!("http://{}/metrics", cluster.gateways[0].admin()),
+    };
+    let text = get(&metrics).await.unwrap().body.as_str().unwrap().to_owned();
+    assert!(text.contains(r#"foghorn_gateway_events_delivered_total{type="listed"}"#), "{text}");
+    assert!(!text.contains("unlisted"));
+}

@@ -1,0 +1,114 @@
+//! The journal on three servers with three copies, while the stream's leader dies.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use foghorn_bus::journal::Journal;
+use foghorn_bus::metrics::Metrics;
+use foghorn_bus::nats::{Bus, NatsJournal, NatsOptions};
+use foghorn_core::shard::Shard;
+use foghorn_tests::nats::NatsServer;
+use foghorn_tests::port::Port;
+use foghorn_tests::wait::until;
+use serde_json::Value;
+
+use super::{LIMIT, data, follow, new_entry, parameters};
+
+const ZERO: Shard = Shard::ZERO;
+const KILLS: u64 = 2;
+
+struct Cluster {
+    servers: Vec<NatsServer>,
+    _routes: Vec<Port>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let routes: Vec<_> = (0..3).map(|_| Port::lease()).collect();
+        let all =
+            routes.iter().map(|port| format!("nats://{}", port.address())).collect::<Vec<_>>().join(",");
+        let mut servers = Vec::new();
+        for (n, route) in routes.iter().enumerate() {
+            let (name, listen) = (format!("n{n}"), format!("nats://{}", route.address()));
+            let arguments = ["--name", &name, "--cluster_name", "c", "--cluster", &listen, "--routes", &all];
+            servers.push(NatsServer::start_with(&arguments).await);
+        }
+        Cluster { servers, _routes: routes }
+    }
+
+    async fn journal(&self) -> NatsJournal {
+        let urls = self.servers.iter().map(NatsServer::url).collect();
+        let options = NatsOptions { urls, replicas: 3, ..NatsOptions::default() };
+        let bus = Bus::connect(options, Metrics::default()).await.unwrap();
+        bus.journal(&parameters(1)).await.unwrap()
+    }
+
+    /// Which server leads the stream.
+    async fn leader(&self) -> usize {
+        let urls: Vec<_> =
+            self.servers.iter().map(|s| s.url().parse::<async_nats::ServerAddr>().unwrap()).collect();
+        let client = async_nats::connect(urls).await.unwrap();
+        until("a leader", LIMIT, async || {
+            let info = client.request("$JS.API.STREAM.INFO.FOGHORN_0", "".into()).await.ok()?;
+            let info: Value = serde_json::from_slice(&info.payload).unwrap();
+            info["cluster"]["leader"].as_str()?.strip_prefix('n')?.parse().ok()
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_leader_loses_nothing_that_was_acked_and_stores_nothing_twice() {
+    let mut cluster = Cluster::start().await;
+    let journal = cluster.journal().await;
+    let epoch = journal.epoch(ZERO);
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishers: Vec<_> = (0..32)
+        .map(|publisher| {
+            let (journal, stop) = (journal.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut acked = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let text = format!("{publisher}-{}", acked.len());
+                    let appended = journal.append(new_entry("a", None, text.clone())).await;
+                    let appended = appended.expect("the deadline outlasts the election");
+                    assert!(!appended.duplicate, "a retry of ours is no duplicate");
+                    acked.push((appended.position, text));
+                }
+                acked
+            })
+        })
+        .collect();
+    let mut enough = 0;
+    for _ in 0..KILLS {
+        enough += 1000;
+        let there = async || journal.bounds(ZERO).await.ok().filter(|bounds| bounds.last >= enough);
+        enough = until("appends", LIMIT, there).await.last;
+        let leader = cluster.leader().await;
+        cluster.servers[leader].kill();
+        let there = async || journal.bounds(ZERO).await.ok().filter(|bounds| bounds.last >= enough + 200);
+        until("appends to the new leader", LIMIT, there).await;
+        cluster.servers[leader].restart().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut acked = BTreeMap::new();
+    for publisher in publishers {
+        for (position, text) in publisher.await.unwrap() {
+            assert_eq!(position.epoch, epoch, "a new leader is no new epoch");
+            assert_eq!(acked.insert(position.seq, text), None, "a seq is given out once");
+        }
+    }
+    let last = *acked.last_key_value().unwrap().0;
+    let mut stored = BTreeMap::new();
+    let mut after = 0;
+    while after < last {
+        let page = journal.read(ZERO, after, 1000, 1 << 20).await.unwrap();
+        stored.extend(page.entries.iter().map(|entry| (entry.seq, data(entry).to_owned())));
+        after = page.to;
+    }
+    assert_eq!(stored.len(), acked.len());
+    assert_eq!(stored, acked);
+    let tailed = follow(&journal, ZERO, 0, acked.len()).await;
+    assert!(tailed.iter().map(|entry| (entry.seq, data(entry).to_owned())).eq(acked));
+}

@@ -1,0 +1,244 @@
+//! The journal while its server dies.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use foghorn_bus::journal::{Journal, JournalError};
+use foghorn_core::shard::Shard;
+use foghorn_tests::wait::until;
+use futures::StreamExt;
+use nix::sys::signal::Signal;
+
+use super::{LIMIT, Nats, append, data, follow, new_entry};
+
+const ZERO: Shard = Shard::ZERO;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_loses_nothing_that_was_acked_and_the_tail_goes_on() {
+    let mut nats = Nats::start().await;
+    let journal = nats.journal(1).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishers: Vec<_> = (0..16)
+        .map(|publisher| {
+            let (journal, stop) = (journal.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut acked = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let text = format!("{publisher}-{}", acked.len());
+                    let appended = journal.append(new_entry("a", None, text.clone())).await;
+                    let appended = appended.expect("the deadline outlasts the restart");
+                    assert!(!appended.duplicate, "a retry of ours is no duplicate");
+                    acked.push((appended.position.seq, text));
+                }
+                acked
+            })
+        })
+        .collect();
+    let tailed = tokio::spawn({
+        let journal = journal.clone();
+        async move { follow(&journal, ZERO, 0, 3000).await }
+    });
+    for kill in 1..=2 {
+        let enough = kill * 1000;
+        until("appends", LIMIT, async || journal.bounds(ZERO).await.ok().filter(|b| b.last >= enough)).await;
+        nats.server.kill();
+        nats.server.restart().await;
+    }
+    until("appends", LIMIT, async || journal.bounds(ZERO).await.ok().filter(|b| b.last >= 3000)).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut acked = BTreeMap::new();
+    for publisher in publishers {
+        acked.extend(publisher.await.unwrap());
+    }
+    let last = *acked.last_key_value().unwrap().0;
+    let tailed = tailed.await.unwrap();
+    let mut after = 0;
+    let mut stored = BTreeMap::new();
+    while after < last {
+        let page = journal.read(ZERO, after, 1000, 1 << 20).await.unwrap();
+        stored.extend(page.entries.iter().map(|entry| (entry.seq, data(entry).to_owned())));
+        after = page.to;
+    }
+    // Nothing missing, nothing twice: all that is stored was acked, once each.
+    assert_eq!(stored.len(), acked.len());
+    assert_eq!(stored, acked);
+    for entry in tailed {
+        assert_eq!(acked[&entry.seq], data(&entry));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_ends_the_tail() {
+    let mut nats = Nats::start().await;
+    let journal = nats.journal(1).await;
+    append(&journal, "a", "one").await;
+    let mut tail = journal.tail(ZERO, 0);
+    assert_eq!(data(&tail.next().await.unwrap().unwrap()), "one");
+    nats.server.signal(Signal::SIGSTOP);
+    let ended = tokio::time::timeout(LIMIT, tail.next()).await.expect("the tail ends").unwrap();
+    assert!(matches!(ended, Err(JournalError::Unavailable(_))), "{ended:?}");
+    assert!(tail.next().await.is_none());
+    nats.server.signal(Signal::SIGCONT);
+    append(&journal, "a", "two").await;
+    assert_eq!(data(&follow(&journal, ZERO, 1, 1).await[0]), "two");
+}
+
+#[tokio::test]
+async fn a_deleted_consumer_ends_the_tail() {
+    let nats = Nats::start().await;
+    let journal = nats.journal(1).await;
+    append(&journal, "a", "one").await;
+    let mut tail = journal.tail(ZERO, 0);
+    assert_eq!(data(&tail.next().await.unwrap().unwrap()), "one");
+    let client = nats.client().await;
+    let names = client.request("$JS.API.CONSUMER.NAMES.FOGHORN_0", "".into()).await.unwrap();
+    let names: serde_json::Value = serde_json::from_slice(&names.payload).unwrap();
+    for name in names["consumers"].as_array().unwrap() {
+        let subject = format!("$JS.API.CONSUMER.DELETE.FOGHORN_0.{}", name.as_str().unwrap());
+        client.request(subject, "".into()).await.unwrap();
+    }
+    let ended = tokio::time::timeout(LIMIT, tail.next()).await.expect("the tail ends").unwrap();
+    assert!(matches!(ended, Err(JournalError::Unavailable(_))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_wiped_store_is_a_new_epoch() {
+    let mut nats = Nats::start().await;
+    let journal = nats.journal(1).await;
+    let old = journal.epoch(ZERO);
+    for n in 0..10 {
+        append(&journal, "a", n.to_string()).await;
+    }
+    let mut tail = journal.tail(ZERO, 9);
+    assert_eq!(tail.next().await.unwrap().unwrap().seq, 10);
+    nats.server.kill();
+    std::fs::remove_dir_all(nats.store.path().join("jetstream")).unwrap();
+    nats.server.restart().await;
+
+    // Whether the tail hears of the epoch or only of the broken connection, it ends.
+    assert!(tokio::time::timeout(LIMIT, tail.next()).await.expect("the tail ends").unwrap().is_err());
+    let appended = append(&journal, "a", "anew").await;
+    assert!(appended.position.epoch > old, "{}", appended.position);
+    assert_eq!(appended.position.seq, 1);
+    let bounds = journal.bounds(ZERO).await.unwrap();
+    assert_eq!((bounds.epoch, bounds.first, bounds.last), (appended.position.epoch, 1, 1));
+    assert_eq!(data(&follow(&journal, ZERO, 0, 1).await[0]), "anew");
+    // Another process finds the same.
+    assert_eq!(nats.journal(1).await.epoch(ZERO), appended.position.epoch);
+}
+
+#[tokio::test]
+async fn a_journal_restored_from_an_older_copy_is_a_new_epoch() {
+    let mut nats = Nats::start().await;
+    let journal = nats.journal(1).await;
+    let old = journal.epoch(ZERO);
+    append(&journal, "a", "kept").await;
+    nats.server.stop().await;
+    let copy = tempfile::tempdir().unwrap();
+    copy_all(&nats.store.path().join("jetstream"), copy.path());
+    nats.server.restart().await;
+    for n in 0..5 {
+        append(&journal, "a", n.to_string()).await;
+    }
+    nats.server.kill();
+    std::fs::remove_dir_all(nats.store.path().join("jetstream")).unwrap();
+    copy_all(copy.path(), &nats.store.path().join("jetstream"));
+    nats.server.restart().await;
+    // The first to notice is whoever is given a seq that it has seen before.
+    let appended = append(&journal, "a", "reissued").await;
+    assert_eq!(appended.position.seq, 2);
+    assert!(appended.position.epoch > old);
+}
+
+#[tokio::test]
+async fn a_tail_beyond_the_end_is_a_new_epoch() {
+    let nats = Nats::start().await;
+    let journal = nats.journal(1).await;
+    let old = journal.epoch(ZERO);
+    append(&journal, "a", "one").await;
+    let error = journal.tail(ZERO, 5).next().await.unwrap().unwrap_err();
+    let JournalError::Epoch { shard: ZERO, epoch } = error else { panic!("{error}") };
+    assert!(epoch > old);
+    assert_eq!(journal.epoch(ZERO), epoch);
+}
+
+#[tokio::test]
+async fn whoever_starts_first_waits_for_the_server() {
+    let mut nats = Nats::start().await;
+    nats.server.kill();
+    let options = nats.options();
+    let connecting = tokio::spawn(async move {
+        let bus =
+            foghorn_bus::nats::Bus::connect(options, foghorn_bus::metrics::Metrics::default()).await.unwrap();
+        assert!(bus.connected());
+        let journal = bus.journal(&super::parameters(1)).await.unwrap();
+        append(&journal, "a", "one").await;
+        bus
+    });
+    nats.server.restart().await;
+    let bus = tokio::time::timeout(LIMIT, connecting).await.expect("it connects").unwrap();
+    nats.server.kill();
+    until("the bus to notice", LIMIT, async || (!bus.connected()).then_some(())).await;
+}
+
+fn copy_all(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "a measurement: run it alone, with --release and --nocapture"]
+async fn throughput() {
+    let nats = Nats::start().await;
+    let journal = nats.journal(1).await;
+    let count = 200_000_u32;
+    let begun = std::time::Instant::now();
+    let appends = futures::stream::iter(0..count).map(|_| append(&journal, "orders.eu.1", "x".repeat(200)));
+    appends.buffer_unordered(1000).count().await;
+    let ours = f64::from(count) / begun.elapsed().as_secs_f64();
+
+    let client = nats.client().await;
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let config = async_nats::jetstream::stream::Config {
+        name: "RAW".to_owned(),
+        subjects: vec!["raw.>".to_owned()],
+        ..Default::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
+    let begun = std::time::Instant::now();
+    let raw = futures::stream::iter(0..count).map(|n| {
+        let jetstream = &jetstream;
+        async move {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Msg-Id", format!("{n:022}"));
+            let sent =
+                jetstream.publish_with_headers("raw.orders.eu.1", headers, "x".repeat(200).into()).await;
+            sent.unwrap().await.unwrap();
+        }
+    });
+    raw.buffer_unordered(1000).count().await;
+    let theirs = f64::from(count) / begun.elapsed().as_secs_f64();
+
+    let begun = std::time::Instant::now();
+    follow(&journal, ZERO, 0, count as usize).await;
+    let tail = f64::from(count) / begun.elapsed().as_secs_f64();
+    let begun = std::time::Instant::now();
+    let (mut after, mut read) = (0, 0);
+    while after < u64::from(count) {
+        let page = journal.read(ZERO, after, 5000, 16 << 20).await.unwrap();
+        (after, read) = (page.to, read + page.entries.len());
+    }
+    let pages = f64::from(u32::try_from(read).unwrap()) / begun.elapsed().as_secs_f64();
+    println!("appends/s {ours:.0}, raw publishes/s {theirs:.0}, tailed/s {tail:.0}, read/s {pages:.0}");
+    tokio::time::sleep(Duration::ZERO).await;
+}

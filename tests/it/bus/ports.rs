@@ -1,0 +1,220 @@
+//! What holds for live feed and leases whatever is behind them: one suite, on memory and on NATS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use foghorn_bus::lease::{EXPIRES_AFTER, Leases, RENEW_EVERY};
+use foghorn_bus::live::LiveFeed;
+use foghorn_bus::memory::{MemoryLeases, MemoryLive};
+use foghorn_bus::metrics::Metrics;
+use foghorn_bus::nats::{Bus, NatsOptions};
+use foghorn_core::batch::{Batch, FeedEvent};
+use foghorn_core::channel::Channel;
+use foghorn_core::event::Event;
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
+use foghorn_tests::wait::until;
+use tokio::time::{Instant, timeout};
+
+use super::{LIMIT, Nats, parameters};
+
+const QUEUE_BYTES: usize = 256 * 1024;
+
+fn two() -> ShardCount {
+    ShardCount::new(2).unwrap()
+}
+
+/// A batch with one event, of `bytes` of data.
+fn batch(shard: Shard, seq: u64, bytes: usize) -> Arc<Batch> {
+    let mut batch = Batch::empty(shard, Epoch::new(9), seq - 1, seq);
+    let position = Position { shard, epoch: batch.epoch, seq };
+    let event = Event::new(Channel::parse("a").unwrap(), "x".repeat(bytes));
+    batch.events.push(FeedEvent::encode(position, Timestamp::from_micros(5), &event));
+    Arc::new(batch)
+}
+
+async fn a_live_feed(feed: &dyn LiveFeed, metrics: &Metrics) {
+    let (zero, one) = (Shard::ZERO, two().shard(1).unwrap());
+    let mut first = feed.subscribe(zero).await.unwrap();
+    let mut second = feed.subscribe(zero).await.unwrap();
+    let mut other = feed.subscribe(one).await.unwrap();
+    for seq in 1..=100 {
+        feed.send(batch(zero, seq, 10)).await.unwrap();
+    }
+    feed.send(batch(one, 1, 10)).await.unwrap();
+    for seq in 1..=100 {
+        for subscription in [&mut first, &mut second] {
+            let got = timeout(LIMIT, subscription.next()).await.unwrap().unwrap();
+            assert_eq!(*got, *batch(zero, seq, 10));
+        }
+    }
+    assert_eq!(*timeout(LIMIT, other.next()).await.unwrap().unwrap(), *batch(one, 1, 10));
+    assert_eq!(metrics.live_dropped(), 0);
+    drop(second);
+
+    // The largest batch that may be passes.
+    let largest = batch(zero, 101, 240 * 1024);
+    assert!(largest.wire_len() <= feed.batch_bytes());
+    feed.send(largest).await.unwrap();
+    assert_eq!(timeout(LIMIT, first.next()).await.unwrap().unwrap().to, 101);
+
+    // One that doesn't read loses the newest, which is counted, and goes on when it reads again.
+    let mut sent = 101;
+    until("a full queue", LIMIT, async || {
+        sent += 1;
+        feed.send(batch(zero, sent, 16 * 1024)).await.unwrap();
+        (metrics.live_dropped() > 0).then_some(())
+    })
+    .await;
+    let (mut head, mut received, mut gap) = (101, 0, false);
+    let everything = async {
+        while received + metrics.live_dropped() < sent - 101 {
+            // What is still on its way may be dropped yet, so look at the count in between.
+            let Ok(next) = timeout(Duration::from_millis(10), first.next()).await else { continue };
+            let next = next.unwrap();
+            assert!(next.from >= head);
+            gap |= next.from > head;
+            (head, received) = (next.to, received + 1);
+        }
+    };
+    timeout(LIMIT, everything).await.expect("every batch is received or counted as dropped");
+    assert!(received > 0);
+    feed.send(batch(zero, sent + 1, 10)).await.unwrap();
+    let next = timeout(LIMIT, first.next()).await.unwrap().unwrap();
+    assert_eq!(next.from, sent);
+    assert!(gap || next.from > head, "the gap shows");
+}
+
+async fn leases(leases: Arc<dyn Leases>) {
+    let mut held = leases.acquire("relay-0".to_owned()).await;
+    let first_term = held.term();
+    assert_eq!(held.inherited(), 0);
+    held.renew(7).await.unwrap();
+    // Another name is another lease.
+    assert!(timeout(LIMIT, leases.acquire("relay-1".to_owned())).await.unwrap().term() > 0);
+
+    // While it is renewed nobody else gets it.
+    let waiting = tokio::spawn({
+        let leases = leases.clone();
+        async move { leases.acquire("relay-0".to_owned()).await }
+    });
+    let until_long_expired = Instant::now() + 2 * EXPIRES_AFTER;
+    while Instant::now() < until_long_expired {
+        tokio::time::sleep(RENEW_EVERY).await;
+        held.renew(8).await.unwrap();
+        assert!(!waiting.is_finished());
+    }
+    // Given up, it is free at once.
+    let given_up = Instant::now();
+    held.release().await;
+    let held = timeout(LIMIT, waiting).await.unwrap().unwrap();
+    assert!(given_up.elapsed() < EXPIRES_AFTER, "{:?}", given_up.elapsed());
+    assert!(held.term() > first_term);
+    assert_eq!(held.inherited(), 8);
+
+    // Of two candidates one gets it when the holder falls silent, in time and not too early.
+    let second_term = held.term();
+    let mut silent = held;
+    silent.renew(9).await.unwrap();
+    let fell_silent = Instant::now();
+    let candidates = [1, 2].map(|_| {
+        let leases = leases.clone();
+        Box::pin(async move { leases.acquire("relay-0".to_owned()).await })
+    });
+    let winning = futures::future::select_all(candidates);
+    let (mut winner, _, losing) = timeout(LIMIT, winning).await.unwrap();
+    let took = fell_silent.elapsed();
+    assert!(took >= EXPIRES_AFTER && took < Duration::from_secs(3), "{took:?}");
+    assert!(winner.term() > second_term);
+    assert_eq!(winner.inherited(), 9);
+    winner.renew(10).await.unwrap();
+    let mut loser = tokio::spawn(losing.into_iter().next().unwrap());
+    assert!(timeout(RENEW_EVERY, &mut loser).await.is_err(), "only one has it");
+    loser.abort();
+    // Who was silent learns it.
+    let lost = silent.renew(11).await.unwrap_err().to_string();
+    assert!(lost.contains("relay-0"), "{lost}");
+}
+
+#[tokio::test]
+async fn the_live_feed_in_memory() {
+    let metrics = Metrics::default();
+    a_live_feed(&MemoryLive::new(two(), QUEUE_BYTES, metrics.clone()), &metrics).await;
+}
+
+#[tokio::test]
+async fn the_live_feed_on_nats() {
+    let nats = Nats::start().await;
+    let metrics = Metrics::default();
+    let options = NatsOptions { live_queue_bytes: QUEUE_BYTES, ..nats.options() };
+    let bus = Bus::connect(options, metrics.clone()).await.unwrap();
+    let _journal = bus.journal(&parameters(2)).await.unwrap();
+    a_live_feed(&bus.live(two()), &metrics).await;
+}
+
+#[tokio::test]
+async fn leases_in_memory() {
+    leases(Arc::new(MemoryLeases::new())).await;
+}
+
+#[tokio::test]
+async fn leases_on_nats() {
+    let nats = Nats::start().await;
+    leases(Arc::new(nats.bus().await.leases().await.unwrap())).await;
+}
+
+#[tokio::test]
+async fn a_lease_outlives_a_short_outage_and_is_lost_in_a_long_one() {
+    let mut nats = Nats::start().await;
+    let leases = nats.bus().await.leases().await.unwrap();
+    let mut held = leases.acquire("writer-0".to_owned()).await;
+    nats.server.kill();
+    nats.server.restart().await;
+    // A restart takes less than the expiry on a quiet machine, but nobody promises that.
+    if let Err(lost) = held.renew(1).await {
+        assert!(lost.to_string().contains("can't be shown to be ours"), "{lost}");
+    }
+    let mut held = timeout(LIMIT, leases.acquire("writer-0".to_owned())).await.unwrap();
+    nats.server.kill();
+    let begun = Instant::now();
+    let lost = held.renew(2).await.unwrap_err();
+    assert!(begun.elapsed() <= EXPIRES_AFTER + Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(lost.to_string().contains("can't be shown to be ours"), "{lost}");
+}
+
+#[tokio::test]
+async fn requests_are_taken_answered_and_drained() {
+    let nats = Nats::start().await;
+    let bus = nats.bus().await;
+    let mut requests = bus.serve_requests("fanout").await.unwrap();
+    let client = nats.client().await;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Foghorn-Event", "tick");
+    headers.insert("Foghorn-Ack", "durable");
+    // Whoever asks first may ask before the subscription is known: it asks again.
+    let asked = tokio::spawn(async move {
+        loop {
+            let asked = client.request_with_headers("foghorn.publish.a.b", headers.clone(), "x".into()).await;
+            if let Ok(answer) = asked {
+                return (answer.payload, client);
+            }
+        }
+    });
+    let request = timeout(LIMIT, requests.next()).await.unwrap().unwrap();
+    assert_eq!((request.channel.as_str(), &request.data[..]), ("a.b", &b"x"[..]));
+    assert_eq!((request.event_type.as_deref(), request.ack.as_deref()), (Some("tick"), Some("durable")));
+    assert_eq!((request.id.as_deref(), request.ttl.as_deref()), (None, None));
+    assert!(request.wants_answer());
+    request.respond(Bytes::from_static(b"{}")).await;
+    let (answer, client) = timeout(LIMIT, asked).await.unwrap().unwrap();
+    assert_eq!(answer, "{}");
+
+    client.publish("foghorn.publish.c", "last".into()).await.unwrap();
+    client.flush().await.unwrap();
+    let last = timeout(LIMIT, requests.next()).await.unwrap().unwrap();
+    assert!(!last.wants_answer());
+    requests.drain();
+    assert!(timeout(LIMIT, requests.next()).await.unwrap().is_none());
+}

@@ -1,0 +1,110 @@
+//! A journal with faults to be had at will.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foghorn_bus::Future;
+use foghorn_bus::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage};
+use foghorn_core::entry::{Entry, NewEntry};
+use foghorn_core::position::Epoch;
+use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
+use foghorn_eventlog::sqlite::SqliteLog;
+use futures::FutureExt;
+use futures::stream::BoxStream;
+
+/// A journal that can lose what it has and become another one.
+pub(crate) struct FaultyJournal {
+    pub(crate) inner: parking_lot::RwLock<SqliteLog>,
+    /// Entries up to here are gone.
+    pub(crate) lost: AtomicU64,
+    /// Added to the epoch.
+    pub(crate) later: AtomicU64,
+    /// The number of times a new epoch was asked for.
+    pub(crate) begun: AtomicU64,
+}
+
+impl FaultyJournal {
+    pub(crate) fn new(inner: SqliteLog) -> Self {
+        FaultyJournal { inner: inner.into(), lost: 0.into(), later: 0.into(), begun: 0.into() }
+    }
+
+    fn inner(&self) -> SqliteLog {
+        self.inner.read().clone()
+    }
+
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::SeqCst)
+    }
+
+    fn epoch(&self, epoch: Epoch) -> Epoch {
+        Epoch::new(epoch.get() + self.later.load(Ordering::SeqCst))
+    }
+}
+
+impl Journal for FaultyJournal {
+    fn shards(&self) -> ShardCount {
+        self.inner().shards()
+    }
+
+    fn frame_bytes(&self) -> usize {
+        self.inner().frame_bytes()
+    }
+
+    fn append(&self, entry: NewEntry) -> Future<'_, Result<Appended, AppendError>> {
+        async move {
+            let mut appended = self.inner().append(entry).await?;
+            appended.position.epoch = self.epoch(appended.position.epoch);
+            Ok(appended)
+        }
+        .boxed()
+    }
+
+    fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {
+        self.inner().tail(shard, after.max(self.lost()))
+    }
+
+    fn read(
+        &self,
+        shard: Shard,
+        after: u64,
+        events: usize,
+        bytes: usize,
+    ) -> Future<'_, Result<JournalPage, JournalError>> {
+        async move {
+            let mut page = self.inner().read(shard, after.max(self.lost()), events, bytes).await?;
+            page.epoch = self.epoch(page.epoch);
+            Ok(page)
+        }
+        .boxed()
+    }
+
+    fn bounds(&self, shard: Shard) -> Future<'_, Result<Bounds, JournalError>> {
+        async move {
+            let bounds = self.inner().bounds(shard).await?;
+            let first = bounds.first.max(self.lost() + 1);
+            Ok(Bounds { epoch: self.epoch(bounds.epoch), first, ..bounds })
+        }
+        .boxed()
+    }
+
+    fn seek(&self, shard: Shard, time: Timestamp) -> Future<'_, Result<u64, JournalError>> {
+        async move { self.inner().seek(shard, time).await }.boxed()
+    }
+
+    fn begin_anew(&self, shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+        async move {
+            let now = self.bounds(shard).await?.epoch;
+            if now == old {
+                self.later.fetch_add(1, Ordering::SeqCst);
+                self.begun.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(self.bounds(shard).await?.epoch)
+        }
+        .boxed()
+    }
+
+    fn trim(&self, _shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>> {
+        self.lost.fetch_max(through, Ordering::SeqCst);
+        futures::future::ready(Ok(())).boxed()
+    }
+}

@@ -1,0 +1,441 @@
+//! The event log on PostgreSQL: the common behaviour with a real writer that follows a real journal
+//! (SQLite's, so that faults can be had at will), and what goes wrong only here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use foghorn_bus::journal::Journal;
+use foghorn_bus::lease::Leases;
+use foghorn_bus::log::{Committed, EventLog, Replay, ReplayQuery};
+use foghorn_bus::memory::MemoryLeases;
+use foghorn_core::entry::Key;
+use foghorn_core::policy::Policies;
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::reason::ResetReason;
+use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_eventlog::metrics::Metrics;
+use foghorn_eventlog::postgres::retention::Retention;
+use foghorn_eventlog::postgres::writer::{TRIM_BEHIND_DEFAULT, Writer};
+use foghorn_eventlog::postgres::{Database, MigrateError, PostgresLog, PostgresOptions, migrate};
+use foghorn_eventlog::shared::SharedPolicies;
+use foghorn_eventlog::sqlite::{SqliteLog, SqliteOptions};
+use foghorn_tests::postgres::PostgresServer;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::log_faults::FaultyJournal;
+use crate::log_suite::{
+    Subject, TestClock, event, kept, new_entry, page, patterns, policies, publish, replay, replay_all,
+    reset_of, text_of,
+};
+
+const SHARD: Shard = Shard::ZERO;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Pg<J = FaultyJournal> {
+    server: PostgresServer,
+    url: String,
+    database: Database,
+    journal: Arc<J>,
+    /// None: every writer has leases of its own, and so knows of no other.
+    leases: Option<Arc<dyn Leases>>,
+    log: PostgresLog,
+    clock: TestClock,
+    policies: SharedPolicies,
+    writers: Vec<(CancellationToken, JoinHandle<()>)>,
+}
+
+impl<J: Journal> Subject for Pg<J> {
+    fn journal(&self) -> &dyn Journal {
+        &*self.journal
+    }
+
+    fn log(&self) -> &dyn EventLog {
+        &self.log
+    }
+
+    fn clock(&self) -> &TestClock {
+        &self.clock
+    }
+
+    fn policies(&self) -> &SharedPolicies {
+        &self.policies
+    }
+
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        async {
+            for shard in self.journal.shards().shards() {
+                let bounds = self.journal.bounds(shard).await.unwrap();
+                if bounds.last > 0 {
+                    let last = Position { shard, epoch: bounds.epoch, seq: bounds.last };
+                    let settled = self.log.committed(last, Key::invented(0), PATIENCE).await.unwrap();
+                    assert_ne!(settled, Committed::NotYet);
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn retain(&self) -> BoxFuture<'_, ()> {
+        async {
+            let retention = Retention {
+                database: self.database.clone(),
+                leases: Arc::new(MemoryLeases::new()),
+                clock: self.clock.clock(),
+                metrics: Metrics::default(),
+            };
+            retention.round().await.unwrap();
+        }
+        .boxed()
+    }
+}
+
+impl<J: Journal> Pg<J> {
+    pub(crate) fn write(&mut self) {
+        for shard in self.journal.shards().shards() {
+            let own = || Arc::new(MemoryLeases::new()) as Arc<dyn Leases>;
+            let writer = Writer {
+                shard,
+                journal: Arc::clone(&self.journal) as Arc<dyn Journal>,
+                database: self.database.clone(),
+                leases: self.leases.clone().unwrap_or_else(own),
+                policies: self.policies.clone(),
+                trim_behind: TRIM_BEHIND_DEFAULT,
+                clock: self.clock.clock(),
+                metrics: Metrics::default(),
+            };
+            let stop = CancellationToken::new();
+            let stopped = stop.clone();
+            self.writers.push((stop, tokio::spawn(async move { writer.run(&stopped).await })));
+        }
+    }
+
+    async fn stop_writing(&mut self) {
+        for (stop, writer) in self.writers.drain(..) {
+            stop.cancel();
+            writer.await.unwrap();
+        }
+    }
+
+    /// Every row of shard 0: epoch, seq, data.
+    async fn rows(&self) -> Vec<(i64, i64, String)> {
+        use sqlx::Connection;
+        let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+        sqlx::query_as("SELECT epoch, seq, convert_from(data, 'UTF8') FROM foghorn.events WHERE shard = 0 ORDER BY epoch, seq")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap()
+    }
+}
+
+/// A log on this journal, without a writer.
+pub(crate) async fn quiet_on<J: Journal>(
+    journal: Arc<J>,
+    leases: Option<Arc<dyn Leases>>,
+    policies: Policies,
+    clock: TestClock,
+) -> Pg<J> {
+    let server = PostgresServer::start().await;
+    let url = server.url(&server.create_database().await);
+    let migrated = migrate(&url).await.unwrap();
+    assert_eq!(migrated.from, 0);
+    let policies = SharedPolicies::from(policies);
+    let database = Database::new(&PostgresOptions::new(&url)).unwrap();
+    let log = PostgresLog::new(
+        database.clone(),
+        Arc::clone(&journal) as Arc<dyn Journal>,
+        policies.clone(),
+        clock.clock(),
+        Metrics::default(),
+    );
+    Pg { server, url, database, journal, leases, log, clock, policies, writers: Vec::new() }
+}
+
+async fn quiet(shards: ShardCount, policies: Policies) -> Pg {
+    let clock = TestClock::new();
+    // The journal keeps everything, whatever the log's policies are.
+    let options = SqliteOptions { shards, clock: clock.clock(), ..SqliteOptions::in_memory() };
+    let journal = FaultyJournal::new(SqliteLog::open(options).await.unwrap());
+    quiet_on(Arc::new(journal), None, policies, clock).await
+}
+
+async fn writing(shards: ShardCount, policies: Policies) -> Pg {
+    let mut subject = quiet(shards, policies).await;
+    subject.write();
+    subject
+}
+
+crate::log_suite::suite!(writing);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_run_once_and_a_later_schema_is_refused() {
+    use sqlx::Connection;
+    let server = PostgresServer::start().await;
+    let url = server.url(&server.create_database().await);
+    let (one, other) = tokio::join!(migrate(&url), migrate(&url));
+    assert_eq!((one.unwrap().to, other.unwrap().to), (1, 1));
+    assert_eq!(migrate(&url).await.unwrap().steps, Vec::<String>::new());
+    let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+    sqlx::query(
+        "INSERT INTO foghorn._sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (99, 'later', true, '', 0)",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let refused = migrate(&url).await.unwrap_err();
+    assert!(matches!(refused, MigrateError::Newer { found: 99, known: 1 }), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writers_write_the_journal_once() {
+    let mut subject = quiet(ShardCount::ONE, Policies::default()).await;
+    // Each holds the lease, as it believes.
+    subject.write();
+    subject.write();
+    for n in 1..=2000 {
+        publish(&subject, "a", &n.to_string()).await;
+    }
+    subject.settle().await;
+    let rows: Vec<(i64, String)> =
+        subject.rows().await.into_iter().map(|(_, seq, text)| (seq, text)).collect();
+    assert_eq!(rows, (1..=2000).map(|n| (n, n.to_string())).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_may_be_killed_at_any_moment() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    let epoch = publish(&subject, "a", "0").await.epoch;
+    subject.settle().await;
+    let mut total = 1;
+    for _ in 0..3 {
+        for n in 0..300 {
+            publish(&subject, "a", &(total + n).to_string()).await;
+        }
+        total += 300;
+        subject.server.restart().await;
+    }
+    subject.settle().await;
+    let rows: Vec<(i64, String)> =
+        subject.rows().await.into_iter().map(|(_, seq, text)| (seq, text)).collect();
+    assert_eq!(rows, (0..total).map(|n| (n + 1, n.to_string())).collect::<Vec<_>>());
+
+    // While it is away the journal answers; what only PostgreSQL has is slow and not gone.
+    subject.server.kill();
+    let all = replay_all(&subject, 0, &["a"], 10_000, 4 << 20).await.unwrap();
+    assert_eq!(all.len(), usize::try_from(total).unwrap());
+    subject.journal.trim(SHARD, 500).await.unwrap();
+    let query =
+        ReplayQuery { shard: SHARD, epoch, after: 400, topics: patterns(&["a"]), events: 10, bytes: 1000 };
+    subject.log.replay(query).await.unwrap_err();
+    let rest = replay_all(&subject, 500, &["a"], 10_000, 4 << 20).await.unwrap();
+    assert_eq!(rest.len(), usize::try_from(total - 500).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_journal_lost_is_a_hole_and_told() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    for n in 1..=5 {
+        publish(&subject, "a", &n.to_string()).await;
+    }
+    subject.settle().await;
+    subject.stop_writing().await;
+    let lost = new_entry(event("a", "6"));
+    let key = lost.key;
+    let lost = subject.journal.append(lost).await.unwrap().position;
+    for n in 7..=10 {
+        publish(&subject, "a", &n.to_string()).await;
+    }
+    subject.journal.lost.store(8, Ordering::SeqCst);
+    // Not known to be lost yet, as nobody has recorded it: no answer, rather than a wrong one.
+    let query = ReplayQuery {
+        shard: SHARD,
+        epoch: lost.epoch,
+        after: 5,
+        topics: patterns(&["a"]),
+        events: 9,
+        bytes: 999,
+    };
+    subject.log.replay(query).await.unwrap_err();
+
+    subject.write();
+    subject.settle().await;
+    let before = page(&subject, 3, &["a"], 100, 1 << 20).await.unwrap();
+    assert_eq!((before.events.len(), before.to), (2, 5));
+    for after in 5..8 {
+        let reset = reset_of(replay(&subject, lost.epoch, after, &["a"], 100, 1 << 20).await);
+        assert_eq!(reset, (ResetReason::Hole, lost.epoch, 8));
+    }
+    let rest = replay_all(&subject, 8, &["a"], 100, 1 << 20).await.unwrap();
+    assert_eq!(rest, [(9, "9".to_owned()), (10, "10".to_owned())]);
+    let committed = subject.log.committed(lost, key, PATIENCE).await.unwrap();
+    assert_eq!(committed, Committed::Replaced);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_entry_at_the_head_begins_a_new_epoch() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    for n in 1..=5 {
+        publish(&subject, "a", &format!("old{n}")).await;
+    }
+    subject.settle().await;
+    subject.stop_writing().await;
+    let old = subject.journal.bounds(SHARD).await.unwrap().epoch;
+    // The journal comes back from a backup and gives the seqs out again.
+    let options = SqliteOptions { clock: subject.clock.clock(), ..SqliteOptions::in_memory() };
+    *subject.journal.inner.write() = SqliteLog::open(options).await.unwrap();
+    let difference = old.get() - subject.journal.bounds(SHARD).await.unwrap().epoch.get();
+    subject.journal.later.store(difference, Ordering::SeqCst);
+    for n in 1..=7 {
+        publish(&subject, "a", &format!("new{n}")).await;
+    }
+    assert_eq!(subject.journal.bounds(SHARD).await.unwrap().epoch, old);
+    subject.write();
+    foghorn_tests::wait::until("a new epoch", PATIENCE, async || {
+        (subject.journal.begun.load(Ordering::SeqCst) == 1).then_some(())
+    })
+    .await;
+    subject.settle().await;
+    let reset = reset_of(replay(&subject, old, 5, &["a"], 10, 1 << 20).await);
+    assert_eq!(reset, (ResetReason::Epoch, Epoch::new(old.get() + 1), 0));
+    let found = replay_all(&subject, 0, &["a"], 10, 1 << 20).await.unwrap();
+    assert_eq!(found, (1..=7).map(|n| (n, format!("new{n}"))).collect::<Vec<_>>());
+    let rows = subject.rows().await;
+    assert_eq!(rows.len(), 12, "what the log had stays: {rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_down_longer_than_events_are_kept_says_so() {
+    let mut subject = quiet(ShardCount::ONE, policies(vec![kept("s", 60)])).await;
+    publish(&subject, "s", "1").await;
+    publish(&subject, "l", "2").await;
+    subject.clock.pass(Duration::from_secs(600));
+    publish(&subject, "s", "3").await;
+    subject.write();
+    subject.settle().await;
+    assert_eq!(page(&subject, 0, &["s"], 10, 1 << 20).await, Err(ResetReason::Expired));
+    assert_eq!(replay_all(&subject, 1, &["s"], 10, 1 << 20).await.unwrap(), [(3, "3".to_owned())]);
+    assert_eq!(replay_all(&subject, 0, &["l"], 10, 1 << 20).await.unwrap(), [(2, "2".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_dropped_under_a_reader_is_noticed() {
+    let subject = writing(ShardCount::ONE, policies(vec![kept(">", 60)])).await;
+    let mut first = 1;
+    let mut seen: HashMap<bool, u32> = HashMap::new();
+    for _ in 0..25 {
+        let mut epoch = Epoch::new(0);
+        for n in 0..50 {
+            epoch = publish(&subject, "a", &n.to_string()).await.epoch;
+        }
+        subject.settle().await;
+        subject.clock.pass(Duration::from_secs(121));
+        let reads = async {
+            let mut answers = Vec::new();
+            for _ in 0..8 {
+                answers.push(replay(&subject, epoch, first - 1, &["*"], 1000, 1 << 20).await);
+            }
+            answers
+        };
+        let ((), answers) = tokio::join!(subject.retain(), reads);
+        for answer in answers {
+            match answer {
+                Replay::Page(page) => {
+                    let texts: Vec<String> = page.events.iter().map(text_of).collect();
+                    assert_eq!(texts, (0..50).map(|n| n.to_string()).collect::<Vec<_>>(), "all or a reset");
+                    *seen.entry(true).or_default() += 1;
+                }
+                Replay::Reset { reason, after, .. } => {
+                    assert_eq!((reason, after), (ResetReason::Expired, first + 49));
+                    *seen.entry(false).or_default() += 1;
+                }
+            }
+        }
+        first += 50;
+        // What the next round asks for begins where this one ended.
+    }
+    assert_eq!(seen.len(), 2, "the race was not run: {seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binary_payload_is_no_poison() {
+    let subject = writing(ShardCount::ONE, Policies::default()).await;
+    publish(&subject, "a", "nul:\0.").await;
+    publish(&subject, "a", "after").await;
+    subject.settle().await;
+    let found = replay_all(&subject, 0, &["a"], 10, 1 << 20).await.unwrap();
+    assert_eq!(found[0].1, "nul:\0.");
+    assert_eq!(found.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_is_trimmed_behind_the_head() {
+    let subject = writing(ShardCount::ONE, Policies::default()).await;
+    publish(&subject, "a", "1").await;
+    publish(&subject, "a", "2").await;
+    subject.settle().await;
+    subject.clock.pass(Duration::from_secs(3601));
+    publish(&subject, "a", "3").await;
+    subject.settle().await;
+    let mut subject = subject;
+    // Every tenure begins with a look.
+    subject.stop_writing().await;
+    subject.write();
+    foghorn_tests::wait::until("trimmed", PATIENCE, async || (subject.journal.lost() == 2).then_some(()))
+        .await;
+    assert_eq!(replay_all(&subject, 0, &["a"], 10, 1 << 20).await.unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: run it with --release --ignored --nocapture"]
+async fn rows_per_second() {
+    let mut subject = quiet(ShardCount::ONE, Policies::default()).await;
+    let total = 200_000u64;
+    let body = "x".repeat(256);
+    let publishes = futures::stream::iter(0..total).for_each_concurrent(2000, |n| {
+        let (subject, body) = (&subject, &body);
+        async move {
+            publish(subject, &format!("c{}", n % 100), body).await;
+        }
+    });
+    publishes.await;
+    let begun = std::time::Instant::now();
+    subject.write();
+    subject.settle().await;
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = total as f64 / begun.elapsed().as_secs_f64();
+    eprintln!("the writer: {rate:.0} rows/s");
+    eprintln!("a bare loop: {:.0} rows/s", bare_loop(&subject.url, &body).await);
+}
+
+/// As fast as PostgreSQL takes such rows on one connection, with nothing around it.
+async fn bare_loop(url: &str, body: &str) -> f64 {
+    use sqlx::Connection;
+    let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+    let make = "CREATE TABLE bare (epoch bigint, seq bigint, time_us bigint, class integer, channel text, data bytea)";
+    sqlx::query(make).execute(&mut connection).await.unwrap();
+    for index in ["CREATE INDEX ON bare (epoch, seq)", "CREATE INDEX ON bare (channel, epoch, seq)"] {
+        sqlx::query(index).execute(&mut connection).await.unwrap();
+    }
+    let begun = std::time::Instant::now();
+    for batch in 0..200i64 {
+        let seqs: Vec<i64> = (batch * 1000..(batch + 1) * 1000).collect();
+        let channels: Vec<String> = seqs.iter().map(|n| format!("c{}", n % 100)).collect();
+        let data: Vec<&[u8]> = seqs.iter().map(|_| body.as_bytes()).collect();
+        sqlx::query(
+            "INSERT INTO bare SELECT 1, r.seq, r.seq, 86400, r.channel, r.data
+             FROM UNNEST($1::bigint[], $2::text[], $3::bytea[]) r (seq, channel, data)",
+        )
+        .bind(&seqs)
+        .bind(&channels)
+        .bind(&data)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    }
+    200_000.0 / begun.elapsed().as_secs_f64()
+}

@@ -1,0 +1,18 @@
+//! The tests that need the real components, as one program.
+
+// A helper of a test is a test, too, only clippy cannot tell.
+#![allow(clippy::unwrap_used)]
+
+mod behaviour;
+mod bus;
+mod crash;
+mod deployment;
+mod harness;
+mod log_faults;
+mod log_nats;
+mod log_postgres;
+mod log_sqlite;
+mod log_suite;
+mod page;
+mod processes;
+mod proxy;

@@ -1,0 +1,205 @@
+//! Starting, stopping, and being told wrong things: exit codes and words.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use foghorn_core::cursor::Cursor;
+use foghorn_tests::foghorn::Foghorn;
+use foghorn_tests::http::{get, post};
+use foghorn_tests::nats::NatsServer;
+use foghorn_tests::postgres::PostgresServer;
+use foghorn_tests::sse::{NoBlock, SseClient};
+use foghorn_tests::{PATIENCE, env};
+use serde_json::json;
+
+use crate::deployment::{Cluster, Listener, wait_ready};
+
+/// Runs the binary to its end.
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env::foghorn()).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+async fn standalone(data: &str, more: &[&str]) -> Foghorn {
+    let arguments = [&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", data], more].concat();
+    let process = Foghorn::spawn(&arguments, &[]).await;
+    wait_ready(process.http()).await;
+    process
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standalone_keeps_events_over_a_kill_and_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("kept").display().to_string();
+    let mut server = standalone(&data, &[]).await;
+    let url = |server: &Foghorn| server.url("/api/events/kept");
+    let cursor = Listener::open(&url(&server), None).await.cursor();
+    for number in 0..50 {
+        let event = json!({ "channel": "kept", "id": number.to_string(), "data": number.to_string() });
+        assert_eq!(post(&server.url("/api/publish"), &event).await.unwrap().status, 200);
+    }
+    server.kill();
+    server.restart().await;
+    wait_ready(server.http()).await;
+    let again = Listener::open(&url(&server), Some(&cursor)).await;
+    assert_eq!(again.connected["recovered"], true);
+    let expected: Vec<String> = (0..50).map(|n| n.to_string()).collect();
+    assert_eq!(again.replayed_data(), expected);
+    // The idempotency key outlives the crash too.
+    let event = json!({ "channel": "kept", "id": "7", "data": "7" });
+    assert_eq!(post(&server.url("/api/publish"), &event).await.unwrap().body["duplicate"], true);
+    let second = run(&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", &data]);
+    assert!(!second.status.success() && said(&second).contains("another"), "{}", said(&second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ephemeral_starts_a_new_epoch() {
+    let mut server = Foghorn::spawn(&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--ephemeral"], &[]).await;
+    wait_ready(server.http()).await;
+    let before = Listener::open(&server.url("/api/events/a"), None).await.cursor();
+    assert!(Cursor::parse(&before).is_ok());
+    server.kill();
+    server.restart().await;
+    wait_ready(server.http()).await;
+    let after = Listener::open(&server.url("/api/events/a"), Some(&before)).await;
+    assert_eq!((after.resets, &after.connected["recovered"]), (vec!["epoch".to_owned()], &json!(false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_says_goodbye_with_a_cursor_and_a_retry() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = standalone(&folder.path().join("d").display().to_string(), &[]).await;
+    let mut listeners = Vec::new();
+    for _ in 0..20 {
+        listeners.push(Listener::open(&server.url("/api/events/drained"), None).await.stream);
+    }
+    server.sigterm();
+    for stream in &mut listeners {
+        let (blocks, end) = stream.collect_to_end(PATIENCE).await;
+        let last = blocks.last().unwrap();
+        assert_eq!((last.event_type(), last.json(), end), ("stream-end", json!({ "reason": "drain" }), NoBlock::End));
+        assert!(last.retry.is_some() && last.id.is_some(), "{last:?}");
+    }
+    assert!(server.wait(PATIENCE).await.success());
+}
+
+#[test]
+fn wrong_usage_and_configuration_exit_with_2_and_say_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let typo = folder.path().join("typo.toml");
+    std::fs::write(&typo, "shards = 1\n[gateway]\nkeep_alife = \"20s\"\n").unwrap();
+    let typo = typo.display().to_string();
+    for (arguments, words) in [
+        (&["standalone", "--listen", "0.0.0.0:0"][..], "--allow-anonymous"),
+        (&["gateway", "--admin", "0.0.0.0:0"], "--allow-anonymous"),
+        (&["standalone", "--ephemeral", "--shards", "9"], "1 to 8"),
+        (&["config", "check", &typo], "line 3"),
+        (&["config", "check", &typo], "did you mean keep_alive?"),
+        (&["standalone", "--config", "/nonexistent.toml"], "/nonexistent.toml"),
+        (&["standalone", "--lisen", "x"], "--listen"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(words), "{arguments:?}: {}", said(&output));
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&["standalone", "--ephemeral", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("another process listens there"), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_wait_for_nats_and_postgres_unready_and_say_for_what() {
+    let (mut nats, mut postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
+    let (bus, database) = (nats.url(), postgres.create_database().await);
+    nats.kill();
+    postgres.kill();
+    let log = Foghorn::spawn(
+        &["eventlog", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", &bus, "--postgres", &database],
+        &[],
+    )
+    .await;
+    let eventlog = format!("http://{}", log.grpc());
+    let gateway = Foghorn::spawn(
+        &["gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", &bus, "--eventlog", &eventlog],
+        &[],
+    )
+    .await;
+    let waits_for = async |process: &Foghorn, word: &str| {
+        let url = format!("http://{}/readyz", process.admin());
+        foghorn_tests::wait::until(&format!("{url} to wait for {word}"), PATIENCE, async || {
+            let reply = get(&url).await.ok()?;
+            (reply.status == 503 && reply.body["waiting_for"].to_string().contains(word)).then_some(())
+        })
+        .await;
+    };
+    waits_for(&gateway, "NATS").await;
+    waits_for(&log, "NATS").await;
+    nats.restart().await;
+    waits_for(&log, "PostgreSQL").await;
+    waits_for(&gateway, "event log").await;
+    postgres.restart().await;
+    wait_ready(log.admin()).await;
+    wait_ready(gateway.admin()).await;
+    // And one that waits can be told to stop.
+    gateway.sigterm();
+    assert!(gateway.wait(PATIENCE).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cluster_must_have_alike_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("foghorn.toml");
+    std::fs::write(&config, "").unwrap();
+    let cluster = Cluster::start(1, &config.display().to_string()).await;
+    cluster.ready().await;
+    let nats = cluster.nats.url();
+    let output = tokio::task::spawn_blocking(move || run(&["gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", &nats, "--shards", "4"]));
+    let output = output.await.unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains('4') && said(&output).contains('1') && said(&output).contains("shards"), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_is_migrated_once_and_a_newer_one_refused() {
+    let postgres = PostgresServer::start().await;
+    let database = postgres.create_database().await;
+    let migrate = async || {
+        let database = database.clone();
+        tokio::task::spawn_blocking(move || run(&["eventlog", "migrate", "--postgres", &database])).await.unwrap()
+    };
+    let first = migrate().await;
+    assert!(first.status.success(), "{}", said(&first));
+    let again = migrate().await;
+    assert!(String::from_utf8_lossy(&again.stdout).contains("already"), "{again:?}");
+    let pool = sqlx::PgPool::connect(&database).await.unwrap();
+    sqlx::query("INSERT INTO foghorn._sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', true, '\\x00', 0)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let newer = migrate().await;
+    assert_eq!(newer.status.code(), Some(2), "{}", said(&newer));
+    assert!(said(&newer).contains("9999"), "{}", said(&newer));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_stops_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("slow.toml");
+    std::fs::write(&config, "[gateway]\ndrain_delay = \"1h\"\n").unwrap();
+    let (config, data) = (config.display().to_string(), folder.path().join("d").display().to_string());
+    let server = standalone(&data, &["--config", &config]).await;
+    let mut stream = SseClient::connect(&server.url("/api/events/a"), &[]).await.unwrap();
+    stream.next().await;
+    server.sigterm();
+    foghorn_tests::wait::until("the drain to begin", PATIENCE, async || {
+        (get(&server.url("/readyz")).await.ok()?.status == 503).then_some(())
+    })
+    .await;
+    server.sigterm();
+    assert_eq!(server.wait(Duration::from_secs(5)).await.code(), Some(1));
+}

@@ -1,0 +1,90 @@
+//! The shipped nginx in front of real gateways: nothing on the way waits for more.
+
+use std::time::Duration;
+
+use foghorn_tests::nginx::Nginx;
+use foghorn_tests::sse::SseClient;
+use serde_json::json;
+use tokio::time::{Instant, interval};
+
+use crate::deployment::{Deployment, Shape};
+
+const EVENTS: usize = 20;
+const APART: Duration = Duration::from_millis(200);
+/// How much later than the direct connection the one through the proxy may hear an event.
+const LATE_MAX: Duration = Duration::from_millis(100);
+
+/// How much later each event came through the proxy than directly. Events that don't come while the test
+/// publishes count as late by all the time that was left.
+async fn lateness(d: &Deployment, through: &str) -> Vec<Duration> {
+    let channel = d.name("proxied");
+    let path = format!("/api/events?channels={channel}");
+    let mut direct = d.listen(&format!("channels={channel}"), None).await.stream;
+    let mut proxied = SseClient::connect(&format!("{through}{path}"), &[]).await.unwrap();
+    assert_eq!(proxied.status(), 200);
+    let publishing = async {
+        let mut ticks = interval(APART);
+        for number in 0..EVENTS {
+            ticks.tick().await;
+            d.publish(json!({ "channel": channel, "data": number.to_string() })).await;
+        }
+    };
+    let (_, direct, proxied) = tokio::join!(publishing, arrivals(&mut direct), arrivals(&mut proxied));
+    proxied.into_iter().zip(direct).map(|(late, early)| late.saturating_duration_since(early)).collect()
+}
+
+/// When each event came; the end of the wait for those that did not.
+async fn arrivals(stream: &mut SseClient) -> Vec<Instant> {
+    let end = Instant::now() + APART * (EVENTS as u32 + 10);
+    let mut times = Vec::new();
+    while times.len() < EVENTS {
+        match stream.next_within(end.saturating_duration_since(Instant::now())).await {
+            Ok(block) if block.event_type() == "message" && block.is_event() => times.push(Instant::now()),
+            Ok(_) => {}
+            Err(_) => times.resize(EVENTS, Instant::now()),
+        }
+    }
+    times
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_nginx_buffers_nothing_and_a_buffering_one_is_found_out() {
+    let d = Deployment::standalone(1).await;
+    let Shape::Standalone(process) = &d.shape else { unreachable!("standalone was asked for") };
+    let shipped = Nginx::foghorn(&[process.http()], &[process.http()]).await;
+    let late = lateness(&d, &shipped.url("")).await;
+    assert!(late.iter().all(|late| *late <= LATE_MAX), "{late:?}");
+
+    let buffering = Nginx::start(&format!(
+        "events {{}}
+         http {{
+             {{temporary}}
+             server {{
+                 listen 127.0.0.1:{{port}};
+                 location / {{
+                     proxy_pass http://{};
+                     proxy_set_header Host $http_host;
+                     proxy_buffering on;
+                     proxy_ignore_headers X-Accel-Buffering;
+                 }}
+             }}
+         }}",
+        process.http()
+    ))
+    .await;
+    let late = lateness(&d, &buffering.url("")).await;
+    assert!(late.iter().any(|late| *late > LATE_MAX), "the test can't tell a buffering proxy: {late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_and_listening_go_through_the_shipped_nginx() {
+    let d = Deployment::standalone(1).await;
+    let Shape::Standalone(process) = &d.shape else { unreachable!("standalone was asked for") };
+    let nginx = Nginx::foghorn(&[process.http()], &[process.http()]).await;
+    let mut stream = SseClient::connect(&nginx.url("/api/events/through"), &[]).await.unwrap();
+    assert_eq!(stream.next().await.event_type(), "connected");
+    let reply = foghorn_tests::http::post(&nginx.url("/api/publish"), &json!({ "channel": "through", "data": "x" })).await;
+    assert_eq!(reply.unwrap().status, 200);
+    let heard = stream.collect_until(foghorn_tests::PATIENCE, |block| block.data.as_deref() == Some("x")).await;
+    assert_eq!(heard.last().unwrap().event_type(), "message");
+}

@@ -1,0 +1,112 @@
+//! Where the tools are: what the environment says, else what `cargo xtask tools` noted, else the PATH.
+
+use std::path::{Path, PathBuf};
+
+/// The top of the checkout.
+#[must_use]
+pub fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is a folder of the checkout").to_owned()
+}
+
+/// A server of NATS that somebody runs, to be used instead of our own.
+#[must_use]
+pub fn nats_url() -> Option<String> {
+    variable("FOGHORN_TEST_NATS_URL")
+}
+
+/// A server of PostgreSQL that somebody runs, to be used instead of our own.
+#[must_use]
+pub fn postgres_url() -> Option<String> {
+    variable("FOGHORN_TEST_POSTGRES_URL")
+}
+
+/// The program `nats-server`.
+#[must_use]
+pub fn nats_server() -> PathBuf {
+    tool("FOGHORN_TEST_NATS_SERVER", &["nats-server"])
+}
+
+/// The folder of PostgreSQL's server programs.
+#[must_use]
+pub fn postgres_bin() -> PathBuf {
+    let found = told("FOGHORN_TEST_PG_BIN").or_else(|| {
+        // On the PATH it is often a link out of the folder that has the rest.
+        let program = on_path("postgres")?.canonicalize().ok()?;
+        program.parent().map(Path::to_owned)
+    });
+    let folder = found.filter(|folder| folder.join("initdb").is_file());
+    folder.unwrap_or_else(|| missing("PostgreSQL's server programs", "FOGHORN_TEST_PG_BIN"))
+}
+
+/// The program `nginx`.
+#[must_use]
+pub fn nginx() -> PathBuf {
+    tool("FOGHORN_TEST_NGINX", &["nginx"])
+}
+
+/// The browser.
+#[must_use]
+pub fn chromium() -> PathBuf {
+    tool("FOGHORN_TEST_CHROMIUM", &["chromium", "chromium-browser", "google-chrome"])
+}
+
+/// The browser's WebDriver.
+#[must_use]
+pub fn chromedriver() -> PathBuf {
+    tool("FOGHORN_TEST_CHROMEDRIVER", &["chromedriver"])
+}
+
+/// The product: FOGHORN_BIN, else the one that was built last.
+#[must_use]
+pub fn foghorn() -> PathBuf {
+    if let Some(given) = variable("FOGHORN_BIN").map(PathBuf::from) {
+        assert!(given.is_file(), "FOGHORN_BIN names {}, which is no file", given.display());
+        return given;
+    }
+    let built = ["ci", "release", "debug"].map(|profile| target_dir().join(profile).join("foghorn"));
+    let dated = built.into_iter().filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)));
+    match dated.max() {
+        Some((_, newest)) => newest,
+        None => panic!(
+            "no foghorn in {}: run `cargo build --profile ci --package foghorn`, or name one in FOGHORN_BIN",
+            target_dir().display()
+        ),
+    }
+}
+
+/// Where cargo put the program that runs now, two levels up: `target/<profile>/deps/<program>`.
+pub(crate) fn target_dir() -> PathBuf {
+    let program = std::env::current_exe().expect("a process knows its program");
+    let deps = program.ancestors().find(|folder| folder.ends_with("deps"));
+    let target = deps.and_then(|deps| deps.ancestors().nth(2));
+    target.map_or_else(|| checkout().join("target"), Path::to_owned)
+}
+
+fn tool(variable: &str, names: &[&str]) -> PathBuf {
+    let found = told(variable).or_else(|| names.iter().find_map(|name| on_path(name)));
+    found.filter(|program| program.is_file()).unwrap_or_else(|| missing(names[0], variable))
+}
+
+fn told(name: &str) -> Option<PathBuf> {
+    variable(name).or_else(|| noted(name)).map(PathBuf::from)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn noted(variable: &str) -> Option<String> {
+    let notes = std::fs::read_to_string(checkout().join(".tools/paths")).ok()?;
+    let place = notes.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix('='))?;
+    // A tool that was removed since may be on the PATH elsewhere.
+    Path::new(place).exists().then(|| place.to_owned())
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+fn missing(what: &str, variable: &str) -> ! {
+    panic!("the tests need {what}, which is not here: run `cargo xtask tools`, or name it in {variable}")
+}

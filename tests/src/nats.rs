@@ -1,0 +1,96 @@
+//! NATS with JetStream.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::PATIENCE;
+use crate::env;
+use crate::port::Port;
+use crate::process::{Process, Program};
+
+/// A server of our own, or the one of FOGHORN_TEST_NATS_URL.
+#[derive(Debug)]
+pub struct NatsServer(Server);
+
+#[derive(Debug)]
+enum Server {
+    Ours { process: Process, port: Port, _store: TempDir },
+    Theirs { url: String },
+}
+
+impl NatsServer {
+    /// A server, ready.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// A server with more arguments, `["-c", path]` for one; never the one of FOGHORN_TEST_NATS_URL.
+    pub async fn start_with(arguments: &[&str]) -> Self {
+        if let (Some(url), []) = (env::nats_url(), arguments) {
+            return Self(Server::Theirs { url });
+        }
+        let port = Port::lease();
+        let store = tempfile::Builder::new().prefix("foghorn-test-jetstream-").tempdir();
+        let store = store.expect("a temporary folder can be made");
+        let program =
+            Program::new(env::nats_server()).args(["-a", "127.0.0.1", "-p", &port.number().to_string()]);
+        let program = program.args(["-js", "-sd"]).arg(store.path()).args(arguments);
+        let process = Process::spawn(program);
+        ready(&process).await;
+        Self(Server::Ours { process, port, _store: store })
+    }
+
+    /// `nats://127.0.0.1:20017`
+    #[must_use]
+    pub fn url(&self) -> String {
+        match &self.0 {
+            Server::Ours { port, .. } => format!("nats://{}", port.address()),
+            Server::Theirs { url } => url.clone(),
+        }
+    }
+
+    /// SIGKILL, and waits until it is gone. What is in its store stays.
+    pub fn kill(&mut self) {
+        self.ours("killed").kill();
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub async fn stop(&mut self) -> ExitStatus {
+        let process = self.ours("stopped");
+        process.signal(Signal::SIGTERM);
+        process.wait(PATIENCE).await
+    }
+
+    /// Starts it again on the same port and store, after killing it if it runs.
+    pub async fn restart(&mut self) {
+        let process = self.ours("restarted");
+        process.restart();
+        ready(process).await;
+    }
+
+    /// SIGSTOP for a server that hangs, SIGCONT for one that comes to.
+    pub fn signal(&mut self, signal: Signal) {
+        self.ours("sent signals").signal(signal);
+    }
+
+    /// Waits for a line of its log.
+    pub async fn wait_for_log_line(&mut self, text: &str, limit: Duration) -> String {
+        self.ours("looked into").wait_for_log_line(text, limit).await
+    }
+
+    fn ours(&mut self, what: &str) -> &mut Process {
+        match &mut self.0 {
+            Server::Ours { process, .. } => process,
+            Server::Theirs { url } => {
+                panic!("{url} (FOGHORN_TEST_NATS_URL) is not ours to be {what}: unset it for this test")
+            }
+        }
+    }
+}
+
+async fn ready(process: &Process) {
+    process.wait_for_log_line("Server is ready", PATIENCE).await;
+}

@@ -1,0 +1,186 @@
+//! PostgreSQL.
+
+mod template;
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sys::signal::Signal;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tempfile::TempDir;
+
+use crate::PATIENCE;
+use crate::env;
+use crate::port::Port;
+use crate::process::{Process, Program, others};
+
+/// A server of our own, which syncs to disk as a real one does, or the one of FOGHORN_TEST_POSTGRES_URL.
+#[derive(Debug)]
+pub struct PostgresServer(Server);
+
+#[derive(Debug)]
+enum Server {
+    Ours { process: Process, port: Port, _data: TempDir },
+    Theirs { url: String, created: Mutex<Vec<String>> },
+}
+
+impl PostgresServer {
+    /// A server, ready, with nothing in it.
+    pub async fn start() -> Self {
+        if let Some(url) = env::postgres_url() {
+            return Self(Server::Theirs { url, created: Mutex::default() });
+        }
+        let port = Port::lease();
+        let data = template::fresh_data().await;
+        let process = Process::spawn(program(data.path(), port.number()));
+        ready(&process).await;
+        Self(Server::Ours { process, port, _data: data })
+    }
+
+    /// `postgres://postgres@127.0.0.1:20017/<database>`
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        match &self.0 {
+            Server::Ours { port, .. } => format!("postgres://postgres@{}/{database}", port.address()),
+            Server::Theirs { url, .. } => with_database(url, database),
+        }
+    }
+
+    /// A new, empty database; gives its name, which no other has.
+    pub async fn create_database(&self) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("foghorn_test_{}_{}_{count}", std::process::id(), seconds_since_1970());
+        let sql = format!("CREATE DATABASE {name}");
+        let create = execute(self.url("postgres"), sql);
+        tokio::time::timeout(PATIENCE, create)
+            .await
+            .unwrap_or_else(|_| {
+                panic!("{} did not create a database within {PATIENCE:?}", self.url("postgres"))
+            })
+            .unwrap_or_else(|error| panic!("creating a database in {}: {error}", self.url("postgres")));
+        if let Server::Theirs { created, .. } = &self.0 {
+            created.lock().expect("no holder panics").push(name.clone());
+        }
+        name
+    }
+
+    /// As a power cut would: SIGKILL to the postmaster and to every process of it, at once, and waits until all
+    /// are gone.
+    pub fn kill(&mut self) {
+        let process = self.ours("killed");
+        // Stopped, it can start no more children while we count them. They are not in its process group.
+        process.signal(Signal::SIGSTOP);
+        let children = others::children(process.pid());
+        process.kill();
+        assert!(others::kill(&children, PATIENCE), "{}", process.report("is gone, its children are not"));
+    }
+
+    /// Starts it again on the same port and data, after killing it if it runs.
+    pub async fn restart(&mut self) {
+        self.kill();
+        let process = self.ours("restarted");
+        process.restart();
+        ready(process).await;
+    }
+
+    fn ours(&mut self, what: &str) -> &mut Process {
+        match &mut self.0 {
+            Server::Ours { process, .. } => process,
+            Server::Theirs { url, .. } => {
+                panic!("{url} (FOGHORN_TEST_POSTGRES_URL) is not ours to be {what}: unset it for this test")
+            }
+        }
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        match &mut self.0 {
+            // An immediate end, and no child left that would write on to a folder about to be removed.
+            Server::Ours { process, .. } => process.stop(Signal::SIGQUIT),
+            Server::Theirs { url, created } => {
+                let created = std::mem::take(created.get_mut().expect("no holder panics"));
+                drop_databases(with_database(url, "postgres"), created);
+            }
+        }
+    }
+}
+
+fn program(data: &Path, port: u16) -> Program {
+    let settings = [
+        "listen_addresses=127.0.0.1".to_owned(),
+        format!("port={port}"),
+        // Its folder may not be ours to write to, and a file in it would be left behind.
+        "unix_socket_directories=".to_owned(),
+        "fsync=on".to_owned(),
+        "max_connections=200".to_owned(),
+    ];
+    let settings = settings.iter().flat_map(|setting| ["-c", setting]);
+    Program::new(env::postgres_bin().join("postgres"))
+        .arg("-D")
+        .arg(data)
+        .args(settings)
+        .folder(data)
+        .user(template::user())
+        // On SIGQUIT a postmaster ends its children at once; on SIGKILL they would have to notice.
+        .farewell(Signal::SIGQUIT)
+}
+
+async fn ready(process: &Process) {
+    process.wait_for_log_line("database system is ready to accept connections", PATIENCE).await;
+}
+
+async fn execute(url: String, sql: String) -> sqlx::Result<()> {
+    let mut connection = PgConnection::connect(&url).await?;
+    connection.execute(AssertSqlSafe(sql)).await?;
+    connection.close().await
+}
+
+/// Of somebody's server we leave nothing but what was there. A thread of its own, because there may be no
+/// runtime left to wait in.
+fn drop_databases(url: String, names: Vec<String>) {
+    let work = async move {
+        for name in names {
+            let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+            if let Err(error) = execute(url.clone(), sql).await {
+                eprintln!("{url} keeps database {name}: {error}");
+            }
+        }
+    };
+    let limited = async { tokio::time::timeout(PATIENCE, work).await };
+    let thread = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime can be made").block_on(limited)
+    });
+    if !matches!(thread.join(), Ok(Ok(()))) {
+        eprintln!("not all databases of this test could be dropped");
+    }
+}
+
+/// `url` with another database: the path, between authority and query.
+fn with_database(url: &str, database: &str) -> String {
+    let (base, query) =
+        url.split_once('?').map_or((url, String::new()), |(base, query)| (base, format!("?{query}")));
+    let host = base.find("://").map_or(0, |scheme| scheme + 3);
+    let server = base[host..].find('/').map_or(base, |slash| &base[..host + slash]);
+    format!("{server}/{database}{query}")
+}
+
+fn seconds_since_1970() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("the clock is set").as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_database;
+
+    #[test]
+    fn the_database_of_a_url_is_replaced() {
+        let expected = "postgres://u:p@db:5432/other?sslmode=disable";
+        assert_eq!(with_database("postgres://u:p@db:5432/main?sslmode=disable", "other"), expected);
+        assert_eq!(with_database("postgres://db", "other"), "postgres://db/other");
+    }
+}
