@@ -8,21 +8,22 @@ mod policies;
 mod publishing;
 mod resuming;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::StreamExt;
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 
 use crate::deployment::Deployment;
 
 /// A named behaviour.
-type Scenario = (&'static str, fn(Arc<Deployment>) -> BoxFuture<'static, ()>);
+type Scenario = (&'static str, fn(Arc<Deployment>) -> LocalBoxFuture<'static, ()>);
 
 /// Lists functions as scenarios under their own names.
 macro_rules! scenarios {
     ($($module:ident :: $name:ident),* $(,)?) => {
-        [$((stringify!($name), (|d| Box::pin($module::$name(d))) as fn(Arc<Deployment>) -> BoxFuture<'static, ()>)),*]
+        [$((stringify!($name), (|d| Box::pin($module::$name(d))) as fn(Arc<Deployment>) -> LocalBoxFuture<'static, ()>)),*]
     };
 }
 
@@ -87,8 +88,8 @@ async fn run(deployment: Deployment) {
         let mut running: FuturesUnordered<_> = some
             .iter()
             .map(|(name, scenario)| {
-                let task = tokio::spawn(scenario(deployment.clone()));
-                async move { (*name, task.await) }
+                let ended = AssertUnwindSafe(scenario(deployment.clone())).catch_unwind();
+                async move { (*name, ended.await) }
             })
             .collect();
         while let Some((name, ended)) = running.next().await {

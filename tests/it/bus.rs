@@ -4,6 +4,7 @@ mod cluster;
 mod crash;
 mod journal;
 mod ports;
+mod throughput;
 
 use std::time::Duration;
 

@@ -65,8 +65,17 @@ impl Deployment {
         let (config, data) = (configuration(&folder), folder.path().join("data").display().to_string());
         let shards_text = shards.to_string();
         let arguments = [
-            "standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", &data, "--config", &config,
-            "--shards", &shards_text,
+            "standalone",
+            "--listen",
+            "127.0.0.1:0",
+            "--grpc",
+            "127.0.0.1:0",
+            "--data",
+            &data,
+            "--config",
+            &config,
+            "--shards",
+            &shards_text,
         ];
         let process = Foghorn::spawn(&arguments, &[]).await;
         Deployment::new(Shape::Standalone(Box::new(process)), shards, folder).await
@@ -141,7 +150,8 @@ impl Deployment {
     pub(crate) async fn publish_all(&self, channel: &str, texts: impl IntoIterator<Item = String>) {
         let texts: Vec<String> = texts.into_iter().collect();
         for some in texts.chunks(100) {
-            let events: Vec<Value> = some.iter().map(|text| json!({ "channel": channel, "data": text })).collect();
+            let events: Vec<Value> =
+                some.iter().map(|text| json!({ "channel": channel, "data": text })).collect();
             let answers = self.publish(Value::Array(events)).await;
             for answer in answers.as_array().unwrap() {
                 assert!(answer.get("position").is_some(), "{answer}");
@@ -159,7 +169,7 @@ impl Cluster {
     /// Starts everything on free ports.
     pub(crate) async fn start(shards: u8, config: &str) -> Self {
         let (nats, postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
-        let (bus, database) = (nats.url(), postgres.create_database().await);
+        let (bus, database) = (nats.url(), postgres.url(&postgres.create_database().await));
         let shards = shards.to_string();
         let common = ["--config", config, "--shards", &shards, "--nats", &bus, "--admin", "127.0.0.1:0"];
         let spawn = async |own: &[&str]| Foghorn::spawn(&[own, &common].concat(), &[]).await;
@@ -242,7 +252,10 @@ impl Listener {
     pub(crate) async fn event(&mut self) -> Block {
         loop {
             let block = self.stream.next().await;
-            if block.is_event() && !block.event_type().starts_with("stream-") && block.event_type() != "heartbeat" {
+            if block.is_event()
+                && !block.event_type().starts_with("stream-")
+                && block.event_type() != "heartbeat"
+            {
                 return block;
             }
         }

@@ -261,7 +261,7 @@ pub(crate) async fn count_and_ttl_hold_when_reading<S: Subject>(start: impl Star
     let long = Event { ttl: Some(Ttl::new(300).unwrap()), ..event("other", "stays") };
     append(&subject, long).await;
     subject.settle().await;
-    subject.clock().pass(Duration::from_secs(31));
+    subject.clock().pass(Duration::from_secs(120));
     let texts = async |topics: &[&str]| {
         let found = replay_all(&subject, 0, topics, 4, 1 << 20).await.unwrap();
         found.into_iter().map(|(_, text)| text).collect::<Vec<_>>()

@@ -39,8 +39,11 @@ async fn wait_for(page: &Client, parts: &[&str]) {
 async fn the_page_listens_publishes_and_comes_back() {
     let data = tempfile::tempdir().unwrap();
     let data = data.path().display().to_string();
-    let mut server =
-        Foghorn::spawn(&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", &data], &[]).await;
+    let mut server = Foghorn::spawn(
+        &["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", &data],
+        &[],
+    )
+    .await;
     let page = get(&server.url("/")).await.unwrap();
     let policy = page.headers.get("content-security-policy").unwrap().to_str().unwrap();
     assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
@@ -61,10 +64,12 @@ async fn the_page_listens_publishes_and_comes_back() {
 
     // From outside, and data are shown as text.
     let hostile = "<img src=x onerror=alert(1)>";
-    let published = post(&server.url("/api/publish"), &json!({ "channel": "news.eu", "data": hostile })).await.unwrap();
+    let published =
+        post(&server.url("/api/publish"), &json!({ "channel": "news.eu", "data": hostile })).await.unwrap();
     assert_eq!(published.status, 200);
     wait_for(page, &["message", "news.eu", hostile]).await;
-    let images = page.execute("return document.querySelectorAll('#events img').length", Vec::new()).await.unwrap();
+    let images =
+        page.execute("return document.querySelectorAll('#events img').length", Vec::new()).await.unwrap();
     assert_eq!(images, 0);
 
     // From the page, with a type.

@@ -24,7 +24,8 @@ fn said(output: &Output) -> String {
 }
 
 async fn standalone(data: &str, more: &[&str]) -> Foghorn {
-    let arguments = [&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", data], more].concat();
+    let arguments =
+        [&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", data], more].concat();
     let process = Foghorn::spawn(&arguments, &[]).await;
     wait_ready(process.http()).await;
     process
@@ -57,7 +58,11 @@ async fn standalone_keeps_events_over_a_kill_and_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ephemeral_starts_a_new_epoch() {
-    let mut server = Foghorn::spawn(&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--ephemeral"], &[]).await;
+    let mut server = Foghorn::spawn(
+        &["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--ephemeral"],
+        &[],
+    )
+    .await;
     wait_ready(server.http()).await;
     let before = Listener::open(&server.url("/api/events/a"), None).await.cursor();
     assert!(Cursor::parse(&before).is_ok());
@@ -80,7 +85,10 @@ async fn a_drain_says_goodbye_with_a_cursor_and_a_retry() {
     for stream in &mut listeners {
         let (blocks, end) = stream.collect_to_end(PATIENCE).await;
         let last = blocks.last().unwrap();
-        assert_eq!((last.event_type(), last.json(), end), ("stream-end", json!({ "reason": "drain" }), NoBlock::End));
+        assert_eq!(
+            (last.event_type(), last.json(), end),
+            ("stream-end", json!({ "reason": "drain" }), NoBlock::End)
+        );
         assert!(last.retry.is_some() && last.id.is_some(), "{last:?}");
     }
     assert!(server.wait(PATIENCE).await.success());
@@ -115,17 +123,37 @@ fn wrong_usage_and_configuration_exit_with_2_and_say_what_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_wait_for_nats_and_postgres_unready_and_say_for_what() {
     let (mut nats, mut postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
-    let (bus, database) = (nats.url(), postgres.create_database().await);
+    let (bus, database) = (nats.url(), postgres.url(&postgres.create_database().await));
     nats.kill();
     postgres.kill();
     let log = Foghorn::spawn(
-        &["eventlog", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", &bus, "--postgres", &database],
+        &[
+            "eventlog",
+            "--grpc",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--nats",
+            &bus,
+            "--postgres",
+            &database,
+        ],
         &[],
     )
     .await;
     let eventlog = format!("http://{}", log.grpc());
     let gateway = Foghorn::spawn(
-        &["gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", &bus, "--eventlog", &eventlog],
+        &[
+            "gateway",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--nats",
+            &bus,
+            "--eventlog",
+            &eventlog,
+        ],
         &[],
     )
     .await;
@@ -158,19 +186,37 @@ async fn what_a_cluster_must_have_alike_is_checked() {
     let cluster = Cluster::start(1, &config.display().to_string()).await;
     cluster.ready().await;
     let nats = cluster.nats.url();
-    let output = tokio::task::spawn_blocking(move || run(&["gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", &nats, "--shards", "4"]));
+    let output = tokio::task::spawn_blocking(move || {
+        run(&[
+            "gateway",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--nats",
+            &nats,
+            "--shards",
+            "4",
+        ])
+    });
     let output = output.await.unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains('4') && said(&output).contains('1') && said(&output).contains("shards"), "{}", said(&output));
+    assert!(
+        said(&output).contains('4') && said(&output).contains('1') && said(&output).contains("shards"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_schema_is_migrated_once_and_a_newer_one_refused() {
     let postgres = PostgresServer::start().await;
-    let database = postgres.create_database().await;
+    let database = postgres.url(&postgres.create_database().await);
     let migrate = async || {
         let database = database.clone();
-        tokio::task::spawn_blocking(move || run(&["eventlog", "migrate", "--postgres", &database])).await.unwrap()
+        tokio::task::spawn_blocking(move || run(&["eventlog", "migrate", "--postgres", &database]))
+            .await
+            .unwrap()
     };
     let first = migrate().await;
     assert!(first.status.success(), "{}", said(&first));

@@ -83,8 +83,11 @@ async fn publishing_and_listening_go_through_the_shipped_nginx() {
     let nginx = Nginx::foghorn(&[process.http()], &[process.http()]).await;
     let mut stream = SseClient::connect(&nginx.url("/api/events/through"), &[]).await.unwrap();
     assert_eq!(stream.next().await.event_type(), "connected");
-    let reply = foghorn_tests::http::post(&nginx.url("/api/publish"), &json!({ "channel": "through", "data": "x" })).await;
+    let reply =
+        foghorn_tests::http::post(&nginx.url("/api/publish"), &json!({ "channel": "through", "data": "x" }))
+            .await;
     assert_eq!(reply.unwrap().status, 200);
-    let heard = stream.collect_until(foghorn_tests::PATIENCE, |block| block.data.as_deref() == Some("x")).await;
+    let heard =
+        stream.collect_until(foghorn_tests::PATIENCE, |block| block.data.as_deref() == Some("x")).await;
     assert_eq!(heard.last().unwrap().event_type(), "message");
 }

@@ -12,6 +12,7 @@ mod setup;
 mod cluster;
 mod stream;
 
+mod append;
 mod epoch;
 mod journal;
 mod message;

@@ -107,4 +107,22 @@ mod tests {
         assert_eq!(ShardCount::new(9), Err(ShardCountError(9)));
         assert_eq!(ShardCount::new(8).unwrap().shards().len(), 8);
     }
+
+    #[test]
+    fn the_vectors_for_other_languages_hold() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../docs/shard-vectors.json")).unwrap();
+        let vectors = vectors["vectors"].as_array().unwrap();
+        assert!(vectors.len() >= 20);
+        for vector in vectors {
+            let channel = Channel::parse(vector["channel"].as_str().unwrap()).unwrap();
+            let hash = vector["fnv1a64"].as_str().unwrap();
+            assert_eq!(format!("{:016x}", fnv1a_64(channel.as_str().as_bytes())), hash.trim_start_matches("0x"), "{channel}");
+            for count in 1..=u64::from(SHARDS_MAX) {
+                let shard = ShardCount::new(count).unwrap().shard_of(&channel).get();
+                let expected = &vector["shards"][count.to_string()];
+                assert_eq!(expected.as_u64(), Some(u64::from(shard)), "{channel} of {count}");
+            }
+        }
+    }
 }

@@ -24,6 +24,9 @@ pub(crate) struct Taken {
     pub(crate) full: Option<Batch>,
     /// Why the entry is skipped.
     pub(crate) invalid: Option<InvalidEntry>,
+    /// It is at the position of the last entry taken and is another one: the journal has lost that one
+    /// and given its seq out again.
+    pub(crate) differs: bool,
 }
 
 impl Batching {
@@ -45,10 +48,12 @@ impl Batching {
         self.entries
     }
 
-    /// Takes the next entry of the journal. One that has been taken before is ignored.
+    /// Takes the next entry of the journal. One that has been taken before is only looked at.
     pub(crate) fn push(&mut self, entry: Entry) -> Taken {
         if entry.seq <= self.batch.to {
-            return Taken::default();
+            let known = self.batch.to_digest;
+            let differs = entry.seq == self.batch.to && known != Digest::NONE && entry.digest != known;
+            return Taken { differs, ..Taken::default() };
         }
         let (full, invalid) = match entry.event {
             Ok(event) => {
@@ -67,7 +72,7 @@ impl Batching {
         self.batch.to = entry.seq;
         self.batch.to_digest = entry.digest;
         self.entries += 1;
-        Taken { full, invalid }
+        Taken { full, invalid, differs: false }
     }
 
     /// The journal holds nothing more up to and including `to`.
@@ -175,5 +180,15 @@ mod tests {
         batching.push(entry(31, Some(1)));
         let batch = batching.take();
         assert_eq!((batch.from, batch.to, batch.from_digest), (30, 31, Digest::NONE));
+    }
+
+    #[test]
+    fn another_entry_at_the_last_position_is_noticed() {
+        let mut batching = Batching::new(Shard::ZERO, Epoch::new(1), 10, 1000);
+        assert!(!batching.push(entry(10, None)).differs, "nothing is known of it");
+        batching.push(entry(11, Some(1)));
+        batching.take();
+        assert!(!batching.push(entry(11, Some(1))).differs);
+        assert!(batching.push(Entry { digest: Digest(99), ..entry(11, Some(1)) }).differs);
     }
 }

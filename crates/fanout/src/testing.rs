@@ -40,6 +40,7 @@ pub(crate) struct TestJournal(Arc<Inner>);
 pub(crate) struct Inner {
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    cuts: watch::Sender<u64>,
     /// Appends that may go on; by default all.
     pub(crate) gate: Semaphore,
     /// What appends to a channel fail with.
@@ -65,6 +66,7 @@ struct Tail {
     shard: Shard,
     at: u64,
     epoch: Epoch,
+    cuts: u64,
 }
 
 struct State {
@@ -86,6 +88,7 @@ impl TestJournal {
                 keys: HashMap::new(),
             }),
             changed: watch::Sender::new(()),
+            cuts: watch::Sender::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             failing: Mutex::default(),
             under_way: Mutex::default(),
@@ -115,6 +118,20 @@ impl TestJournal {
     /// Removes one entry from the middle.
     pub(crate) fn delete(&self, seq: u64) {
         self.state.lock().entries.retain(|(_, entry)| entry.seq != seq);
+    }
+
+    /// Gives out a seq again: another entry is there now.
+    pub(crate) fn replace(&self, seq: u64) {
+        let mut state = self.state.lock();
+        for (_, entry) in state.entries.iter_mut().filter(|(_, entry)| entry.seq == seq) {
+            entry.digest = Digest(entry.digest.0 + 1000);
+        }
+    }
+
+    /// Has every tail end with an error.
+    pub(crate) fn cut_tails(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
+        self.changed.send_replace(());
     }
 
     pub(crate) fn set_still(&self, still: bool) {
@@ -195,6 +212,7 @@ impl Journal for TestJournal {
             shard,
             at: after,
             epoch: self.state.lock().epoch,
+            cuts: *self.cuts.borrow(),
         };
         futures::stream::unfold(start, |mut tail| async move {
             loop {
@@ -202,6 +220,9 @@ impl Journal for TestJournal {
                 let now = tail.journal.state.lock().epoch;
                 if now != tail.epoch {
                     return Some((Err(JournalError::Epoch { shard: tail.shard, epoch: now }), tail));
+                }
+                if *tail.journal.cuts.borrow() != tail.cuts {
+                    return Some((Err(JournalError::Unavailable("cut".to_owned())), tail));
                 }
                 let still = tail.journal.still.load(Ordering::SeqCst);
                 let next = tail.journal.after(tail.shard, tail.at).into_iter().next();
@@ -245,6 +266,14 @@ impl Journal for TestJournal {
         let found = state.entries.iter().find(|(_, entry)| entry.time >= time);
         let seq = found.map_or(state.last, |(_, entry)| entry.seq - 1);
         Box::pin(async move { Ok(seq) })
+    }
+
+    fn begin_anew(&self, _shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+        let mut state = self.state.lock();
+        assert_eq!(state.epoch, old);
+        state.epoch = Epoch::new(old.get() + 1);
+        let epoch = state.epoch;
+        Box::pin(async move { Ok(epoch) })
     }
 
     fn trim(&self, _shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>> {

@@ -50,7 +50,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let http = spawn_http(http, gateway.api(), &config, stopped);
 
     process.shutdown.wait().await;
-    gateway.drain(|| drop(stop.send_replace(true))).await;
+    gateway.drain(|| _ = stop.send_replace(true)).await;
     last_requests(async { Ok(http.await?) }).await
 }
 
@@ -109,8 +109,7 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     spawn_admin(&config, &process).await?;
     let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
-    let opened =
-        process.unless_stopped(async { Ok((bus.journal(&parameters).await?, bus.leases().await?)) });
+    let opened = process.unless_stopped(async { Ok((bus.journal(&parameters).await?, bus.leases().await?)) });
     let Some(opened) = opened.await else { return Ok(()) };
     let (journal, leases) = opened.map_err(bus_error)?;
 
@@ -147,7 +146,12 @@ pub(crate) async fn migrate(config: Config) -> anyhow::Result<()> {
     if migrated.steps.is_empty() {
         println!("the schema is at version {} already", migrated.to);
     } else {
-        println!("the schema went from version {} to {}: {}", migrated.from, migrated.to, migrated.steps.join(", "));
+        println!(
+            "the schema went from version {} to {}: {}",
+            migrated.from,
+            migrated.to,
+            migrated.steps.join(", ")
+        );
     }
     Ok(())
 }

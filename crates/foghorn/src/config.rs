@@ -202,7 +202,10 @@ impl Default for Postgres {
 /// Without the secrets.
 impl std::fmt::Debug for Nats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Nats").field("replicas", &self.replicas).field("journal_bytes", &self.journal_bytes).finish_non_exhaustive()
+        f.debug_struct("Nats")
+            .field("replicas", &self.replicas)
+            .field("journal_bytes", &self.journal_bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -240,14 +243,21 @@ impl Config {
         self.gateway.check()?;
         self.fanout.check()?;
         if !(1024..=FRAME_BYTES_MAX).contains(&self.limits.event_bytes) {
-            return Err(format!("limits.event_bytes must be between 1024 and {FRAME_BYTES_MAX}, not {}", self.limits.event_bytes));
+            return Err(format!(
+                "limits.event_bytes must be between 1024 and {FRAME_BYTES_MAX}, not {}",
+                self.limits.event_bytes
+            ));
         }
         for policy in &self.policies {
             if policy.event_bytes.is_some_and(|bytes| bytes > self.limits.event_bytes) {
-                return Err(format!("policy {}: event_bytes is above limits.event_bytes ({})", policy.pattern, self.limits.event_bytes));
+                return Err(format!(
+                    "policy {}: event_bytes is above limits.event_bytes ({})",
+                    policy.pattern, self.limits.event_bytes
+                ));
             }
         }
-        tracing_subscriber::EnvFilter::try_new(&self.log.filter).map_err(|error| format!("log.filter: {error}"))?;
+        tracing_subscriber::EnvFilter::try_new(&self.log.filter)
+            .map_err(|error| format!("log.filter: {error}"))?;
         Ok(())
     }
 

@@ -25,7 +25,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
         let answer = tokio::time::timeout(DEADLINE, client.get(uri.clone()));
-        let answer = answer.await.context("no answer within 5 s")?.with_context(|| format!("can't ask {uri}"))?;
+        let answer =
+            answer.await.context("no answer within 5 s")?.with_context(|| format!("can't ask {uri}"))?;
         let ready = answer.status().is_success();
         let body = answer.into_body().collect().await?.to_bytes();
         println!("{}", String::from_utf8_lossy(&body).trim_end());

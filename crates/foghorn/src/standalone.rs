@@ -34,7 +34,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let feed = Arc::new(MemoryLive::new(shards, FEED_BYTES, bus_metrics));
     let fanout = Fanout::new(
-        FanoutPorts { journal: log.clone(), feed: feed.clone(), leases: Arc::new(MemoryLeases::new()), log: log.clone() },
+        FanoutPorts {
+            journal: log.clone(),
+            feed: feed.clone(),
+            leases: Arc::new(MemoryLeases::new()),
+            log: log.clone(),
+        },
         policies.clone(),
         config.fanout.clone(),
         &process.health,
@@ -43,7 +48,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     );
     let gateway = Gateway::start(
         config.gateway.clone(),
-        GatewayPorts { feed, log: log.clone(), shards, policies, guard: guard.clone(), health: process.health.clone() },
+        GatewayPorts {
+            feed,
+            log: log.clone(),
+            shards,
+            policies,
+            guard: guard.clone(),
+            health: process.health.clone(),
+        },
         &mut process.registry.write(),
     );
 
@@ -69,7 +81,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let fanout = tokio::spawn(fanout.run(None));
 
     process.shutdown.wait().await;
-    gateway.drain(|| drop(stop.send_replace(true))).await;
+    gateway.drain(|| _ = stop.send_replace(true)).await;
     process::last_requests(async {
         fanout.await?;
         http.await?;

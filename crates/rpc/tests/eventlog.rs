@@ -1,6 +1,8 @@
 //! The event log over a real connection: what is asked arrives, what is answered comes back, and when a
 //! replica is gone or odd another one answers.
 
+#![expect(clippy::unwrap_used, reason = "a test; helpers are not seen as such")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

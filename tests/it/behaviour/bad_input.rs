@@ -33,10 +33,17 @@ pub(super) async fn bad_publishes_say_what_is_wrong(d: Arc<Deployment>) {
         (json!({ "channel": "ok", "data": 1, "ack": "maybe" }), 400, "bad-json", "durable"),
         (json!("text"), 400, "bad-json", ""),
     ] {
-        assert_problem(&d.try_publish(&body).await, status, code, detail, &body.to_string()[..60.min(body.to_string().len())]);
+        assert_problem(
+            &d.try_publish(&body).await,
+            status,
+            code,
+            detail,
+            &body.to_string()[..60.min(body.to_string().len())],
+        );
     }
     let url = d.publish_url();
-    let typed = request(Method::POST, &url, &[("content-type", "text/plain")], Some(&json!({}))).await.unwrap();
+    let typed =
+        request(Method::POST, &url, &[("content-type", "text/plain")], Some(&json!({}))).await.unwrap();
     assert_problem(&typed, 415, "content-type", "application/json", "text/plain");
     assert_problem(&get(&url).await.unwrap(), 405, "method", "POST", "GET");
 }
@@ -87,7 +94,8 @@ pub(super) async fn bad_queries_say_what_is_wrong(d: Arc<Deployment>) {
 pub(super) async fn other_websites_are_refused(d: Arc<Deployment>) {
     let body = json!({ "channel": "ok", "data": 1 });
     let (publish, events) = (d.publish_url(), d.gateway_url(0, "/api/events"));
-    for (method, url, body) in [(Method::POST, &publish, Some(&body)), (Method::GET, &events, None::<&Value>)] {
+    for (method, url, body) in [(Method::POST, &publish, Some(&body)), (Method::GET, &events, None::<&Value>)]
+    {
         let ask = async |header: (&str, &str)| request(method.clone(), url, &[header], body).await.unwrap();
         assert_problem(&ask(("origin", "https://evil.example")).await, 403, "origin", "evil", url);
         assert_problem(&ask(("host", "evil.example")).await, 421, "host", "evil", url);

@@ -10,7 +10,8 @@ use crate::deployment::{Deployment, Listener};
 
 pub(super) async fn a_stream_begins_with_connected_and_says_when_it_is_live(d: Arc<Deployment>) {
     let channel = d.name("begin");
-    let mut stream = SseClient::connect(&d.gateway_url(0, &format!("/api/events/{channel}")), &[]).await.unwrap();
+    let mut stream =
+        SseClient::connect(&d.gateway_url(0, &format!("/api/events/{channel}")), &[]).await.unwrap();
     assert_eq!(stream.status(), 200);
     assert_eq!(stream.header("content-type"), Some("text/event-stream"));
     assert_eq!(stream.header("cache-control"), Some("no-store, no-transform"));
@@ -114,8 +115,7 @@ pub(super) async fn a_type_filter_lets_only_those_types_pass(d: Arc<Deployment>)
 }
 
 pub(super) async fn broadcast_reaches_everyone_and_a_user_channel_its_user(d: Arc<Deployment>) {
-    let (mut unasked, mut user) =
-        tokio::join!(d.listen("", None), d.listen("channels=user.~YUBiLmM", None));
+    let (mut unasked, mut user) = tokio::join!(d.listen("", None), d.listen("channels=user.~YUBiLmM", None));
     let word = d.name("word");
     d.publish(json!({ "channel": "broadcast", "data": word })).await;
     // Other tests may broadcast too, one day.
@@ -133,6 +133,7 @@ pub(super) async fn a_quiet_stream_is_kept_alive_with_its_cursor(d: Arc<Deployme
     let heartbeat = listener.stream.next().await;
     assert_eq!(heartbeat.event_type(), "heartbeat");
     // The cursor is good.
-    let again = Listener::open(&d.gateway_url(0, &format!("/api/events/{channel}")), alive.id.as_deref()).await;
+    let again =
+        Listener::open(&d.gateway_url(0, &format!("/api/events/{channel}")), alive.id.as_deref()).await;
     assert_eq!((&again.connected["recovered"], again.replayed.len()), (&json!(true), 0));
 }

@@ -48,9 +48,11 @@ pub(super) async fn several_channels_and_arrays_are_answered_in_order(d: Arc<Dep
     }
     heard.sort();
     assert_eq!(heard, channels);
-    let events: Vec<Value> = (0..50).map(|n| json!({ "channel": channels[0], "data": n.to_string() })).collect();
+    let events: Vec<Value> =
+        (0..50).map(|n| json!({ "channel": channels[0], "data": n.to_string() })).collect();
     let answers = d.publish(Value::Array(events)).await;
-    let seqs: Vec<u64> = answers.as_array().unwrap().iter().map(|a| a["position"]["seq"].as_u64().unwrap()).collect();
+    let seqs: Vec<u64> =
+        answers.as_array().unwrap().iter().map(|a| a["position"]["seq"].as_u64().unwrap()).collect();
     assert!(seqs.is_sorted() && seqs.len() == 50, "{seqs:?}");
 }
 
@@ -73,8 +75,13 @@ pub(super) async fn grpc_publishes_one_a_batch_and_a_stream(d: Arc<Deployment>) 
     let channel = d.name("grpc");
     let mut listener = d.listen(&format!("channels={channel}"), None).await;
     let mut publisher = PublisherClient::connect(format!("http://{}", d.grpc())).await.unwrap();
-    let event = |data: String| PublishRequest { channel: channel.clone(), data: data.into(), ..PublishRequest::default() };
-    let one = publisher.publish(PublishRequest { ack: Ack::Durable.into(), ..event("0".into()) }).await.unwrap();
+    let event = |data: String| PublishRequest {
+        channel: channel.clone(),
+        data: data.into(),
+        ..PublishRequest::default()
+    };
+    let one =
+        publisher.publish(PublishRequest { ack: Ack::Durable.into(), ..event("0".into()) }).await.unwrap();
     assert!(one.get_ref().durable && one.get_ref().position.is_some());
     let events = (1..10).map(|n| event(n.to_string())).collect();
     let batch = publisher.publish_batch(PublishBatchRequest { events }).await.unwrap().into_inner();
@@ -91,7 +98,10 @@ pub(super) async fn grpc_publishes_one_a_batch_and_a_stream(d: Arc<Deployment>) 
     assert!(seqs.len() == 190 && seqs.is_sorted(), "{seqs:?}");
     let expected: Vec<String> = (0..200).map(|n| n.to_string()).collect();
     assert_eq!(listener.data(200).await, expected);
-    let refused = publisher.publish(PublishRequest { channel: "a..b".into(), ..PublishRequest::default() }).await.unwrap_err();
+    let refused = publisher
+        .publish(PublishRequest { channel: "a..b".into(), ..PublishRequest::default() })
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(refused.message().contains("token 2 is empty"), "{refused:?}");
 }

@@ -125,10 +125,14 @@ pub(super) async fn a_keep_alive_moves_the_cursor_of_a_quiet_channel(d: Arc<Depl
     for n in 0..16 {
         d.publish(json!({ "channel": format!("{busy}.{n}"), "data": "x" })).await;
     }
-    let alive = foghorn_tests::wait::until("a keep-alive that moves the cursor", Duration::from_secs(10), async || {
-        let block = listener.stream.next().await;
-        block.id.filter(|id| *id != before)
-    })
+    let alive = foghorn_tests::wait::until(
+        "a keep-alive that moves the cursor",
+        Duration::from_secs(10),
+        async || {
+            let block = listener.stream.next().await;
+            block.id.filter(|id| *id != before)
+        },
+    )
     .await;
     let again = d.listen(&format!("channels={quiet}"), Some(&alive)).await;
     assert_eq!((&again.connected["recovered"], again.replayed.len()), (&json!(true), 0));
@@ -138,7 +142,8 @@ pub(super) async fn a_strange_cursor_is_a_reset_and_never_refused(d: Arc<Deploym
     let channel = d.name("strange");
     d.publish_all(&channel, numbers(0..3)).await;
     let query = format!("channels={channel}");
-    let shard = ShardCount::new(u64::from(d.shards)).unwrap().shard_of(&Channel::parse(channel.as_str()).unwrap());
+    let shard =
+        ShardCount::new(u64::from(d.shards)).unwrap().shard_of(&Channel::parse(channel.as_str()).unwrap());
     let now = Cursor::parse(&d.listen(&query, None).await.cursor()).unwrap();
     let (epoch, seq) = now.get(shard).unwrap();
     let at = |epoch, seq| {
@@ -179,7 +184,10 @@ pub(super) async fn since_and_last_begin_in_the_past_and_a_cursor_wins(d: Arc<De
         data.sort_unstable();
         data
     };
-    assert_eq!(sorted(&d.listen(&format!("{both}&since=10m"), None).await), [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]);
+    assert_eq!(
+        sorted(&d.listen(&format!("{both}&since=10m"), None).await),
+        [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+    );
     let since = d.listen(&format!("channels={b}&since={time}"), None).await;
     assert_eq!(since.replayed_data(), numbers(10..15));
     assert_eq!(sorted(&d.listen(&format!("{both}&last=2"), None).await), [3, 4, 13, 14]);
@@ -210,7 +218,10 @@ pub(super) async fn history_is_json(d: Arc<Deployment>) {
     assert_eq!((data(&newest), &newest["more"]), (vec!["4".to_owned(), "3".to_owned()], &json!(true)));
     let before = newest["events"][1]["cursor"].as_str().unwrap();
     let older = page(&format!("before={before}")).await;
-    assert_eq!((data(&older), &older["more"]), (vec!["2".to_owned(), "1".to_owned(), "0".to_owned()], &json!(false)));
+    assert_eq!(
+        (data(&older), &older["more"]),
+        (vec!["2".to_owned(), "1".to_owned(), "0".to_owned()], &json!(false))
+    );
     let first = &older["events"][2];
     assert_eq!((&first["event"], &first["id"]), (&json!("made"), &json!("first")));
     let after = page(&format!("after={}&limit=2", first["seq"])).await;

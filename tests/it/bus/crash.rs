@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use foghorn_bus::journal::{Journal, JournalError};
 use foghorn_core::shard::Shard;
@@ -194,51 +193,4 @@ fn copy_all(from: &std::path::Path, to: &std::path::Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
-}
-
-#[tokio::test]
-#[ignore = "a measurement: run it alone, with --release and --nocapture"]
-async fn throughput() {
-    let nats = Nats::start().await;
-    let journal = nats.journal(1).await;
-    let count = 200_000_u32;
-    let begun = std::time::Instant::now();
-    let appends = futures::stream::iter(0..count).map(|_| append(&journal, "orders.eu.1", "x".repeat(200)));
-    appends.buffer_unordered(1000).count().await;
-    let ours = f64::from(count) / begun.elapsed().as_secs_f64();
-
-    let client = nats.client().await;
-    let jetstream = async_nats::jetstream::new(client.clone());
-    let config = async_nats::jetstream::stream::Config {
-        name: "RAW".to_owned(),
-        subjects: vec!["raw.>".to_owned()],
-        ..Default::default()
-    };
-    jetstream.create_stream(config).await.unwrap();
-    let begun = std::time::Instant::now();
-    let raw = futures::stream::iter(0..count).map(|n| {
-        let jetstream = &jetstream;
-        async move {
-            let mut headers = async_nats::HeaderMap::new();
-            headers.insert("Nats-Msg-Id", format!("{n:022}"));
-            let sent =
-                jetstream.publish_with_headers("raw.orders.eu.1", headers, "x".repeat(200).into()).await;
-            sent.unwrap().await.unwrap();
-        }
-    });
-    raw.buffer_unordered(1000).count().await;
-    let theirs = f64::from(count) / begun.elapsed().as_secs_f64();
-
-    let begun = std::time::Instant::now();
-    follow(&journal, ZERO, 0, count as usize).await;
-    let tail = f64::from(count) / begun.elapsed().as_secs_f64();
-    let begun = std::time::Instant::now();
-    let (mut after, mut read) = (0, 0);
-    while after < u64::from(count) {
-        let page = journal.read(ZERO, after, 5000, 16 << 20).await.unwrap();
-        (after, read) = (page.to, read + page.entries.len());
-    }
-    let pages = f64::from(u32::try_from(read).unwrap()) / begun.elapsed().as_secs_f64();
-    println!("appends/s {ours:.0}, raw publishes/s {theirs:.0}, tailed/s {tail:.0}, read/s {pages:.0}");
-    tokio::time::sleep(Duration::ZERO).await;
 }

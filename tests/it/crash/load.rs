@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foghorn_tests::http::post;
-use foghorn_tests::sse::{NoBlock, SseClient};
+use foghorn_tests::sse::SseClient;
 use foghorn_tests::wait::until;
 use serde_json::json;
 use tokio::sync::watch;
@@ -50,12 +50,13 @@ impl Load {
         let fanouts: Vec<String> = cluster.fanouts.iter().map(|f| f.url("/api/publish")).collect();
         let publishers = (0..PUBLISHERS)
             .map(|channel| {
-                let (fanouts, acked, stop, begun) = (fanouts.clone(), acked.clone(), stop.clone(), begun.clone());
+                let (fanouts, acked, stop, begun) =
+                    (fanouts.clone(), acked.clone(), stop.clone(), begun.clone());
                 tokio::spawn(async move {
-                    until("all listeners to be live", RECOVERY, async || {
-                        (begun.load(Ordering::SeqCst) == listening).then_some(())
-                    })
-                    .await;
+                    let mut patience = Patience::new("all listeners to be live");
+                    while begun.load(Ordering::SeqCst) < listening {
+                        patience.step().await;
+                    }
                     publish(fanouts, channel, acked, stop).await
                 })
             })
@@ -96,42 +97,67 @@ fn judge(listener: usize, acked: &HashMap<Name, At>, heard: &[Name]) {
     }
     let mut missing: Vec<_> = acked.iter().filter(|(name, _)| !times.contains_key(name)).collect();
     missing.sort();
-    assert!(missing.is_empty(), "listener {listener}: {} of {} missing: {:?}", missing.len(), acked.len(), &missing[..missing.len().min(10)]);
+    assert!(
+        missing.is_empty(),
+        "listener {listener}: {} of {} missing: {:?}",
+        missing.len(),
+        acked.len(),
+        &missing[..missing.len().min(10)]
+    );
     let doubled: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
     assert!(doubled.is_empty(), "listener {listener}: {} heard more than once: {doubled:?}", doubled.len());
     let mut last: HashMap<u64, (At, Name)> = HashMap::new();
     for name in heard {
         let at = acked[name];
         if let Some((before, which)) = last.insert(at.0, (at, *name)) {
-            assert!(before < at, "listener {listener}: {name:?} at {at:?} came after {which:?} at {before:?}");
+            assert!(
+                before < at,
+                "listener {listener}: {name:?} at {at:?} came after {which:?} at {before:?}"
+            );
         }
     }
 }
 
+/// Asking again and again, but not for ever.
+struct Patience {
+    what: String,
+    until: Instant,
+}
+
+impl Patience {
+    fn new(what: &str) -> Self {
+        Patience { what: what.to_owned(), until: Instant::now() + RECOVERY }
+    }
+
+    async fn step(&mut self) {
+        assert!(Instant::now() < self.until, "{}: not within {RECOVERY:?}", self.what);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// One channel's publisher: an event at a time, the same id until it is acked.
-async fn publish(fanouts: Vec<String>, channel: usize, acked: Arc<AtomicUsize>, stop: Arc<AtomicBool>) -> HashMap<Name, At> {
+async fn publish(
+    fanouts: Vec<String>,
+    channel: usize,
+    acked: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+) -> HashMap<Name, At> {
     let mut positions = HashMap::new();
     let mut turn = channel;
     let mut number = 0;
     while !stop.load(Ordering::SeqCst) {
         let id = format!("{channel}-{number}");
         let event = json!({ "channel": format!("crash.{channel}"), "id": id, "data": number.to_string() });
-        let at = until(&format!("an ack for {id}"), RECOVERY, async || {
-            let reply = post(&fanouts[turn % fanouts.len()], &event).await;
-            match reply {
-                Ok(reply) if reply.status == 200 => Some(reply.body["position"].clone()),
-                Ok(reply) => {
-                    assert_eq!(reply.status, 503, "{}", reply.body);
-                    turn += 1;
-                    None
-                }
-                Err(_) => {
-                    turn += 1;
-                    None
-                }
+        let mut patience = Patience::new(&format!("an ack for {id}"));
+        let at = loop {
+            match post(&fanouts[turn % fanouts.len()], &event).await {
+                Ok(reply) if reply.status == 200 => break reply.body["position"].clone(),
+                Ok(reply) => assert_eq!(reply.status, 503, "{}", reply.body),
+                Err(_) => {}
             }
-        })
-        .await;
+            turn += 1;
+            patience.step().await;
+        };
         let part = |name: &str| at[name].as_u64().unwrap();
         positions.insert((channel, number), (part("shard"), part("epoch"), part("seq")));
         acked.fetch_add(1, Ordering::SeqCst);
@@ -153,8 +179,10 @@ async fn listen(
     let mut give_up: Option<Instant> = None;
     loop {
         turn += 1;
-        let url = format!("http://{}/api/events?channels=crash.*&envelope=1", gateways[turn % gateways.len()]);
-        let headers: Vec<(&str, &str)> = cursor.as_deref().map(|c| ("Last-Event-ID", c)).into_iter().collect();
+        let url =
+            format!("http://{}/api/events?channels=crash.*&envelope=1", gateways[turn % gateways.len()]);
+        let headers: Vec<(&str, &str)> =
+            cursor.as_deref().map(|c| ("Last-Event-ID", c)).into_iter().collect();
         let Ok(mut stream) = SseClient::connect(&url, &headers).await else {
             assert!(give_up.is_none_or(|at| Instant::now() < at), "no gateway answers");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -179,7 +207,10 @@ async fn listen(
                 if block.event_type() == "message" && block.is_event() {
                     let envelope = block.json();
                     let channel = envelope["channel"].as_str().unwrap().rsplit('.').next().unwrap();
-                    heard.push((channel.parse().unwrap(), envelope["data"].as_str().unwrap().parse().unwrap()));
+                    heard.push((
+                        channel.parse().unwrap(),
+                        envelope["data"].as_str().unwrap().parse().unwrap(),
+                    ));
                 }
                 if total.borrow().is_some_and(|total| heard.len() >= total) {
                     return true;

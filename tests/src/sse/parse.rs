@@ -22,10 +22,11 @@ pub struct Block {
 }
 
 impl Block {
-    /// Whether a browser fires an event for it: it has data. (A `data` field that is empty fires none.)
+    /// Whether a browser fires an event for it: it has a `data` field, if only an empty one (WPT
+    /// `eventsource/format-field-data`).
     #[must_use]
     pub fn is_event(&self) -> bool {
-        self.data.as_ref().is_some_and(|data| !data.is_empty())
+        self.data.is_some()
     }
 
     /// The type a browser's event has.

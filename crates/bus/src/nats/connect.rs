@@ -211,7 +211,7 @@ fn note(event: &Event, metrics: &Metrics) {
             tracing::warn!("lost the connection to NATS; reconnecting");
         }
         Event::LameDuckMode => {
-            tracing::info!("the NATS server is about to stop; the client moves on by itself")
+            tracing::info!("the NATS server is about to stop; the client moves on by itself");
         }
         Event::SlowConsumer(_) => {
             metrics.client_queue_overflows.inc();

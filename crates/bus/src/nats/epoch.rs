@@ -151,6 +151,7 @@ impl Epochs {
 
     async fn settle(&self, shard: Shard, info: &Info, over: Option<Epoch>) -> Result<Epoch, ApiError> {
         let key = shard.to_string();
+        let mut info = info.clone();
         for _ in 0..CONFLICTS_MOST {
             let record = match self.0.bucket.get::<Stored>(&key).await {
                 Err(error) if error.is_no_stream() => {
@@ -168,6 +169,12 @@ impl Epochs {
             {
                 self.adopt(shard, stored, &info.created);
                 return Ok(stored);
+            }
+            // The record may be newer than what we compare it with.
+            let again = stream::info(&self.0.bus.0.api, shard).await?;
+            if again.created != info.created {
+                info = again;
+                continue;
             }
             // The record may be lost together with the journal: what we remember counts too.
             let last = stored.max((known.get() > 0).then_some(known));

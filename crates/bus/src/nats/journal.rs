@@ -1,37 +1,28 @@
 //! The journal on JetStream: one stream per shard.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Request, RequestErrorKind};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use foghorn_core::entry::{Entry, NewEntry};
-use foghorn_core::position::{Epoch, Position};
+use foghorn_core::position::Epoch;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 
-use super::api::{ApiError, Refusal};
+use super::api::ApiError;
 use super::epoch::Epochs;
-use super::message::{Rules, headers};
+use super::message::Rules;
 use super::read::Reader;
 use super::setup::{Aborted, patiently};
 use super::tail::Tail;
 use super::{Bus, BusError, Parameters, stream};
 use crate::Future;
-use crate::backoff::Backoff;
 use crate::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage};
 use crate::metrics::{AppendOutcome, TailEnd};
-
-/// How long an append is tried. A stream whose leader was killed takes none for 4 to 7 s.
-const APPEND_DEADLINE: Duration = Duration::from_secs(15);
-/// How long one try waits for its ack.
-const ACK_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// How long anything else may take, opening a tail included. Requests within it give up sooner.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,32 +32,11 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct NatsJournal(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    bus: Bus,
-    parameters: Parameters,
-    epochs: Epochs,
+pub(super) struct Inner {
+    pub(super) bus: Bus,
+    pub(super) parameters: Parameters,
+    pub(super) epochs: Epochs,
     _keeping: Aborted,
-}
-
-/// What the server answers to a publish.
-#[derive(Debug, Deserialize)]
-struct PubAck<'a> {
-    #[serde(borrow, default)]
-    stream: Cow<'a, str>,
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-    error: Option<Refusal>,
-}
-
-/// How one try of an append ended.
-enum Try {
-    Done(Result<Appended, AppendError>),
-    /// Surely not stored; worth another try.
-    NotStored(String),
-    /// Nobody knows; worth another try with the same key.
-    Unknown(String),
 }
 
 impl NatsJournal {
@@ -93,112 +63,9 @@ impl NatsJournal {
     pub fn epoch(&self, shard: Shard) -> Epoch {
         self.0.epochs.current(shard)
     }
-
-    async fn append_within_deadline(&self, entry: NewEntry) -> Result<Appended, AppendError> {
-        let inner = &*self.0;
-        let shard = inner.parameters.shards.shard_of(&entry.event.channel);
-        let subject = format!("{}{}", stream::subject_prefix(shard), entry.event.channel.as_str());
-        let deadline = Instant::now() + APPEND_DEADLINE;
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        // An earlier try may have been stored without our hearing of it.
-        let mut may_be_stored = false;
-        loop {
-            let why = match self.try_append(shard, &subject, &entry, deadline, may_be_stored).await {
-                Try::Done(result) => return result,
-                Try::NotStored(why) => why,
-                Try::Unknown(why) => {
-                    may_be_stored = true;
-                    why
-                }
-            };
-            let wait = backoff.next_wait();
-            if Instant::now() + wait >= deadline {
-                return Err(AppendError::Unavailable(why));
-            }
-            inner.bus.0.metrics.append_retries.inc();
-            sleep(wait).await;
-        }
-    }
-
-    async fn try_append(
-        &self,
-        shard: Shard,
-        subject: &str,
-        entry: &NewEntry,
-        deadline: Instant,
-        may_be_stored: bool,
-    ) -> Try {
-        let inner = &*self.0;
-        // Into a broken connection requests only queue up, to be sent when nobody waits for them.
-        if !inner.bus.until_connected(deadline).await {
-            return Try::NotStored("no connection to NATS".to_owned());
-        }
-        // Whatever is stored from now on is numbered above what was seen until now.
-        let (_, seen) = inner.epochs.seen(shard);
-        let request = Request::new().headers(headers(entry)).payload(entry.event.data.as_bytes().clone());
-        // One timer, over queueing and ack; the request's own is off.
-        let request = inner.bus.0.client.send_request(subject.to_owned(), request.timeout(None));
-        let answer = match timeout_at(deadline.min(Instant::now() + ACK_TIMEOUT), request).await {
-            Err(_) => return Try::Unknown("no ack in time".to_owned()),
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => match error.kind() {
-                RequestErrorKind::NoResponders => {
-                    // No leader, or no stream any more.
-                    inner.epochs.suspect();
-                    return Try::NotStored("no leader of the stream answers".to_owned());
-                }
-                RequestErrorKind::MaxPayloadExceeded => {
-                    return Try::Done(Err(AppendError::Refused(error.to_string())));
-                }
-                _ => return Try::Unknown(error.to_string()),
-            },
-        };
-        let ack: PubAck<'_> = match serde_json::from_slice(&answer.payload) {
-            Ok(ack) => ack,
-            Err(error) => return Try::Unknown(format!("unreadable ack: {error}")),
-        };
-        match ack.error {
-            None => {}
-            Some(Refusal { description, .. }) if description.starts_with("maximum bytes") => {
-                return Try::Done(Err(AppendError::Full(shard)));
-            }
-            Some(refusal) if refusal.may_pass() => {
-                return Try::NotStored(ApiError::Refused(refusal).to_string());
-            }
-            Some(refusal) => {
-                return Try::Done(Err(AppendError::Refused(ApiError::Refused(refusal).to_string())));
-            }
-        }
-        // In place of a header that every entry would carry for ever.
-        if ack.stream != stream::name(shard) {
-            let why = format!("the stream {} took it, which is none of ours", ack.stream);
-            return Try::Done(Err(AppendError::Refused(why)));
-        }
-        if !ack.duplicate && ack.seq <= seen {
-            // The stream began anew, or lost its tail, and we are the first to notice.
-            if let Err(error) = inner.renumbered(shard).await {
-                return Try::Unknown(format!("the journal's epoch is changing: {error}"));
-            }
-        }
-        let epoch = inner.epochs.current(shard);
-        inner.epochs.saw(shard, epoch, ack.seq);
-        // An invented key can only be met again by our own earlier try. A publisher's id may also be
-        // that of an earlier publish; JetStream can't tell, so a retried first publish may be reported
-        // as a duplicate.
-        let duplicate = ack.duplicate && !(may_be_stored && entry.event.id.is_none());
-        Try::Done(Ok(Appended { position: Position { shard, epoch, seq: ack.seq }, duplicate }))
-    }
 }
 
 impl Inner {
-    /// A seq was given out again: the epoch is new, unless another process noticed first.
-    async fn renumbered(&self, shard: Shard) -> Result<(), ApiError> {
-        let (before, _) = self.epochs.seen(shard);
-        let info = stream::info(&self.bus.0.api, shard).await?;
-        self.epochs.begin_anew(shard, before, &info).await?;
-        Ok(())
-    }
-
     fn rules(&self, shard: Shard) -> Rules {
         Rules::new(shard, &self.parameters)
     }
@@ -274,7 +141,7 @@ impl Journal for NatsJournal {
     fn append(&self, entry: NewEntry) -> Future<'_, Result<Appended, AppendError>> {
         async move {
             let started = Instant::now();
-            let result = self.append_within_deadline(entry).await;
+            let result = self.0.append(&entry).await;
             let outcome = match &result {
                 Ok(Appended { duplicate: false, .. }) => AppendOutcome::Stored,
                 Ok(_) => AppendOutcome::Duplicate,

@@ -214,17 +214,31 @@ impl Delivery {
     /// Reads `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<nanos>.<pending>`, and
     /// the form since server 2.15 with `<domain>.<account>` after `ACK`.
     fn parse(reply: &str) -> Option<Delivery> {
-        let mut tokens = reply.strip_prefix("$JS.ACK.")?.split('.');
-        // Neither streams' nor consumers' names have dots.
-        let in_front = if reply.bytes().filter(|byte| *byte == b'.').count() >= 10 { 5 } else { 3 };
-        let mut number = |skip| tokens.nth(skip)?.parse::<i64>().ok();
-        let (stream_seq, consumer_seq) = (number(in_front)?, number(0)?);
-        let time = Timestamp::from_nanos(i128::from(number(0)?));
-        Some(Delivery {
-            stream_seq: u64::try_from(stream_seq).ok()?,
-            consumer_seq: u64::try_from(consumer_seq).ok()?,
-            time,
-        })
+        // Per entry, so by hand. Neither streams' nor consumers' names have dots.
+        let rest = reply.strip_prefix("$JS.ACK.")?.as_bytes();
+        let mut dots = [0; 10];
+        let mut count = 0;
+        for (at, byte) in rest.iter().enumerate() {
+            if *byte == b'.' && count < dots.len() {
+                dots[count] = at;
+                count += 1;
+            }
+        }
+        let before = match count {
+            6 => 2,
+            8.. => 4,
+            _ => return None,
+        };
+        let number = |dot: usize| {
+            let digits = &rest[dots[dot] + 1..dots[dot + 1]];
+            digits.iter().try_fold(0_u64, |number, digit| {
+                let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+                number.checked_mul(10)?.checked_add(u64::from(digit))
+            })
+        };
+        let (stream_seq, consumer_seq) = (number(before)?, number(before + 1)?);
+        let time = Timestamp::from_nanos(i128::from(number(before + 2)?));
+        Some(Delivery { stream_seq, consumer_seq, time })
     }
 }
 

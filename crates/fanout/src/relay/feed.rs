@@ -53,8 +53,9 @@ impl<'a> Sender<'a> {
         self.tip = self.tip.max(tip);
     }
 
-    /// Takes an entry; sends the batch before it when that is full.
-    pub(super) async fn take(&mut self, entry: Entry) {
+    /// Takes an entry; sends the batch before it when that is full. `false` when it shows that the
+    /// journal has given a seq out again.
+    pub(super) async fn take(&mut self, entry: Entry) -> bool {
         let taken = self.batching.push(entry);
         if let Some(why) = taken.invalid {
             self.relay.metrics.invalid_entry(&why);
@@ -63,6 +64,7 @@ impl<'a> Sender<'a> {
         if let Some(full) = taken.full {
             self.send(full).await;
         }
+        !taken.differs
     }
 
     /// The journal holds nothing more up to `to`.

@@ -24,12 +24,6 @@ const READ_ENTRIES: usize = 4096;
 
 type Tail = BoxStream<'static, Result<Entry, JournalError>>;
 
-/// Why a term goes on elsewhere.
-enum Turn {
-    /// The shard is in another epoch, or may be.
-    Epoch,
-}
-
 impl Relay {
     /// Relays from a little before `note`, for ever.
     pub(super) async fn relay(&self, note: u64, sent: &AtomicU64, mut tip: Tip) {
@@ -48,12 +42,12 @@ impl Relay {
         };
         backoff.reset();
         loop {
-            let Turn::Epoch = self.relay_epoch(epoch, after, sent, &mut tip).await;
+            let newer = self.relay_epoch(epoch, after, sent, &mut tip).await;
             self.rebuilt("epoch");
             loop {
                 match self.bounds().await {
                     // The journal's first entry of the epoch: everything in it is new to everyone.
-                    Ok(bounds) if bounds.epoch != epoch => {
+                    Ok(bounds) if bounds.epoch >= newer => {
                         tracing::warn!(shard = %self.shard, from = %epoch, to = %bounds.epoch, "the shard is in a new epoch");
                         (epoch, after) = (bounds.epoch, bounds.first.saturating_sub(1));
                         sent.store(after, Ordering::Relaxed);
@@ -88,7 +82,8 @@ impl Relay {
         Ok((epoch, overlap.clamp(floor, sent), sent))
     }
 
-    async fn relay_epoch(&self, epoch: Epoch, after: u64, sent: &AtomicU64, tip: &mut Tip) -> Turn {
+    /// Relays `epoch` until there is a newer one, which it answers.
+    async fn relay_epoch(&self, epoch: Epoch, after: u64, sent: &AtomicU64, tip: &mut Tip) -> Epoch {
         let mut sender = Sender::new(self, epoch, after, sent);
         let mut backoff = waits();
         let mut tail = self.journal.tail(self.shard, after);
@@ -98,24 +93,26 @@ impl Relay {
         loop {
             tokio::select! {
                 entry = tail.next() => {
-                    let ended = match entry {
-                        Some(Ok(entry)) => {
-                            let ended = self.gather(entry, &mut tail, &mut sender).await;
-                            backoff.reset();
-                            ended
-                        }
-                        Some(Err(error)) => Some(error),
-                        None => Some(JournalError::Unavailable("the tail ended".to_owned())),
+                    let before = sender.to();
+                    let gathered = match entry {
+                        Some(Ok(entry)) => self.gather(entry, &mut tail, &mut sender).await,
+                        Some(Err(error)) => Err(error),
+                        None => Err(tail_ended()),
                     };
-                    sender.flush().await;
-                    beacon_at = Instant::now() + self.beacon_interval;
-                    match ended {
-                        None => {}
-                        Some(JournalError::Epoch { .. }) => return Turn::Epoch,
-                        Some(JournalError::Unavailable(error)) => {
-                            tracing::warn!(error, shard = %self.shard, after = sender.to(), "the relay's tail ended");
+                    if sender.entries() > 0 {
+                        sender.flush().await;
+                        beacon_at = Instant::now() + self.beacon_interval;
+                    }
+                    if sender.to() > before {
+                        backoff.reset();
+                    }
+                    match gathered {
+                        Ok(()) => {}
+                        Err(JournalError::Epoch { epoch: newer, .. }) if newer > epoch => return newer,
+                        Err(error) => {
+                            tracing::warn!(%error, shard = %self.shard, after = sender.to(), "the relay's tail ended");
                             self.rebuilt("ended");
-                            tail = self.tail_after(sender.to(), backoff.next_wait());
+                            tail = self.tail_from(sender.to(), backoff.next_wait());
                         }
                     }
                     // The lease and the tip get their turn however fast the tail is.
@@ -123,17 +120,23 @@ impl Relay {
                 }
                 Ok(()) = tip.changed() => {
                     let Some(bounds) = *tip.borrow_and_update() else { continue };
-                    if bounds.epoch != epoch {
-                        return Turn::Epoch;
+                    if bounds.epoch > epoch {
+                        return bounds.epoch;
+                    }
+                    // Asked for before the epoch changed.
+                    if bounds.epoch < epoch {
+                        continue;
                     }
                     sender.knows(bounds.last);
                     if progress.stalled(sender.to(), bounds.last) {
                         tracing::warn!(shard = %self.shard, at = sender.to(), tip = bounds.last, "the relay's tail has stalled");
                         self.rebuilt("stalled");
-                        if let Err(JournalError::Epoch { .. }) = self.catch_up(&mut sender).await {
-                            return Turn::Epoch;
+                        match self.catch_up(&mut sender).await {
+                            Ok(()) => {}
+                            Err(JournalError::Epoch { epoch: newer, .. }) if newer > epoch => return newer,
+                            Err(error) => tracing::debug!(%error, shard = %self.shard, "the relay can't catch up"),
                         }
-                        tail = self.journal.tail(self.shard, sender.to());
+                        tail = self.tail_from(sender.to(), Duration::ZERO);
                     }
                     progress.report(self, sender.to());
                 }
@@ -146,25 +149,42 @@ impl Relay {
     }
 
     /// Takes `first` and whatever else the tail has ready, without waiting: a lone event goes at once.
-    async fn gather(&self, first: Entry, tail: &mut Tail, sender: &mut Sender<'_>) -> Option<JournalError> {
+    async fn gather(
+        &self,
+        first: Entry,
+        tail: &mut Tail,
+        sender: &mut Sender<'_>,
+    ) -> Result<(), JournalError> {
         let mut entry = first;
         loop {
-            if entry.seq > sender.to() + 1
-                && let Err(error) = self.check_gap(sender).await
-            {
-                return Some(error);
+            if entry.seq > sender.to() + 1 {
+                self.check_gap(sender).await?;
             }
-            sender.take(entry).await;
+            self.take(entry, sender).await?;
             if sender.entries() >= GATHER_ENTRIES {
-                return None;
+                return Ok(());
             }
             entry = match tail.next().now_or_never() {
-                None => return None,
-                Some(Some(Ok(next))) => next,
-                Some(Some(Err(error))) => return Some(error),
-                Some(None) => return Some(JournalError::Unavailable("the tail ended".to_owned())),
+                None => return Ok(()),
+                Some(Some(next)) => next?,
+                Some(None) => return Err(tail_ended()),
             };
         }
+    }
+
+    /// Takes an entry. When the journal has another one than before at the position where a tail began
+    /// again, it has lost what was sent, and what it gives out now is of another epoch.
+    async fn take(&self, entry: Entry, sender: &mut Sender<'_>) -> Result<(), JournalError> {
+        let seq = entry.seq;
+        if sender.take(entry).await {
+            return Ok(());
+        }
+        tracing::error!(
+            shard = %self.shard, seq, epoch = %sender.epoch(),
+            "the journal gave a sequence number out twice (it was restored, or lost its tail); beginning a new epoch"
+        );
+        let epoch = self.journal.begin_anew(self.shard, sender.epoch()).await?;
+        Err(JournalError::Epoch { shard: self.shard, epoch })
     }
 
     /// Between the last entry and the next some are missing. Single ones were deleted, and count as
@@ -181,7 +201,8 @@ impl Relay {
 
     /// Reads what the tail doesn't give.
     async fn catch_up(&self, sender: &mut Sender<'_>) -> Result<(), JournalError> {
-        let page = self.journal.read(self.shard, sender.to(), READ_ENTRIES, self.feed.batch_bytes()).await?;
+        let from = sender.to().saturating_sub(1);
+        let page = self.journal.read(self.shard, from, READ_ENTRIES, self.feed.batch_bytes()).await?;
         if page.epoch != sender.epoch() {
             return Err(JournalError::Epoch { shard: self.shard, epoch: page.epoch });
         }
@@ -190,17 +211,18 @@ impl Relay {
             sender.jump(page.from).await;
         }
         for entry in page.entries {
-            sender.take(entry).await;
+            self.take(entry, sender).await?;
         }
         sender.cover(page.to);
         sender.flush().await;
         Ok(())
     }
 
-    fn tail_after(&self, after: u64, wait: Duration) -> Tail {
+    /// What comes after `at`, which is the first that comes: to see that it is still the same.
+    fn tail_from(&self, at: u64, wait: Duration) -> Tail {
         let (journal, shard) = (self.journal.clone(), self.shard);
         let opened = tokio::time::sleep(wait).into_stream();
-        opened.flat_map(move |()| journal.tail(shard, after)).boxed()
+        opened.flat_map(move |()| journal.tail(shard, at.saturating_sub(1))).boxed()
     }
 
     fn rebuilt(&self, reason: &'static str) {
@@ -232,6 +254,10 @@ impl Progress {
         let seconds = self.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         relay.metrics.relay_lag_seconds.get_or_create(&label).set(seconds);
     }
+}
+
+fn tail_ended() -> JournalError {
+    JournalError::Unavailable("the tail ended".to_owned())
 }
 
 /// Waits before the journal is tried again.

@@ -162,6 +162,25 @@ async fn a_new_epoch_is_relayed_from_its_first_entry() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_seq_given_out_twice_begins_a_new_epoch() {
+    let stage = Stage::new(TestFeed::default());
+    let running = stage.start();
+    stage.journal.put(event(1));
+    stage.journal.put(event(1));
+    stage.relayed(2).await;
+    stage.journal.cut_tails();
+    stage.journal.put(event(1));
+    assert_eq!(ranges(&stage.relayed(3).await), [(2, 3, 1)], "nothing is wrong yet");
+    stage.journal.replace(3);
+    stage.journal.cut_tails();
+    stage.feed.until(|sent| sent.iter().any(|batch| batch.epoch.get() == 2 && batch.to == 3)).await;
+    running.stop().await;
+    let metrics = stage.metrics();
+    assert!(metrics.contains(r#"relay_rebuilds_total{reason="ended"} 2"#), "{metrics}");
+    assert!(metrics.contains(r#"relay_rebuilds_total{reason="epoch"} 1"#), "{metrics}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_next_relay_begins_a_little_before_the_last_one_ended() {
     let stage = Stage::new(TestFeed::default());
     let running = stage.start();

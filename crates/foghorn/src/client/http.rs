@@ -49,6 +49,11 @@ impl Server {
         Ok(Server { base: args.url.clone(), client: client.context("can't set up HTTP")? })
     }
 
+    /// Why an exchange with it failed.
+    pub(super) fn explain(&self, error: &reqwest::Error) -> String {
+        format!("{}: {}", self.base.origin().ascii_serialization(), explain(error))
+    }
+
     /// The URL of a path below the base, given without a leading slash.
     pub(super) fn at(&self, path: &str) -> Url {
         let mut url = self.base.clone();
@@ -80,13 +85,13 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 /// Why an exchange failed, causes included: reqwest's own text stops at "error sending request".
-pub(super) fn explain(error: &reqwest::Error) -> String {
+fn explain(error: &reqwest::Error) -> String {
     let mut text = if error.is_timeout() && !error.is_connect() {
         "no answer in time".to_owned()
     } else if error.is_connect() {
-        "can't connect".to_owned()
-    } else if error.is_request() {
-        "the connection failed".to_owned()
+        "can't connect (does a server listen there?)".to_owned()
+    } else if error.is_request() || error.is_body() || error.is_decode() {
+        "the connection broke".to_owned()
     } else {
         error.to_string()
     };

@@ -133,6 +133,11 @@ fn single(args: &Args, input: &mut dyn Read) -> Result<Numbered, String> {
         let end = bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).map(<[u8]>::len);
         bytes.truncate(end.unwrap_or(bytes.len()));
     }
+    if bytes.is_empty() && args.data.is_none() && args.file.is_none() {
+        return Err(
+            "standard input was empty; for an event without data give '' after the channel".to_owned()
+        );
+    }
     let text = parse_data(bytes.into()).map_err(|error| error.to_string())?;
     let id = args.id.as_ref().map_or_else(random_id, |id| id.as_str().to_owned());
     Ok(Numbered { line: None, event: Event { id, data: data(text.to_string(), args.json_data)? } })

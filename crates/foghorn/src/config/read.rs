@@ -19,16 +19,24 @@ pub(crate) fn read(
     if let Some(path) = file {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         // Once as the type, for errors with their line; once as a table, to lay the environment over.
-        let _checked: Config = toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), explain(&error)))?;
+        let _checked: Config =
+            toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), explain(&error)))?;
         table = text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let known = keys()?;
-    let mut environment: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+    let mut environment: Vec<_> =
+        environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     environment.sort();
     for (name, text) in environment {
         let Some((path, example)) = known.iter().find(|(path, _)| variable(path) == name) else {
-            if !NOT_KEYS.contains(&name.as_str()) && !name.starts_with("FOGHORN_TEST_") && !from_kubernetes(&name) {
-                eprintln!("foghorn: {name} in the environment is no configuration key{}; ignored", near(&name, &known));
+            if !NOT_KEYS.contains(&name.as_str())
+                && !name.starts_with("FOGHORN_TEST_")
+                && !from_kubernetes(&name)
+            {
+                eprintln!(
+                    "foghorn: {name} in the environment is no configuration key{}; ignored",
+                    near(&name, &known)
+                );
             }
             continue;
         };
@@ -106,7 +114,10 @@ fn set(table: &mut Table, path: &[String], value: Value) {
 
 /// Kubernetes tells every pod about services, `foghorn-gateway` among them, in variables like ours.
 fn from_kubernetes(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.contains("_PORT_") || name.ends_with("_PORT")
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.contains("_PORT_")
+        || name.ends_with("_PORT")
 }
 
 fn near(name: &str, known: &[(Vec<String>, Value)]) -> String {
@@ -124,7 +135,9 @@ fn explain(error: &toml::de::Error) -> String {
     let Some((_, rest)) = text.split_once("unknown field `") else { return text.to_owned() };
     let Some((unknown, rest)) = rest.split_once('`') else { return text.to_owned() };
     let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-    let near = known.iter().max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
+    let near = known
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
     match near.filter(|near| strsim::jaro_winkler(near, unknown) > 0.7) {
         Some(near) => format!("{text}\ndid you mean {near}?"),
         None => text.to_owned(),
@@ -156,7 +169,15 @@ mod tests {
 
     #[test]
     fn the_environment_is_over_the_file_and_wrong_values_name_the_variable() {
-        let config = with_file("shards = 2\n", &[("FOGHORN_SHARDS", "4"), ("FOGHORN_GATEWAY_KEEP_ALIVE", "20s"), ("FOGHORN_HTTP_HOSTS", "a.example, b.example")]).unwrap();
+        let config = with_file(
+            "shards = 2\n",
+            &[
+                ("FOGHORN_SHARDS", "4"),
+                ("FOGHORN_GATEWAY_KEEP_ALIVE", "20s"),
+                ("FOGHORN_HTTP_HOSTS", "a.example, b.example"),
+            ],
+        )
+        .unwrap();
         assert_eq!(config.shards, 4);
         assert_eq!(config.gateway.keep_alive.as_secs(), 20);
         assert_eq!(config.http.hosts, ["a.example", "b.example"]);

@@ -17,11 +17,11 @@ use super::door::{Door, Target};
 use super::listener::{Audience, Listener, Live};
 use super::oracle::{Faults, Heard, Published};
 use super::process::{self, Used};
-use super::publisher::{Done, Publisher, nanos};
+use super::publisher::{Done, Publisher, nanos, seconds};
 use super::scan::STAMP_BYTES;
 use super::{Common, limits};
 use crate::client::http::base_url;
-use report::Report;
+pub(super) use report::Report;
 
 /// How long all listeners may take to be live.
 const LIVE_DEADLINE: Duration = Duration::from_secs(120);
@@ -177,6 +177,7 @@ impl Bench {
                 door: Door::http(self.publish_target.clone()),
                 channels: channels.collect(),
                 rate: (share > 0.0).then_some(share),
+                phase: if share > 0.0 { seconds(index as u64, self.args.rate) } else { Duration::ZERO },
                 batch: self.args.batch,
                 size: self.args.size,
                 until,

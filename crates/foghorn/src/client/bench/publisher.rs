@@ -18,6 +18,8 @@ pub(super) struct Publisher {
     pub(super) channels: Vec<(usize, String)>,
     /// Events a second; none for as fast as acks come.
     pub(super) rate: Option<f64>,
+    /// How long it waits before its first event, so that publishers don't move in step.
+    pub(super) phase: Duration,
     /// Most events in one request.
     pub(super) batch: usize,
     pub(super) size: usize,
@@ -40,7 +42,7 @@ impl Publisher {
     /// An event is stamped with when it was due if the publisher could not send it then because the
     /// server had not answered yet, or a stalled server would look fast; else with when it is sent.
     pub(super) async fn run(mut self) -> Done {
-        let begin = Instant::now();
+        let begin = Instant::now() + self.phase;
         let mut published = vec![Published::default(); self.channels.len()];
         let mut done = Done { channels: Vec::new(), failed_requests: 0, why: None };
         let mut sent = 0;
@@ -91,7 +93,7 @@ pub(super) fn nanos(time: Duration) -> u64 {
 }
 
 /// After how long the event of this number is due.
-fn seconds(number: u64, rate: f64) -> Duration {
+pub(super) fn seconds(number: u64, rate: f64) -> Duration {
     #[expect(clippy::cast_precision_loss, reason = "a count of events")]
     Duration::from_secs_f64(number as f64 / rate)
 }

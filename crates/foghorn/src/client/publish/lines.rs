@@ -131,6 +131,21 @@ impl Source {
         }
     }
 
+    /// Whether there is, or may come, what has not been sent.
+    fn has_more(&mut self) -> bool {
+        loop {
+            match self.pieces.try_recv() {
+                Ok(piece) => self.take(piece),
+                Err(mpsc::error::TryRecvError::Empty) => return true,
+                Err(mpsc::error::TryRecvError::Disconnected) => break,
+            }
+            if !self.lines.is_empty() {
+                return true;
+            }
+        }
+        !self.lines.is_empty() || self.splitter.is_within_line()
+    }
+
     fn take(&mut self, piece: std::io::Result<Vec<u8>>) {
         match piece {
             Ok(bytes) => self.splitter.feed(&bytes, &mut self.lines),
@@ -165,14 +180,14 @@ impl Source {
     }
 
     /// Says what was read and is not published.
-    fn close<O: Write, E: Write>(&self, given_up: bool, report: &mut Report<O, E>) -> anyhow::Result<()> {
+    fn close<O: Write, E: Write>(&mut self, given_up: bool, report: &mut Report<O, E>) -> anyhow::Result<()> {
         if let Some(failure) = &self.failure {
             report.note(failure)?;
         }
-        if given_up {
+        if given_up && self.has_more() {
             let from = self.lines.front().map_or(self.splitter.lines() + 1, |line| line.number);
             report.note(&format!("gave up: nothing from line {from} on was tried"))?;
-        } else if self.splitter.is_within_line() {
+        } else if self.splitter.is_within_line() && !given_up {
             let line = self.splitter.lines() + 1;
             report.note(&format!("line {line} was not finished and is not published"))?;
         }

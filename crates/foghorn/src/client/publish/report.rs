@@ -90,6 +90,25 @@ impl<O: Write, E: Write> Report<O, E> {
         }
     }
 
+    /// Events were sent, perhaps, and never answered.
+    pub(super) fn gave_up(&mut self, events: &[Numbered], why: &str) -> io::Result<()> {
+        self.counts.failed += events.len() as u64;
+        if self.json {
+            return events.iter().try_for_each(|event| {
+                let object =
+                    json!({ "line": event.line, "id": event.event.id, "error": why, "unknown": true });
+                writeln!(self.out, "{object}")
+            });
+        }
+        match (events.first().and_then(|e| e.line), events.last().and_then(|e| e.line)) {
+            (Some(first), Some(last)) if first == last => {
+                self.note(&format!("line {first} may be missing: {why}"))
+            }
+            (Some(first), Some(last)) => self.note(&format!("lines {first} to {last} may be missing: {why}")),
+            _ => self.note(&format!("not published, as far as is known: {why}")),
+        }
+    }
+
     /// Something worth a line of its own.
     pub(super) fn note(&mut self, text: &str) -> io::Result<()> {
         self.wipe()?;

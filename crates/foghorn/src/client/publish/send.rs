@@ -13,7 +13,7 @@ use foghorn_bus::backoff::Backoff;
 use super::batch::Numbered;
 use super::report::Report;
 use super::{Ack, Args};
-use crate::client::http::{Head, Refusal, Server, explain, problem_text, read_body};
+use crate::client::http::{Head, Refusal, Server, problem_text, read_body};
 
 /// How long one request may take: longer than a server takes to give up by itself.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
@@ -107,10 +107,8 @@ impl Sender {
             let wait = backoff.next_wait().max(at_least);
             let left = deadline.saturating_duration_since(Instant::now());
             if wait >= left {
-                for event in waiting {
-                    let why = format!("gave up after {} s: {why}", self.retry_for.as_secs());
-                    report.unpublished(event.line, &why)?;
-                }
+                let why = format!("gave up after {} s: {why}", self.retry_for.as_secs_f64());
+                report.gave_up(&waiting, &why)?;
                 return Ok(Sent::GaveUp);
             }
             report.retrying(&why, std::mem::take(&mut first), left)?;
@@ -130,7 +128,7 @@ impl Sender {
             .header("content-type", "application/json")
             .timeout(REQUEST_DEADLINE)
             .body(body);
-        let passing = |error: reqwest::Error| Failure::Passing(explain(&error), Duration::ZERO);
+        let passing = |error: reqwest::Error| Failure::Passing(self.server.explain(&error), Duration::ZERO);
         let response = request.send().await.map_err(passing)?;
         let head = Head::of(&response);
         let body = read_body(response).await.map_err(passing)?;

@@ -115,6 +115,8 @@ async fn json_data_stays_json_and_what_is_not_is_refused_here() {
     let bad = run("p a - --json-data", &script.args, "{".as_bytes()).await;
     assert_eq!((bad.code, script.asked().len()), (ExitCode::FAILURE, 1));
     assert!(bad.err.contains("not JSON"), "{}", bad.err);
+    let empty = run("p a", &script.args, "".as_bytes()).await;
+    assert_eq!((empty.code, script.asked().len()), (ExitCode::FAILURE, 1), "an accident, most likely");
 }
 
 #[tokio::test]
@@ -131,7 +133,13 @@ async fn nobody_there_is_given_up_after_the_stated_time() {
     let server = ServerArgs { url: format!("http://{free}").parse().unwrap() };
     let ran = run("p a x --retry-for 300ms", &server, "x".as_bytes()).await;
     assert_eq!(ran.code, ExitCode::FAILURE);
-    assert!(ran.err.contains("gave up") && ran.err.contains("refused"), "{}", ran.err);
+    assert!(ran.err.contains("gave up after 0.3 s") && ran.err.contains("refused"), "{}", ran.err);
+
+    let ran = run("p a --lines --retry-for 300ms", &server, "x\ny\n".as_bytes()).await;
+    assert_eq!(ran.code, ExitCode::FAILURE);
+    assert!(ran.err.contains("lines 1 to 2 may be missing"), "{}", ran.err);
+    let ran = run("p a --lines --retry-for 300ms", &server, io::Cursor::new("x\n".repeat(300))).await;
+    assert!(ran.err.contains("nothing from line 251 on was tried"), "{}", ran.err);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use foghorn_core::sse::{Block, Decoder};
 use super::Args;
 use super::output::Output;
 use super::retry::Retry;
-use crate::client::http::{Refusal, Server, explain};
+use crate::client::http::{Refusal, Server};
 
 /// How long a server may take to begin its answer.
 const HEAD_DEADLINE: Duration = Duration::from_secs(15);
@@ -167,7 +167,7 @@ impl<O: Write, E: Write> Session<O, E> {
         let mut response = match timeout(HEAD_DEADLINE, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                return Ok(StreamEnded::Broken(format!("{}: {}", self.server_name(), explain(&error))));
+                return Ok(StreamEnded::Broken(self.server.explain(&error)));
             }
             Err(_) => {
                 let seconds = HEAD_DEADLINE.as_secs();
@@ -190,7 +190,7 @@ impl<O: Write, E: Write> Session<O, E> {
             let bytes = match timeout(self.idle_timeout, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => bytes,
                 Ok(Ok(None)) => return Ok(StreamEnded::Closed),
-                Ok(Err(error)) => return Ok(StreamEnded::Broken(explain(&error))),
+                Ok(Err(error)) => return Ok(StreamEnded::Broken(self.server.explain(&error))),
                 Err(_) => {
                     let idle = humantime::format_duration(self.idle_timeout);
                     return Ok(StreamEnded::Broken(format!(

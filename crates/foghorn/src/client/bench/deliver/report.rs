@@ -11,29 +11,29 @@ use crate::client::bench::process::{self, Used};
 /// What came out.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::client::bench) struct Report {
-    pub(in crate::client::bench) connections: usize,
-    pub(in crate::client::bench) channels: usize,
-    pub(in crate::client::bench) connect_seconds: f64,
-    pub(in crate::client::bench) seconds: f64,
+pub(crate) struct Report {
+    pub(crate) connections: usize,
+    pub(crate) channels: usize,
+    pub(crate) connect_seconds: f64,
+    pub(crate) seconds: f64,
     /// Acknowledged.
-    pub(in crate::client::bench) events: u64,
-    pub(in crate::client::bench) events_per_second: f64,
+    pub(crate) events: u64,
+    pub(crate) events_per_second: f64,
     /// Sent without an acknowledgement.
-    pub(in crate::client::bench) unacknowledged: u64,
-    pub(in crate::client::bench) failed_requests: u64,
-    pub(in crate::client::bench) failure: Option<String>,
-    pub(in crate::client::bench) deliveries: u64,
-    pub(in crate::client::bench) expected_deliveries: u64,
-    pub(in crate::client::bench) deliveries_per_second: f64,
-    pub(in crate::client::bench) latency_ms: Percentiles,
+    pub(crate) unacknowledged: u64,
+    pub(crate) failed_requests: u64,
+    pub(crate) failure: Option<String>,
+    pub(crate) deliveries: u64,
+    pub(crate) expected_deliveries: u64,
+    pub(crate) deliveries_per_second: f64,
+    pub(crate) latency_ms: Percentiles,
     #[serde(flatten)]
-    pub(in crate::client::bench) faults: Faults,
-    pub(in crate::client::bench) resets: u64,
-    pub(in crate::client::bench) reconnects: u64,
-    pub(in crate::client::bench) trouble: Option<String>,
-    pub(in crate::client::bench) deliveries_per_cpu_second: Option<f64>,
-    pub(in crate::client::bench) processes: Vec<Used>,
+    pub(crate) faults: Faults,
+    pub(crate) resets: u64,
+    pub(crate) reconnects: u64,
+    pub(crate) trouble: Option<String>,
+    pub(crate) deliveries_per_cpu_second: Option<f64>,
+    pub(crate) processes: Vec<Used>,
 }
 
 impl Report {
