@@ -49,7 +49,7 @@ async fn a_gateway_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fanout_that_relays_is_killed() {
     survive(1, async |cluster, load| {
-        let relaying = which(&cluster.fanouts, "foghorn_relay_leader").await;
+        let relaying = which(&cluster.fanouts, "foghorn_fanout_relay_leader").await;
         cluster.fanouts[relaying].kill();
         load.acked(400).await;
         cluster.fanouts[relaying].restart().await;
@@ -74,7 +74,7 @@ async fn the_fanouts_of_four_shards_are_killed_in_turn() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_event_log_that_writes_is_killed() {
     survive(1, async |cluster, load| {
-        let writing = which(&cluster.eventlogs, "foghorn_eventlog_writer").await;
+        let writing = which(&cluster.eventlogs, "foghorn_log_writer").await;
         cluster.eventlogs[writing].kill();
         load.acked(400).await;
         cluster.eventlogs[writing].restart().await;

@@ -30,6 +30,9 @@ event_bytes = 100
 metric_types = ["listed"]
 "#;
 
+/// The type of what is broadcast: everybody hears it, and only the test of it listens.
+pub(crate) const SHOUT: &str = "shout";
+
 /// One of the two shapes.
 #[derive(Debug)]
 pub(crate) enum Shape {
@@ -241,6 +244,7 @@ impl Listener {
             match block.event_type() {
                 "stream-live" => break block.json(),
                 "stream-reset" => resets.push(block.json()["reason"].as_str().unwrap().to_owned()),
+                SHOUT => {}
                 _ if block.is_event() => replayed.push(block),
                 _ => {}
             }

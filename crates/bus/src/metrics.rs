@@ -1,6 +1,6 @@
 //! What the bus counts. Nothing here is labelled by channel or client: the number of series is fixed.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -35,7 +35,7 @@ pub struct Metrics {
 }
 
 /// How an append ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum AppendOutcome {
     Stored,
     Duplicate,
@@ -50,7 +50,7 @@ pub(crate) struct AppendLabel {
 }
 
 /// Why a tail ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum TailEnd {
     /// It could not be opened.
     NotOpened,
@@ -67,6 +67,36 @@ pub(crate) enum TailEnd {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct TailEndLabel {
     reason: TailEnd,
+}
+
+impl EncodeLabelValue for AppendOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(
+            &match self {
+                AppendOutcome::Stored => "stored",
+                AppendOutcome::Duplicate => "duplicate",
+                AppendOutcome::Full => "full",
+                AppendOutcome::Unavailable => "unavailable",
+                AppendOutcome::Refused => "refused",
+            },
+            encoder,
+        )
+    }
+}
+
+impl EncodeLabelValue for TailEnd {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(
+            &match self {
+                TailEnd::NotOpened => "not-opened",
+                TailEnd::Silent => "silent",
+                TailEnd::Gap => "gap",
+                TailEnd::Closed => "closed",
+                TailEnd::Epoch => "epoch",
+            },
+            encoder,
+        )
+    }
 }
 
 impl Metrics {

@@ -117,7 +117,11 @@ mod tests {
         for vector in vectors {
             let channel = Channel::parse(vector["channel"].as_str().unwrap()).unwrap();
             let hash = vector["fnv1a64"].as_str().unwrap();
-            assert_eq!(format!("{:016x}", fnv1a_64(channel.as_str().as_bytes())), hash.trim_start_matches("0x"), "{channel}");
+            assert_eq!(
+                format!("{:016x}", fnv1a_64(channel.as_str().as_bytes())),
+                hash.trim_start_matches("0x"),
+                "{channel}"
+            );
             for count in 1..=u64::from(SHARDS_MAX) {
                 let shard = ShardCount::new(count).unwrap().shard_of(&channel).get();
                 let expected = &vector["shards"][count.to_string()];

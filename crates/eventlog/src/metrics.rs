@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use foghorn_core::shard::Shard;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 /// Where a page of a replay came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PageSource {
     Sqlite,
     Postgres,
@@ -20,7 +20,7 @@ pub(crate) enum PageSource {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfSource {
-    source: PageSource,
+    source: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +54,7 @@ pub struct Metrics {
     resets: Family<OfKind, Counter>,
     retained: Family<OfClass, Counter>,
     fenced: Family<OfShard, Counter>,
+    writer: Family<OfShard, Gauge>,
 }
 
 impl Default for Metrics {
@@ -72,6 +73,7 @@ impl Default for Metrics {
             resets: Family::default(),
             retained: Family::default(),
             fenced: Family::default(),
+            writer: Family::default(),
         }
     }
 }
@@ -115,6 +117,7 @@ impl Metrics {
             "Events or partitions that retention dropped, by class in seconds",
             m.retained.clone(),
         );
+        r.register("foghorn_log_writer", "1 where this process writes the shard", m.writer.clone());
         r.register("foghorn_log_fenced", "Times a writer found that another had written", m.fenced.clone());
         metrics
     }
@@ -149,11 +152,20 @@ impl Metrics {
         self.fenced.get_or_create(&OfShard { shard: u32::from(shard.get()) }).inc();
     }
 
+    pub(crate) fn writes(&self, shard: Shard, writes: bool) {
+        self.writer.get_or_create(&OfShard { shard: u32::from(shard.get()) }).set(i64::from(writes));
+    }
+
     pub(crate) fn invalid(&self, kind: &'static str) {
         self.invalid.get_or_create(&OfKind { kind }).inc();
     }
 
     pub(crate) fn page(&self, source: PageSource) {
+        let source = match source {
+            PageSource::Sqlite => "sqlite",
+            PageSource::Postgres => "postgres",
+            PageSource::Journal => "journal",
+        };
         self.pages.get_or_create(&OfSource { source }).inc();
     }
 

@@ -45,7 +45,12 @@ pub enum Source {
 
 impl Source {
     fn label(self) -> SourceLabel {
-        SourceLabel { source: match self { Source::Ring => "ring", Source::Log => "log" } }
+        SourceLabel {
+            source: match self {
+                Source::Ring => "ring",
+                Source::Log => "log",
+            },
+        }
     }
 }
 

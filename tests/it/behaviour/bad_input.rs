@@ -28,10 +28,10 @@ pub(super) async fn bad_publishes_say_what_is_wrong(d: Arc<Deployment>) {
         (json!({ "channel": "ok", "id": "a\r", "data": 1 }), 400, "bad-event-id", "CR"),
         (json!({ "channel": "ok", "ttl": 0, "data": 1 }), 400, "bad-ttl", "ttl"),
         (json!({ "channel": "ok", "data": big }), 413, "event-too-large", "262144"),
-        (json!({ "chanel": "ok", "data": 1 }), 400, "bad-json", "channel"),
-        (json!({ "channel": "ok" }), 400, "bad-json", "data"),
-        (json!({ "channel": "ok", "data": 1, "ack": "maybe" }), 400, "bad-json", "durable"),
-        (json!("text"), 400, "bad-json", ""),
+        (json!({ "chanel": "ok", "data": 1 }), 400, "bad-event", "did you mean channel?"),
+        (json!({ "channel": "ok" }), 400, "bad-event", "data"),
+        (json!({ "channel": "ok", "data": 1, "ack": "maybe" }), 400, "bad-ack", "durable"),
+        (json!("text"), 400, "bad-event", ""),
     ] {
         assert_problem(
             &d.try_publish(&body).await,

@@ -31,9 +31,10 @@ pub(super) async fn health_metrics_and_stats_are_there(d: Arc<Deployment>) {
         "foghorn_gateway_resets_total{reason=\"expired\"}",
         "foghorn_gateway_replayed_events_total{source=\"ring\"}",
         "foghorn_gateway_slow_connections ",
-        "foghorn_fanout_",
-        "foghorn_relay_",
-        "foghorn_eventlog_",
+        "foghorn_fanout_publishes_total{",
+        "foghorn_fanout_publish_seconds_count{",
+        "foghorn_fanout_relay_lag_entries{",
+        "foghorn_log_rows_total",
     ] {
         assert!(metrics.contains(name), "{name} is missing from\n{metrics}");
     }

@@ -206,6 +206,14 @@ impl Journal for NatsJournal {
         in_time(self.0.seek(shard, time).map(unavailable)).boxed()
     }
 
+    fn begin_anew(&self, shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+        let begun = async move {
+            let (_, info) = self.0.epochs.look(shard, 0).await?;
+            self.0.epochs.begin_anew(shard, old, &info).await
+        };
+        in_time(begun.map(unavailable)).boxed()
+    }
+
     fn trim(&self, shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>> {
         in_time(self.0.trim(shard, through)).boxed()
     }

@@ -94,6 +94,7 @@ impl Writer {
         {
             let mut tenure = Tenure { writer: self, lease, known: Known::default(), wrote: false };
             let ended = tenure.hold(stop).await;
+            self.metrics.writes(self.shard, false);
             let Tenure { lease, wrote, .. } = tenure;
             // Whatever it was that failed here may work elsewhere.
             drop(timeout(EXPIRES_AFTER, lease.release()).await);
@@ -213,6 +214,7 @@ impl Tenure<'_> {
         let head =
             on_database(writer, async |connection| take_over(connection, writer.shard, term).await).await?;
         writer.database.saw_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
+        writer.metrics.writes(writer.shard, true);
         tracing::info!(shard = %writer.shard, epoch = %head.epoch, head = head.seq, term = head.term, "writing the log");
         Ok(head)
     }

@@ -417,7 +417,10 @@ pub mod publisher_client {
         }
         /// Publishes as they come and answers each in the order given. Events of one channel keep their
         /// order, through retries and a change of the journal's leader, because one append a channel is
-        /// under way at a time.
+        /// under way at a time. So when the journal fails to store one (a retryable error), later events of
+        /// that channel that were taken in already are answered with the same code, not tried, and the stream
+        /// ends with UNAVAILABLE: go on with a new stream, from the first event without a good answer. A bad
+        /// event ends nothing. At shutdown whatever was taken in is answered, then it ends with UNAVAILABLE.
         pub async fn publish_stream(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::PublishRequest>,
@@ -461,7 +464,10 @@ pub mod publisher_server {
             + 'static;
         /// Publishes as they come and answers each in the order given. Events of one channel keep their
         /// order, through retries and a change of the journal's leader, because one append a channel is
-        /// under way at a time.
+        /// under way at a time. So when the journal fails to store one (a retryable error), later events of
+        /// that channel that were taken in already are answered with the same code, not tried, and the stream
+        /// ends with UNAVAILABLE: go on with a new stream, from the first event without a good answer. A bad
+        /// event ends nothing. At shutdown whatever was taken in is answered, then it ends with UNAVAILABLE.
         async fn publish_stream(
             &self,
             request: tonic::Request<tonic::Streaming<super::PublishRequest>>,
