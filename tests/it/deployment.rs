@@ -256,13 +256,19 @@ impl Listener {
     pub(crate) async fn event(&mut self) -> Block {
         loop {
             let block = self.stream.next().await;
-            if block.is_event()
-                && !block.event_type().starts_with("stream-")
-                && block.event_type() != "heartbeat"
-            {
+            let other = ["heartbeat", SHOUT].contains(&block.event_type());
+            if block.is_event() && !other && !block.event_type().starts_with("stream-") {
                 return block;
             }
         }
+    }
+
+    /// The data of so many events: what was replayed, then what follows. (Right after an ack an event may
+    /// still be on its way to this gateway; then it is not replayed but live.)
+    pub(crate) async fn first(&mut self, events: usize) -> Vec<String> {
+        let mut data: Vec<String> = self.replayed_data().iter().map(|data| (*data).to_owned()).collect();
+        data.extend(self.data(events.saturating_sub(data.len())).await);
+        data
     }
 
     /// The data of the next so many published events.

@@ -52,11 +52,12 @@ impl Standing {
     /// What to answer to the cursor `(epoch, after)` of a reader of `topics`.
     pub(crate) fn judge(&self, epoch: Epoch, after: u64, topics: &Topics) -> Verdict {
         if epoch != self.epoch {
-            return Verdict::Reset { reason: ResetReason::Epoch, after: self.earliest(self.start, topics) };
+            return Verdict::Reset { reason: ResetReason::Epoch, after: self.beginning(topics) };
         }
         let after = after.max(self.start);
         if after > self.tip {
-            return Verdict::Reset { reason: ResetReason::Cursor, after: self.tip };
+            // A future that never was: of what the reader has seen nothing is known.
+            return Verdict::Reset { reason: ResetReason::Cursor, after: self.beginning(topics) };
         }
         let earliest = self.earliest(after, topics);
         if earliest > after {
@@ -66,6 +67,11 @@ impl Standing {
         }
         let next_hole = self.holes.iter().map(|(from, _)| *from).find(|from| *from >= after);
         Verdict::Serve { after, upto: next_hole.unwrap_or(self.tip).min(self.tip) }
+    }
+
+    /// The position just before the earliest event there is for `topics`.
+    pub(crate) fn beginning(&self, topics: &Topics) -> u64 {
+        self.earliest(self.start, topics)
     }
 
     /// The first position from `after` on that a reader can continue from without a reset. It is past
@@ -190,11 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn foreign_epochs_begin_at_the_earliest_and_futures_at_the_tip() {
+    fn foreign_epochs_and_futures_begin_at_the_earliest() {
         let s = standing();
         let epoch = Verdict::Reset { reason: ResetReason::Epoch, after: 10 };
         assert_eq!(s.judge(Epoch::new(6), 50, &topics(&["l"])), epoch);
-        let cursor = Verdict::Reset { reason: ResetReason::Cursor, after: 100 };
+        let cursor = Verdict::Reset { reason: ResetReason::Cursor, after: 10 };
         assert_eq!(s.judge(EPOCH, 101, &topics(&["l"])), cursor);
         assert_eq!(s.judge(EPOCH, 100, &topics(&["l"])), Verdict::Serve { after: 100, upto: 100 });
     }

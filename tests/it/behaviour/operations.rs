@@ -13,8 +13,9 @@ pub(super) async fn health_metrics_and_stats_are_there(d: Arc<Deployment>) {
     d.publish(json!({ "channel": channel, "data": "x" })).await;
     let admins: Vec<String> = match &d.shape {
         Shape::Standalone(process) => vec![process.http().to_owned()],
+        // Which of two relays a shard is chance.
         Shape::Cluster(c) => {
-            [&c.gateways[0], &c.fanouts[0], &c.eventlogs[0]].map(|p| p.admin().to_owned()).to_vec()
+            c.gateways.iter().chain(&c.fanouts).chain(&c.eventlogs).map(|p| p.admin().to_owned()).collect()
         }
     };
     let mut metrics = String::new();

@@ -134,7 +134,9 @@ impl PostgresLog {
             return Ok(self.other_epoch(query, topics, stored.as_ref().map(|(standing, _)| standing), now));
         }
         if page.to > now.last {
-            return Ok(self.reset(ResetReason::Cursor, now.epoch, now.last));
+            let begins = now.first.saturating_sub(1);
+            let earliest = stored.as_ref().map_or(begins, |(standing, _)| standing.beginning(topics));
+            return Ok(self.reset(ResetReason::Cursor, now.epoch, earliest));
         }
         let used: usize = page.records.iter().map(Record::bytes).sum();
         if page.to == now.last || page.records.len() >= limit.events || used >= limit.bytes {
