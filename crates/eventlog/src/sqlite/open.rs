@@ -203,8 +203,10 @@ async fn begin_epochs(
     let (epoch, last): (Option<i64>, Option<i64>) =
         sqlx::query_as("SELECT max(epoch), max(last) FROM shards").fetch_one(&mut *tx).await?;
     let now = clock.now();
-    let seconds = u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0);
-    let epoch = Epoch::next(epoch.map(|epoch| Epoch::new(to_u64(epoch))), seconds);
+    // Milliseconds where a cluster counts seconds: nothing outside remembers the epoch of a directory that
+    // was deleted or of a process that kept nothing, and two starts within a second must not share one.
+    let millis = u64::try_from(now.as_micros() / 1000).unwrap_or(0);
+    let epoch = Epoch::next(epoch.map(|epoch| Epoch::new(to_u64(epoch))), millis);
     if let Some(before) = layout {
         tracing::warn!(
             shards = shards.get(), before, %epoch,
