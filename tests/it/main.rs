@@ -7,6 +7,7 @@ mod behaviour;
 mod bus;
 mod crash;
 mod deployment;
+mod doors;
 mod harness;
 mod log_faults;
 mod log_nats;

@@ -1,0 +1,95 @@
+//! The doors that only a cluster has, and the commands that use the others.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use foghorn_core::channel::Channel;
+use foghorn_core::shard::ShardCount;
+use foghorn_tests::env;
+use serde_json::{Value, json};
+
+use crate::deployment::{Deployment, Shape};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_publishes_by_request_and_straight_into_the_journal() {
+    let d = Deployment::cluster(4).await;
+    let Shape::Cluster(cluster) = &d.shape else { unreachable!("a cluster was asked for") };
+    let nats = async_nats::connect(cluster.nats.url()).await.unwrap();
+    let channel = d.name("bus");
+    let mut listener = d.listen(&format!("channels={channel}"), None).await;
+    let request = async |id: &str, data: &str| -> Value {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Foghorn-Event", "made");
+        headers.insert("Foghorn-Id", id);
+        headers.insert("Foghorn-Ack", "durable");
+        let subject = format!("foghorn.publish.{channel}");
+        let reply = nats.request_with_headers(subject, headers, data.to_owned().into()).await.unwrap();
+        serde_json::from_slice(&reply.payload).unwrap()
+    };
+    let first = request("1", "by request").await;
+    assert_eq!((&first["duplicate"], &first["durable"]), (&json!(false), &json!(true)), "{first}");
+    assert_eq!(request("1", "by request").await["duplicate"], true);
+    let bad = nats.request("foghorn.publish.broadcast.x", vec![0xff_u8].into()).await.unwrap();
+    let bad: Value = serde_json::from_slice(&bad.payload).unwrap();
+    assert!(bad["error"]["type"].as_str().unwrap().ends_with("/not-utf8"), "{bad}");
+
+    let shard = ShardCount::new(4).unwrap().shard_of(&Channel::parse(channel.as_str()).unwrap());
+    let journal = |shard: u8| format!("foghorn.journal.{shard}.{channel}");
+    // Into the wrong shard, and not UTF-8: skipped by relay and log alike, and nothing after them suffers.
+    let wrong = (shard.get() + 1) % 4;
+    for (subject, data) in
+        [(journal(wrong), &b"lost"[..]), (journal(shard.get()), b"\xff"), (journal(shard.get()), b"direct")]
+    {
+        let ack = nats.request(subject, data.into()).await.unwrap();
+        assert!(String::from_utf8_lossy(&ack.payload).contains("FOGHORN_"), "{ack:?}");
+    }
+    let block = listener.event().await;
+    assert_eq!((block.event_type(), block.data.as_deref()), ("made", Some("by request")));
+    assert_eq!(listener.data(1).await, ["direct"]);
+    d.publish(json!({ "channel": channel, "data": "after", "ack": "durable" })).await;
+    assert_eq!(listener.data(1).await, ["after"]);
+    let mut since = d.listen(&format!("channels={channel}&since=1h"), None).await;
+    assert_eq!(since.first(3).await, ["by request", "direct", "after"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_publish_lines_and_print_events() {
+    let d = Deployment::standalone(1).await;
+    let Shape::Standalone(process) = &d.shape else { unreachable!("standalone was asked for") };
+    let url = process.url("");
+    let channel = d.name("logs");
+    let publish = |arguments: &[&str], input: &str| {
+        let mut child = Command::new(env::foghorn())
+            .args(["publish", &channel, "--url", &url])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let one = publish(&["hello", "--event", "greeting", "--json"], "");
+    assert!(one.status.success(), "{one:?}");
+    let answer: Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(answer["duplicate"], false, "{answer}");
+    let lines: String = (0..300).map(|n| format!("line {n}\n")).collect();
+    assert!(publish(&["--lines"], &lines).status.success());
+    let refused = publish(&["x", "--event", "stream-x"], "");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("reserved"), "{refused:?}");
+
+    let subscribe = Command::new(env::foghorn())
+        .args(["subscribe", &channel, "--url", &url, "--since", "1h", "--json", "--exit-after", "301"])
+        .output()
+        .unwrap();
+    assert!(subscribe.status.success(), "{subscribe:?}");
+    let text = String::from_utf8(subscribe.stdout).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&events[0]["event"], &events[0]["data"]), (&json!("greeting"), &json!("hello")));
+    for (number, event) in events[1..].iter().enumerate() {
+        assert_eq!(event["data"], format!("line {number}"));
+    }
+    assert_eq!(events.len(), 301);
+}
