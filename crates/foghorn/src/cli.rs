@@ -186,7 +186,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Subscribe(args) => client(client::subscribe::run(args)),
         Command::Bench(args) => client(client::bench::run(args)),
         Command::Config(args) => config_command(&args.command),
-        Command::Healthcheck(args) => client(healthcheck::run(args)),
+        Command::Healthcheck(args) => client(healthcheck::run(&args)),
     }
 }
 

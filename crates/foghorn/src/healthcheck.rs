@@ -19,7 +19,7 @@ pub(crate) struct Args {
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Exit code 0 when ready; else 1, and what it waits for on standard output.
-pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let uri: http::Uri = format!("{}/readyz", args.admin.to_string().trim_end_matches('/')).parse()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
