@@ -26,7 +26,7 @@ enum News {
 /// Turns Ctrl-C and its kin into the end of the command that runs, which has a process group of its own and
 /// would not hear of it. To be called first of all: threads inherit which signals are blocked.
 pub(crate) fn watch_for_interrupts() {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    let signals = interrupts();
     signals.thread_block().expect("these signals can be blocked");
     thread::spawn(move || {
         while let Ok(signal) = signals.wait() {
@@ -38,6 +38,10 @@ pub(crate) fn watch_for_interrupts() {
             }
         }
     });
+}
+
+fn interrupts() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
 }
 
 /// Runs `command` with our output as its own; an error unless it succeeds within `limit`.
@@ -79,7 +83,12 @@ fn describe(command: &Command) -> String {
 fn start(command: &mut Command, line: &str) -> Result<Child> {
     // A group of its own: what it starts in turn (cargo: rustc, test binaries) ends with it.
     command.stdin(Stdio::null()).process_group(0);
-    command.spawn().with_context(|| format!("starting `{line}`"))
+    // A child inherits which signals are blocked, and its children: servers under test that are asked to end
+    // would never hear of it.
+    interrupts().thread_unblock().context("unblocking signals")?;
+    let child = command.spawn().with_context(|| format!("starting `{line}`"));
+    interrupts().thread_block().context("blocking signals")?;
+    child
 }
 
 fn supervise(mut child: Child, line: &str, limit: Duration) -> Result<ExitStatus> {
