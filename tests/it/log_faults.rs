@@ -9,8 +9,8 @@ use foghorn_core::position::Epoch;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_eventlog::sqlite::SqliteLog;
-use futures::FutureExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 /// A journal that can lose what it has and become another one.
 pub(crate) struct FaultyJournal {
@@ -50,13 +50,15 @@ impl Journal for FaultyJournal {
         self.inner().frame_bytes()
     }
 
-    fn append(&self, entry: NewEntry) -> Future<'_, Result<Appended, AppendError>> {
-        async move {
-            let mut appended = self.inner().append(entry).await?;
-            appended.position.epoch = self.epoch(appended.position.epoch);
-            Ok(appended)
-        }
-        .boxed()
+    fn append_in_order(&self, entries: Vec<NewEntry>) -> BoxStream<'static, Result<Appended, AppendError>> {
+        let later = self.later.load(Ordering::SeqCst);
+        let answers = self.inner().append_in_order(entries);
+        answers
+            .map_ok(move |mut appended| {
+                appended.position.epoch = Epoch::new(appended.position.epoch.get() + later);
+                appended
+            })
+            .boxed()
     }
 
     fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {

@@ -63,6 +63,7 @@ crate::log_suite::suite!(cluster:
     a_tail_gives_everything_in_order,
     the_journal_is_read_and_searched,
     duplicates_are_recognised,
+    a_run_is_stored_in_its_order,
     replays_from_every_position_in_pages_of_every_size,
     pages_are_bounded_in_bytes,
     foreign_cursors_are_reset,

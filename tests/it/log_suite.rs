@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use foghorn_bus::journal::{Appended, Journal};
+use foghorn_bus::journal::{AppendError, Appended, Journal};
 use foghorn_bus::log::{Committed, EventLog, HistoryQuery, NewestQuery, Replay, ReplayQuery};
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
@@ -65,6 +65,7 @@ macro_rules! suite {
             a_tail_gives_everything_in_order,
             the_journal_is_read_and_searched,
             duplicates_are_recognised,
+            a_run_is_stored_in_its_order,
             replays_from_every_position_in_pages_of_every_size,
             pages_are_bounded_in_bytes,
             foreign_cursors_are_reset,
@@ -144,6 +145,30 @@ pub(crate) async fn duplicates_are_recognised<S: Subject>(start: impl Start<S>) 
     assert_eq!(both.iter().filter(|appended| appended.duplicate).count(), 1);
     let all = replay_all(&subject, 0, &[">"], 100, 1 << 20).await.unwrap();
     assert_eq!(all.len(), 3);
+}
+
+pub(crate) async fn a_run_is_stored_in_its_order<S: Subject>(start: impl Start<S>) {
+    let subject = start(ShardCount::ONE, Policies::default()).await;
+    let mut entries: Vec<NewEntry> = (0..20).map(|n| new_entry(event("a", &n.to_string()))).collect();
+    entries.push(new_entry(with_id("a", "once", "7")));
+    entries.push(new_entry(with_id("a", "again", "7")));
+    entries.insert(5, new_entry(event("a", &"x".repeat(1 << 20))));
+    let answers: Vec<_> = subject.journal().append_in_order(entries).collect().await;
+    let seqs: Vec<u64> = answers.iter().flatten().map(|appended| appended.position.seq).collect();
+    assert_eq!(answers.len(), 23);
+    assert!(matches!(answers[5], Err(AppendError::Refused(_))), "and it stops nobody: {:?}", answers[5]);
+    assert_eq!(seqs, (1..=21).chain([21]).collect::<Vec<_>>());
+    let duplicates: Vec<bool> = answers.iter().flatten().map(|appended| appended.duplicate).collect();
+    assert_eq!(duplicates.iter().filter(|duplicate| **duplicate).count(), 1);
+    assert!(duplicates[21]);
+    subject.settle().await;
+    let texts: Vec<String> = replay_all(&subject, 0, &["a"], 100, 1 << 20)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|(_, text)| text)
+        .collect();
+    assert_eq!(texts, (0..20).map(|n| n.to_string()).chain(["once".to_owned()]).collect::<Vec<_>>());
 }
 
 pub(crate) async fn replays_from_every_position_in_pages_of_every_size<S: Subject>(start: impl Start<S>) {

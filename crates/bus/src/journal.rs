@@ -3,6 +3,8 @@
 //! A sequence per shard, numbered from 1 without reuse within an epoch. What is acked here reaches
 //! every listener; whatever happens later happens by position.
 
+use futures::FutureExt as _;
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
 use foghorn_core::entry::{Entry, NewEntry};
@@ -19,10 +21,26 @@ pub trait Journal: Send + Sync + 'static {
     /// The cluster's bound on an encoded frame in bytes: part of whether an entry is valid.
     fn frame_bytes(&self) -> usize;
 
-    /// Appends to the shard of the event's channel. When it returns `Ok` the event is stored by a
-    /// quorum (JetStream) or synced to disk (SQLite). Retries within its deadline of at least 10 s,
-    /// always with the same key, so that a retry never doubles.
-    fn append(&self, entry: NewEntry) -> Future<'_, Result<Appended, AppendError>>;
+    /// Appends events of one channel, each after the one before it, and answers in their order. When an
+    /// answer is `Ok` the event is stored by a quorum (JetStream) or synced to disk (SQLite). Each is
+    /// retried within a deadline of at least 10 s, always with the same key, so that a retry never
+    /// doubles.
+    ///
+    /// Ends early after an error that a retry by the caller can heal (see [`AppendError::may_pass`]):
+    /// what comes after is not tried, so that nothing overtakes the failed event when it is published
+    /// again. What has no answer when the stream is dropped may or may not be stored. Callers bound the
+    /// number and bytes of `entries`: the journal may hold them all at a time.
+    fn append_in_order(&self, entries: Vec<NewEntry>) -> BoxStream<'static, Result<Appended, AppendError>>;
+
+    /// Appends one event, likewise.
+    fn append(&self, entry: NewEntry) -> Future<'_, Result<Appended, AppendError>> {
+        let mut answers = self.append_in_order(vec![entry]);
+        async move {
+            let closed = || AppendError::Unavailable("the journal is closed".to_owned());
+            answers.next().await.unwrap_or_else(|| Err(closed()))
+        }
+        .boxed()
+    }
 
     /// Everything after `after`, then what comes. The stream ends only with an error, after which the
     /// caller tails anew from the last seq it got. Entries come in order; purged or deleted ones leave
@@ -108,6 +126,16 @@ pub enum AppendError {
     /// The journal said no for another reason.
     #[error("the journal refused the event: {0}")]
     Refused(String),
+}
+
+impl AppendError {
+    /// Whether the same event, appended again, may be taken.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            AppendError::Full(_) | AppendError::Unavailable(_) => true,
+            AppendError::Refused(_) => false,
+        }
+    }
 }
 
 /// Why the journal can't be read.

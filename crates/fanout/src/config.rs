@@ -19,7 +19,7 @@ pub struct Config {
     /// Most events in one request, each channel of `channels` counted. Default (and gRPC's documented
     /// limit) 1,000.
     pub batch_events: usize,
-    /// Most appends under way at a time for one request or gRPC stream. Default 256.
+    /// Most channels appended to at a time for one request or gRPC stream. Default 256.
     pub parallel_appends: usize,
     /// Most unanswered events of one gRPC stream; past it the stream is read no further. Default 1,024.
     pub stream_events: usize,

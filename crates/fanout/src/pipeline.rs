@@ -1,8 +1,9 @@
-//! Several events at a time, in order: one append of a channel under way, different channels side by
-//! side, and the answers in the order of the questions.
+//! Several events at a time, in order: a channel's events one run after the other (what came while the
+//! last run was under way), different channels side by side, and the answers in the order of the
+//! questions.
 //!
-//! An append that fails in a way that a retry can heal takes the channel's waiting events with it:
-//! stored after it, they would be before it once it is retried.
+//! An event that fails in a way that a retry can heal takes those of its channel that wait behind it with
+//! it: stored after it, they would be before it once it is retried.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +14,12 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use foghorn_core::channel::Channel;
 
 use crate::error::PublishError;
-use crate::publish::{Accepted, Checked, Door, Published, Publisher};
+use crate::publish::{Accepted, Checked, Door, Published, Publisher, Run};
+
+/// Most events, and about the most bytes of data, that go to the journal in one run: what one transaction
+/// of standalone takes.
+const RUN_EVENTS: usize = 256;
+const RUN_BYTES: usize = 1 << 20;
 
 /// An answer.
 pub(crate) type Answer = Result<Published, PublishError>;
@@ -26,18 +32,24 @@ pub(crate) struct Pipeline {
     answers: VecDeque<Option<Answer>>,
     /// The number of the event whose answer is in front.
     front: u64,
-    /// Channels with an event on its way, and what waits behind it.
+    /// Channels with a run under way or soon to be, and what waits for it or behind it.
     busy: HashMap<Channel, VecDeque<(u64, Checked)>>,
-    /// Next in their channels, waiting for one of the places for appends.
-    ready: VecDeque<(u64, Checked)>,
-    appends: usize,
+    /// Channels without a run under way: each waits for one of the places.
+    ready: VecDeque<Channel>,
+    runs: usize,
     steps: FuturesUnordered<BoxFuture<'static, Step>>,
     broken: Option<PublishError>,
 }
 
 enum Step {
-    Appended { number: u64, channel: Channel, result: Result<Accepted, PublishError> },
+    Appended { number: u64, result: Result<Accepted, PublishError>, channel: Channel, rest: Numbered },
     Settled { number: u64, answer: Answer },
+}
+
+/// A run, and the numbers of its events without an answer.
+struct Numbered {
+    run: Run,
+    numbers: VecDeque<u64>,
 }
 
 impl Pipeline {
@@ -49,7 +61,7 @@ impl Pipeline {
             front: 0,
             busy: HashMap::new(),
             ready: VecDeque::new(),
-            appends: 0,
+            runs: 0,
             steps: FuturesUnordered::new(),
             broken: None,
         }
@@ -78,26 +90,24 @@ impl Pipeline {
             Err(error) => self.answers.push_back(Some(Err(error))),
             Ok(checked) => {
                 self.answers.push_back(None);
-                if let Some(waiting) = self.busy.get_mut(checked.channel()) {
-                    waiting.push_back((number, checked));
-                } else {
-                    self.busy.insert(checked.channel().clone(), VecDeque::new());
-                    self.ready.push_back((number, checked));
-                    self.fill_places();
+                let channel = checked.channel();
+                if !self.busy.contains_key(channel) {
+                    self.ready.push_back(channel.clone());
                 }
+                self.busy.entry(channel.clone()).or_default().push_back((number, checked));
             }
         }
     }
 
     /// Waits until something has moved; `false` when nothing is on its way. Cancel-safe.
     pub(crate) async fn step(&mut self) -> bool {
+        self.fill_places();
         match self.steps.next().await {
             None => return false,
             Some(Step::Settled { number, answer }) => self.answer(number, answer),
-            Some(Step::Appended { number, channel, result }) => {
-                self.appends -= 1;
+            Some(Step::Appended { number, result, channel, rest }) => {
                 self.appended(number, &channel, result);
-                self.fill_places();
+                self.go_on(channel, rest);
             }
         }
         true
@@ -119,7 +129,7 @@ impl Pipeline {
 
     /// Whether anything is on its way.
     pub(crate) fn is_working(&self) -> bool {
-        !self.steps.is_empty()
+        !self.steps.is_empty() || !self.ready.is_empty()
     }
 
     /// Events without an answer given out.
@@ -146,7 +156,8 @@ impl Pipeline {
             }
             Err(error) => {
                 if error.retryable {
-                    for (waiting, _) in self.busy.remove(channel).unwrap_or_default() {
+                    let waiting = self.busy.get_mut(channel).map(std::mem::take);
+                    for (waiting, _) in waiting.unwrap_or_default() {
                         let not_tried = error.not_tried();
                         self.publisher.refused(self.door, &not_tried);
                         self.answer(waiting, Err(not_tried));
@@ -156,22 +167,34 @@ impl Pipeline {
                 self.answer(number, Err(error));
             }
         }
-        match self.busy.get_mut(channel).and_then(VecDeque::pop_front) {
-            Some(next) => self.ready.push_back(next),
-            None => drop(self.busy.remove(channel)),
-        }
     }
 
     fn fill_places(&mut self) {
-        while self.appends < self.publisher.config.parallel_appends {
-            let Some((number, checked)) = self.ready.pop_front() else { return };
-            self.appends += 1;
-            let (publisher, door) = (self.publisher.clone(), self.door);
-            self.steps.push(Box::pin(async move {
-                let channel = checked.channel().clone();
-                Step::Appended { number, channel, result: publisher.append(door, checked).await }
-            }));
+        while self.runs < self.publisher.config.parallel_appends {
+            let Some(channel) = self.ready.pop_front() else { return };
+            let waiting = self.busy.get_mut(&channel).map(next_run);
+            let (numbers, events) = waiting.into_iter().flatten().unzip();
+            let run = self.publisher.append_in_order(self.door, events);
+            self.runs += 1;
+            self.go_on(channel, Numbered { run, numbers });
         }
+    }
+
+    /// Waits for the run's next answer; after the last the channel's next run may begin.
+    fn go_on(&mut self, channel: Channel, Numbered { mut run, mut numbers }: Numbered) {
+        let Some(number) = numbers.pop_front() else {
+            self.runs -= 1;
+            match self.busy.get(&channel) {
+                Some(waiting) if !waiting.is_empty() => self.ready.push_back(channel),
+                _ => drop(self.busy.remove(&channel)),
+            }
+            return;
+        };
+        let publisher = self.publisher.clone();
+        self.steps.push(Box::pin(async move {
+            let result = run.next(&publisher).await.unwrap_or_else(|| Err(PublishError::draining()));
+            Step::Appended { number, result, channel, rest: Numbered { run, numbers } }
+        }));
     }
 
     fn answer(&mut self, number: u64, answer: Answer) {
@@ -180,6 +203,17 @@ impl Pipeline {
             *slot = Some(answer);
         }
     }
+}
+
+/// What goes into the journal next of what waits: at least one event, within the bounds of a run.
+fn next_run(waiting: &mut VecDeque<(u64, Checked)>) -> Vec<(u64, Checked)> {
+    let mut bytes = 0;
+    let fitting = waiting.iter().take(RUN_EVENTS).take_while(|(_, checked)| {
+        bytes += checked.bytes();
+        bytes <= RUN_BYTES
+    });
+    let events = fitting.count().max(1).min(waiting.len());
+    waiting.drain(..events).collect()
 }
 
 #[cfg(test)]
@@ -225,6 +259,7 @@ mod tests {
             assert_eq!(of(&stored), of(&asked));
         }
         assert_eq!(bench.journal.most_at_once(), 1, "one append a channel at a time");
+        assert_eq!(bench.journal.runs(), 5, "what waits goes together");
     }
 
     #[tokio::test]

@@ -1,14 +1,17 @@
 //! The one way in, behind all doors: check, append, ack.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use foghorn_bus::journal::{Appended, Journal};
+use foghorn_bus::journal::{AppendError, Appended, Journal};
 use foghorn_bus::log::{Committed, EventLog};
 use foghorn_core::channel::Channel;
 use foghorn_core::entry::{Key, NewEntry};
@@ -22,7 +25,7 @@ use crate::error::PublishError;
 use crate::metrics::Metrics;
 
 /// How long a request waits for room before it is refused as `overloaded`.
-const ROOM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2);
+const ROOM_DEADLINE: Duration = Duration::from_secs(2);
 /// What an event is reckoned to take beside its data.
 const EVENT_OVERHEAD: usize = 512;
 
@@ -98,6 +101,24 @@ pub(crate) struct Checked {
     pub(crate) room: Option<(Room, Room)>,
 }
 
+/// Events of one channel on their way into the journal.
+pub(crate) struct Run {
+    door: Door,
+    waiting: VecDeque<Appending>,
+    answers: BoxStream<'static, Result<Appended, AppendError>>,
+    /// What the rest is answered with.
+    failed: Option<PublishError>,
+}
+
+/// What is still to be known of an event once its entry is with the journal.
+struct Appending {
+    key: Key,
+    id: Option<EventId>,
+    ack: Ack,
+    came: Instant,
+    _room: Option<(Room, Room)>,
+}
+
 /// An event that the journal has.
 #[derive(Debug)]
 pub(crate) struct Accepted {
@@ -138,7 +159,8 @@ impl Publisher {
     /// Publishes one event and waits for what its ack class promises.
     pub async fn publish(&self, door: Door, input: PublishInput) -> Result<Published, PublishError> {
         let checked = self.check(door, input)?;
-        let accepted = self.append(door, checked).await?;
+        let mut run = self.append_in_order(door, vec![checked]);
+        let accepted = run.next(self).await.unwrap_or_else(|| Err(PublishError::draining()))?;
         self.settle(door, accepted).await
     }
 
@@ -165,7 +187,7 @@ impl Publisher {
 
     /// Counts an answer that was given without looking at an event.
     pub(crate) fn refused(&self, door: Door, error: &PublishError) {
-        self.metrics.answered(door, Ack::Accepted, error.outcome(), std::time::Duration::ZERO);
+        self.metrics.answered(door, Ack::Accepted, error.outcome(), Duration::ZERO);
     }
 
     /// Whether it may be appended: everything from outside becomes a trusted type here.
@@ -202,26 +224,17 @@ impl Publisher {
         Ok(NewEntry { event, key, traceparent: input.traceparent })
     }
 
-    /// Appends it. One append of a channel at a time is up to the caller.
-    pub(crate) async fn append(&self, door: Door, checked: Checked) -> Result<Accepted, PublishError> {
-        let Checked { entry, ack, came, room } = checked;
-        let (key, id) = (entry.key, entry.event.id.clone());
-        let deadline = self.config.publish_deadline;
-        let appended = match timeout(deadline, self.journal.append(entry)).await {
-            Ok(appended) => appended.map_err(PublishError::from),
-            Err(_) => Err(PublishError::no_ack(deadline)),
-        };
-        drop(room);
-        match appended {
-            Ok(Appended { position, duplicate }) => {
-                let published = Published { position, id, duplicate, durable: None };
-                Ok(Accepted { key, published, ack, came })
-            }
-            Err(error) => {
-                self.metrics.answered(door, ack, error.outcome(), came.elapsed());
-                Err(error)
-            }
-        }
+    /// Begins to append events of one channel, in their order. One such run of a channel at a time is up
+    /// to the caller.
+    pub(crate) fn append_in_order(&self, door: Door, events: Vec<Checked>) -> Run {
+        let (waiting, entries) = events
+            .into_iter()
+            .map(|Checked { entry, ack, came, room }| {
+                let (key, id) = (entry.key, entry.event.id.clone());
+                (Appending { key, id, ack, came, _room: room }, entry)
+            })
+            .unzip();
+        Run { door, waiting, answers: self.journal.append_in_order(entries), failed: None }
     }
 
     /// Waits for what the ack class promises beyond that.
@@ -254,7 +267,7 @@ impl Publisher {
     async fn committed(&self, position: Position, key: Key) -> Result<bool, PublishError> {
         let deadline = self.config.durable_deadline;
         // The log keeps the deadline itself; this is for when it doesn't.
-        let limit = deadline + std::time::Duration::from_secs(1);
+        let limit = deadline + Duration::from_secs(1);
         match timeout(limit, self.log.committed(position, key, deadline)).await {
             Ok(Ok(Committed::Yes)) => Ok(true),
             Ok(Ok(Committed::NotYet)) | Err(_) => Ok(false),
@@ -264,6 +277,43 @@ impl Publisher {
                 Ok(false)
             }
         }
+    }
+}
+
+impl Run {
+    /// What became of the next event; `None` after the last.
+    pub(crate) async fn next(&mut self, publisher: &Publisher) -> Option<Result<Accepted, PublishError>> {
+        let appended = match &self.failed {
+            Some(error) => Err(error.clone()),
+            None => self.append(publisher.config.publish_deadline).await,
+        };
+        let Appending { key, id, ack, came, _room } = self.waiting.pop_front()?;
+        Some(match appended {
+            Ok(Appended { position, duplicate }) => {
+                let published = Published { position, id, duplicate, durable: None };
+                Ok(Accepted { key, published, ack, came })
+            }
+            Err(error) => {
+                publisher.metrics.answered(self.door, ack, error.outcome(), came.elapsed());
+                Err(error)
+            }
+        })
+    }
+
+    async fn append(&mut self, deadline: Duration) -> Result<Appended, PublishError> {
+        let Ok(answer) = timeout(deadline, self.answers.next()).await else {
+            // The journal may hold all that is left.
+            let error = PublishError::no_ack(deadline);
+            self.failed = Some(error.clone());
+            return Err(error);
+        };
+        let closed = || AppendError::Unavailable("the journal is closed".to_owned());
+        answer.unwrap_or_else(|| Err(closed())).map_err(|error| {
+            let may_pass = error.may_pass();
+            let error = PublishError::from(error);
+            self.failed = may_pass.then(|| error.not_tried());
+            error
+        })
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) failing: Mutex<HashMap<String, AppendError>>,
     /// Appends of a channel under way, and the most there ever were.
     under_way: Mutex<HashMap<String, (usize, usize)>>,
+    /// Calls of `append_in_order`.
+    runs: AtomicUsize,
     /// Tails give nothing any more.
     pub(crate) still: AtomicBool,
     /// Tails opened.
@@ -92,6 +94,7 @@ impl TestJournal {
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             failing: Mutex::default(),
             under_way: Mutex::default(),
+            runs: AtomicUsize::new(0),
             still: AtomicBool::new(false),
             tails: AtomicUsize::new(0),
         }))
@@ -151,6 +154,11 @@ impl TestJournal {
         self.under_way.lock().values().map(|(_, most)| *most).max().unwrap_or(0)
     }
 
+    /// How often events were given to append.
+    pub(crate) fn runs(&self) -> usize {
+        self.runs.load(Ordering::SeqCst)
+    }
+
     fn after(&self, shard: Shard, after: u64) -> Vec<Entry> {
         let state = self.state.lock();
         let entries = state.entries.iter().filter(|(s, entry)| *s == shard && entry.seq > after);
@@ -168,6 +176,33 @@ impl State {
     }
 }
 
+impl TestJournal {
+    async fn store(&self, entry: NewEntry) -> Result<Appended, AppendError> {
+        let channel = entry.event.channel.to_string();
+        {
+            let mut under_way = self.under_way.lock();
+            let (now, most) = under_way.entry(channel.clone()).or_default();
+            *now += 1;
+            *most = (*most).max(*now);
+        }
+        self.gate.acquire().await.unwrap().forget();
+        // Others get their turn, as they would over a network.
+        tokio::task::yield_now().await;
+        self.under_way.lock().get_mut(&channel).unwrap().0 -= 1;
+        if let Some(error) = self.failing.lock().get(&channel) {
+            return Err(error.clone());
+        }
+        let mut state = self.state.lock();
+        let known = state.keys.get(entry.key.as_bytes()).copied();
+        let seq = known.unwrap_or_else(|| state.store(Ok(entry.event), Some(entry.key)));
+        state.keys.insert(*entry.key.as_bytes(), seq);
+        let position = Position { shard: Shard::ZERO, epoch: state.epoch, seq };
+        drop(state);
+        self.changed.send_replace(());
+        Ok(Appended { position, duplicate: known.is_some() })
+    }
+}
+
 impl Journal for TestJournal {
     fn shards(&self) -> ShardCount {
         ShardCount::ONE
@@ -177,31 +212,17 @@ impl Journal for TestJournal {
         FRAME_BYTES_DEFAULT
     }
 
-    fn append(&self, entry: NewEntry) -> Future<'_, Result<Appended, AppendError>> {
-        Box::pin(async move {
-            let channel = entry.event.channel.to_string();
-            {
-                let mut under_way = self.under_way.lock();
-                let (now, most) = under_way.entry(channel.clone()).or_default();
-                *now += 1;
-                *most = (*most).max(*now);
+    fn append_in_order(&self, entries: Vec<NewEntry>) -> BoxStream<'static, Result<Appended, AppendError>> {
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        let start = (self.clone(), entries.into_iter());
+        futures::stream::unfold(start, |(journal, mut entries)| async move {
+            let result = journal.store(entries.next()?).await;
+            if result.as_ref().is_err_and(AppendError::may_pass) {
+                entries = Vec::new().into_iter();
             }
-            self.gate.acquire().await.unwrap().forget();
-            // Others get their turn, as they would over a network.
-            tokio::task::yield_now().await;
-            self.under_way.lock().get_mut(&channel).unwrap().0 -= 1;
-            if let Some(error) = self.failing.lock().get(&channel) {
-                return Err(error.clone());
-            }
-            let mut state = self.state.lock();
-            let known = state.keys.get(entry.key.as_bytes()).copied();
-            let seq = known.unwrap_or_else(|| state.store(Ok(entry.event), Some(entry.key)));
-            state.keys.insert(*entry.key.as_bytes(), seq);
-            let position = Position { shard: Shard::ZERO, epoch: state.epoch, seq };
-            drop(state);
-            self.changed.send_replace(());
-            Ok(Appended { position, duplicate: known.is_some() })
+            Some((result, (journal, entries)))
         })
+        .boxed()
     }
 
     fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {

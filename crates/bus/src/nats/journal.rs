@@ -138,10 +138,14 @@ impl Journal for NatsJournal {
         self.0.parameters.event_bytes
     }
 
-    fn append(&self, entry: NewEntry) -> Future<'_, Result<Appended, AppendError>> {
-        async move {
+    /// One at a time: of two that are under way together, the first may be lost with its connection or
+    /// its leader and be stored by a retry after the second.
+    fn append_in_order(&self, entries: Vec<NewEntry>) -> BoxStream<'static, Result<Appended, AppendError>> {
+        let start = (self.clone(), entries.into_iter());
+        futures::stream::unfold(start, |(journal, mut entries)| async move {
+            let entry = entries.next()?;
             let started = Instant::now();
-            let result = self.0.append(&entry).await;
+            let result = journal.0.append(&entry).await;
             let outcome = match &result {
                 Ok(Appended { duplicate: false, .. }) => AppendOutcome::Stored,
                 Ok(_) => AppendOutcome::Duplicate,
@@ -149,9 +153,12 @@ impl Journal for NatsJournal {
                 Err(AppendError::Unavailable(_)) => AppendOutcome::Unavailable,
                 Err(AppendError::Refused(_)) => AppendOutcome::Refused,
             };
-            self.0.bus.0.metrics.append_ended(outcome, started.elapsed().as_secs_f64());
-            result
-        }
+            journal.0.bus.0.metrics.append_ended(outcome, started.elapsed().as_secs_f64());
+            if result.as_ref().is_err_and(AppendError::may_pass) {
+                entries = Vec::new().into_iter();
+            }
+            Some((result, (journal, entries)))
+        })
         .boxed()
     }
 

@@ -28,17 +28,10 @@ impl Journal for SqliteLog {
         self.inner.frame_bytes
     }
 
-    fn append(&self, entry: NewEntry) -> Future<'_, Result<Appended, AppendError>> {
-        async move {
-            let inner = &self.inner;
-            entry
-                .event
-                .check_size(inner.frame_bytes)
-                .map_err(|error| AppendError::Refused(error.to_string()))?;
-            let shard = inner.shards.shard_of(&entry.event.channel);
-            inner.queue.append(entry, shard).await
-        }
-        .boxed()
+    /// In one transaction.
+    fn append_in_order(&self, entries: Vec<NewEntry>) -> BoxStream<'static, Result<Appended, AppendError>> {
+        let inner = Arc::clone(&self.inner);
+        stream::once(async move { stream::iter(append_in_order(&inner, entries).await) }).flatten().boxed()
     }
 
     fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {
@@ -83,6 +76,27 @@ impl Journal for SqliteLog {
     fn trim(&self, _shard: Shard, _through: u64) -> Future<'_, Result<(), JournalError>> {
         futures::future::ready(Ok(())).boxed()
     }
+}
+
+/// The answers, up to the first error that a retry can heal.
+async fn append_in_order(inner: &Inner, entries: Vec<NewEntry>) -> Vec<Result<Appended, AppendError>> {
+    let refusals: Vec<Option<AppendError>> = entries
+        .iter()
+        .map(|entry| entry.event.check_size(inner.frame_bytes).err())
+        .map(|refusal| refusal.map(|error| AppendError::Refused(error.to_string())))
+        .collect();
+    let good = entries.into_iter().zip(&refusals).filter(|(_, refusal)| refusal.is_none());
+    let run: Vec<(Shard, NewEntry)> =
+        good.map(|(entry, _)| (inner.shards.shard_of(&entry.event.channel), entry)).collect();
+    let mut stored = match inner.queue.append(run).await {
+        Ok(stored) => stored.into_iter(),
+        Err(error) => return vec![Err(error)],
+    };
+    let answer = |refusal: Option<AppendError>| match refusal {
+        Some(refusal) => Some(Err(refusal)),
+        None => stored.next().map(Ok),
+    };
+    refusals.into_iter().map_while(answer).collect()
 }
 
 /// Follows a shard: from memory when it keeps up, from the database when it doesn't.

@@ -23,16 +23,22 @@ pub(super) struct Queue {
 
 /// What the writer gets. Unbounded in number because every append holds its bytes of the room.
 pub(super) enum Message {
-    Append(Waiting),
+    Append(Run),
     /// Answered when everything before it has been.
     Flush(oneshot::Sender<()>),
 }
 
-pub(super) struct Waiting {
-    pub(super) entry: NewEntry,
-    pub(super) shard: Shard,
-    pub(super) ack: oneshot::Sender<Result<Appended, AppendError>>,
+/// Entries that are stored in one transaction, in their order, or not at all.
+pub(super) struct Run {
+    pub(super) entries: Vec<(Shard, NewEntry)>,
+    pub(super) ack: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
     _room: OwnedSemaphorePermit,
+}
+
+impl Run {
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.iter().map(|(_, entry)| event_bytes(&entry.event)).sum()
+    }
 }
 
 impl Queue {
@@ -41,9 +47,13 @@ impl Queue {
         (Queue { sender, room: Arc::new(Semaphore::new(QUEUE_BYTES)) }, receiver)
     }
 
-    pub(super) async fn append(&self, entry: NewEntry, shard: Shard) -> Result<Appended, AppendError> {
+    pub(super) async fn append(&self, entries: Vec<(Shard, NewEntry)>) -> Result<Vec<Appended>, AppendError> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
         let closed = |_| AppendError::Unavailable("the database is closed".into());
-        let bytes = u32::try_from(event_bytes(&entry.event).min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        let bytes = entries.iter().map(|(_, entry)| event_bytes(&entry.event)).sum::<usize>();
+        let bytes = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
         let room = tokio::time::timeout(QUEUE_WAIT, Arc::clone(&self.room).acquire_many_owned(bytes)).await;
         let room = room
             .map_err(|_| {
@@ -53,9 +63,9 @@ impl Queue {
             })?
             .map_err(|_| AppendError::Unavailable("the database is closed".into()))?;
         let (ack, answer) = oneshot::channel();
-        let waiting = Waiting { entry, shard, ack, _room: room };
+        let run = Run { entries, ack, _room: room };
         self.sender
-            .send(Message::Append(waiting))
+            .send(Message::Append(run))
             .map_err(|_| AppendError::Unavailable("the writer has ended".into()))?;
         answer.await.map_err(closed)?
     }

@@ -15,9 +15,9 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Inner;
-use super::queue::{Message, Waiting};
+use super::queue::{Message, Run};
 use super::rows::{position, seq_of};
-use crate::record::{Record, event_bytes, to_i64, to_u64};
+use crate::record::{Record, to_i64, to_u64};
 use crate::standing::era_text;
 
 /// Most events and bytes in one transaction.
@@ -92,29 +92,30 @@ impl Writer {
     }
 
     /// The first message and all that waits behind it, within a transaction's bounds.
-    fn take(&mut self, first: Message) -> (Vec<Waiting>, Vec<oneshot::Sender<()>>) {
-        let (mut group, mut flushes, mut bytes) = (Vec::new(), Vec::new(), 0);
+    fn take(&mut self, first: Message) -> (Vec<Run>, Vec<oneshot::Sender<()>>) {
+        let (mut group, mut flushes, mut events, mut bytes) = (Vec::new(), Vec::new(), 0, 0);
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Append(waiting) => {
-                    bytes += event_bytes(&waiting.entry.event);
-                    group.push(waiting);
+                Message::Append(run) => {
+                    (events, bytes) = (events + run.entries.len(), bytes + run.bytes());
+                    group.push(run);
                 }
                 Message::Flush(done) => flushes.push(done),
             }
-            let full = group.len() >= GROUP_EVENTS || bytes >= GROUP_BYTES;
+            let full = events >= GROUP_EVENTS || bytes >= GROUP_BYTES;
             next = if full { None } else { self.queue.try_recv().ok() };
         }
         (group, flushes)
     }
 
-    async fn write(&mut self, inner: &Inner, group: Vec<Waiting>) {
+    async fn write(&mut self, inner: &Inner, group: Vec<Run>) {
         let begun = Instant::now();
+        let events: usize = group.iter().map(|run| run.entries.len()).sum();
         let now = inner.clock.now();
         match self.commit(inner, &group, now).await {
             Ok(done) => {
-                inner.metrics.committed(group.len(), begun.elapsed());
+                inner.metrics.committed(events, begun.elapsed());
                 (self.ends, self.recorded, self.classes) = (done.ends, done.recorded, done.classes);
                 for (shard, record, _) in done.records {
                     inner.head(shard).tail.push([record.entry()]);
@@ -122,23 +123,24 @@ impl Writer {
                 for (head, end) in inner.heads.iter().zip(&self.ends) {
                     head.last.send_if_modified(|last| std::mem::replace(last, end.last) != end.last);
                 }
-                for (waiting, answer) in group.into_iter().zip(done.answers) {
-                    // The publisher went away: its event is stored all the same.
-                    let _gone = waiting.ack.send(Ok(answer));
+                let mut answers = done.answers.into_iter();
+                for run in group {
+                    // The publisher went away: its events are stored all the same.
+                    let _gone = run.ack.send(Ok(answers.by_ref().take(run.entries.len()).collect()));
                 }
             }
             Err(error) => {
                 inner.metrics.failed("commit");
-                tracing::error!(%error, events = group.len(), "events could not be stored; their publishers were told to retry");
+                tracing::error!(%error, events, "events could not be stored; their publishers were told to retry");
                 let text = format!("the database could not store it: {error}");
-                for waiting in group {
-                    let _gone = waiting.ack.send(Err(AppendError::Unavailable(text.clone())));
+                for run in group {
+                    let _gone = run.ack.send(Err(AppendError::Unavailable(text.clone())));
                 }
             }
         }
     }
 
-    async fn commit(&mut self, inner: &Inner, group: &[Waiting], now: Timestamp) -> sqlx::Result<Done> {
+    async fn commit(&mut self, inner: &Inner, group: &[Run], now: Timestamp) -> sqlx::Result<Done> {
         let mut connection = inner.write.acquire().await?;
         sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
         let done = match self.insert(&mut connection, inner, group, now).await {
@@ -158,7 +160,7 @@ impl Writer {
         &mut self,
         connection: &mut SqliteConnection,
         inner: &Inner,
-        group: &[Waiting],
+        group: &[Run],
         now: Timestamp,
     ) -> sqlx::Result<Done> {
         self.follow_policies(inner);
@@ -166,11 +168,11 @@ impl Writer {
             ends: self.ends.clone(),
             recorded: self.recorded.clone(),
             classes: self.classes.clone(),
-            records: Vec::with_capacity(group.len()),
-            answers: Vec::with_capacity(group.len()),
+            records: Vec::new(),
+            answers: Vec::new(),
         };
         let mut keys: HashMap<Key, Position> = HashMap::new();
-        for Waiting { entry, shard, .. } in group {
+        for (shard, entry) in group.iter().flat_map(|run| &run.entries) {
             let end = &mut done.ends[shard.index()];
             let given = entry.event.id.is_some();
             if given {
