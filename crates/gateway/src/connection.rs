@@ -37,6 +37,9 @@ pub(crate) use start::Begin;
 
 /// Bytes of events after which a chunk is given out; more follow when the socket has taken it.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// How long a stream waits that the log has nothing for and the ring does not cover yet: the ring has not
+/// begun the epoch that the log is in.
+const LOG_PAUSE: Duration = Duration::from_millis(100);
 /// Events and bytes asked of the log at a time.
 const PAGE_EVENTS: usize = 500;
 const PAGE_BYTES: usize = 512 * 1024;
@@ -63,9 +66,21 @@ pub(crate) struct Connection {
     /// Events sent before `stream-live`.
     replayed: u64,
     told_stale: bool,
+    /// Whether it owed nothing when it last looked.
+    settled: bool,
     last_write: Instant,
     keep_alive: Duration,
     end: Option<StreamEnd>,
+}
+
+/// What is to be done when the rings have been read.
+enum Next {
+    /// The log has to be asked for this course.
+    Log(usize),
+    /// There is more in the rings.
+    More,
+    /// Nothing is owed.
+    Wait,
 }
 
 enum Phase {
@@ -95,6 +110,7 @@ impl Connection {
             turn: 0,
             replayed: 0,
             told_stale: false,
+            settled: false,
             last_write: Instant::now(),
             keep_alive,
             end: None,
@@ -120,33 +136,67 @@ impl Connection {
 
     async fn go_on(&mut self) -> Bytes {
         loop {
+            self.look();
+            // After the mark was taken off: who lets it go marks it last.
             if self.membership.waiter.is_leaving() {
                 return self.finish(StreamEnd::Drain);
             }
-            self.membership.waiter.unmark();
             let mut chunk = self.chunk();
             self.say_stale(&mut chunk);
-            let lacking = self.read_rings(&mut chunk);
+            let next = self.read_rings(&mut chunk);
+            self.settled = matches!(next, Next::Wait);
             if !chunk.is_empty() {
                 return chunk.into_bytes();
             }
-            match lacking {
-                Some(at) => {
-                    if let Some(bytes) = Box::pin(self.read_log(at)).await {
-                        return bytes;
+            let waited = match next {
+                Next::More => {
+                    tokio::task::yield_now().await;
+                    None
+                }
+                Next::Log(at) => {
+                    let before = self.courses[at];
+                    match Box::pin(self.read_log(at)).await {
+                        // The log has nothing more, and the ring is not there yet.
+                        None if self.courses[at] == before => self.wait(Instant::now() + LOG_PAUSE).await,
+                        bytes => bytes,
                     }
                 }
-                None => {
-                    if let Some(bytes) = self.wait().await {
-                        return bytes;
-                    }
-                }
+                Next::Wait => self.wait(self.keep_alive_at()).await,
+            };
+            if let Some(bytes) = waited {
+                return bytes;
             }
         }
     }
 
-    /// Appends what the rings hold. Returns the first course that needs the log.
-    fn read_rings(&mut self, chunk: &mut Chunk) -> Option<usize> {
+    /// Takes the mark off. Whoever owed nothing and was not marked has nothing to look for: a quiet
+    /// stream stays level with a ring that turns over faster than it is kept alive.
+    fn look(&mut self) {
+        let through = self.marked_through();
+        self.settled &= !self.membership.waiter.unmark();
+        self.skip_to(&through);
+    }
+
+    fn marked_through(&self) -> Vec<u64> {
+        self.courses.iter().map(|course| self.shared.hub.marked_through(course.shard)).collect()
+    }
+
+    /// Moves on to what `marked_through` gave before it was seen that there is no mark.
+    fn skip_to(&mut self, through: &[u64]) {
+        if !self.settled {
+            return;
+        }
+        for (course, through) in self.courses.iter_mut().zip(through) {
+            let hub = &self.shared.hub;
+            if hub.with_ring(course.shard, |ring| ring.is_some_and(|ring| ring.epoch() == course.epoch)) {
+                course.at = course.at.max(*through);
+            }
+        }
+    }
+
+    /// Appends what the rings hold, up to a chunk.
+    fn read_rings(&mut self, chunk: &mut Chunk) -> Next {
+        let mut next = Next::Wait;
         let now = Timestamp::from_system(SystemTime::now());
         let catching_up = matches!(self.phase, Phase::CatchingUp);
         for step in 0..self.courses.len() {
@@ -157,23 +207,28 @@ impl Connection {
             let mut room = CHUNK_BYTES.saturating_sub(chunk.len());
             if room == 0 {
                 self.turn = at;
-                return None;
+                return Next::More;
             }
+            let mut more = false;
             let lack = self.shared.hub.with_ring(course.shard, |ring| {
                 let ring = ring.ok_or(Lack::Log)?;
                 course.check(ring)?;
-                course.at = ring.read(topics, course.at, |event| {
+                let reached = ring.read(topics, course.at, |event| {
                     room = room.saturating_sub(event.feed.wire_len());
                     events.push(event.clone());
                     room > 0
                 });
+                (course.at, more) = (reached.at, reached.more);
                 Ok(())
             });
             match lack {
                 Ok(()) => {}
                 // Another gateway was ahead: what comes will come past here.
                 Err(Lack::Ahead) => continue,
-                Err(Lack::Log) => return Some(at),
+                Err(Lack::Log) => return Next::Log(at),
+            }
+            if more {
+                next = Next::More;
             }
             let reached = course.at;
             let before = chunk.events();
@@ -195,7 +250,7 @@ impl Connection {
             self.phase = Phase::Live;
             chunk.live(self.replayed, &self.courses);
         }
-        None
+        next
     }
 
     /// One page from the log for a course older than the ring. `None` when it moved on silently.
@@ -211,8 +266,7 @@ impl Connection {
                 (!chunk.is_empty()).then(|| chunk.into_bytes())
             }
             Ok(Replay::Reset { reason, epoch, after }) => {
-                let level_at = self.head(course.shard).map_or(after, |head| head.at);
-                self.courses[at] = Course { epoch, at: after, level_at, ..course };
+                self.courses[at] = self.course(course.shard, epoch, after);
                 self.phase = Phase::CatchingUp;
                 self.replayed = 0;
                 self.shared.hub.metrics.reset(reason);
@@ -250,10 +304,10 @@ impl Connection {
         let leaving = async {
             loop {
                 self.membership.waiter.marked().await;
+                self.membership.waiter.unmark();
                 if self.membership.waiter.is_leaving() {
                     return;
                 }
-                self.membership.waiter.unmark();
             }
         };
         tokio::select! {
@@ -274,19 +328,31 @@ impl Connection {
         }
     }
 
-    /// Waits for a mark or the keep-alive's time. Some bytes when it is a keep-alive.
-    async fn wait(&self) -> Option<Bytes> {
+    fn keep_alive_at(&self) -> Instant {
+        self.last_write + self.keep_alive
+    }
+
+    /// Waits for a mark, but not past `until`. Some bytes when it is time for a keep-alive.
+    async fn wait(&mut self, until: Instant) -> Option<Bytes> {
         tokio::select! {
-            () = self.membership.waiter.marked() => None,
-            () = tokio::time::sleep_until(self.last_write + self.keep_alive) => {
-                let mut chunk = self.chunk();
-                chunk.keep_alive(&self.courses);
-                if self.subscription.heartbeat {
-                    chunk.heartbeat(Timestamp::from_system(SystemTime::now()));
-                }
-                Some(chunk.into_bytes())
-            }
+            () = self.membership.waiter.marked() => return None,
+            () = tokio::time::sleep_until(until.min(self.keep_alive_at())) => {}
         }
+        if Instant::now() < self.keep_alive_at() {
+            return None;
+        }
+        // The cursor of now, not of when it last looked.
+        let through = self.marked_through();
+        if self.membership.waiter.is_marked() {
+            return None;
+        }
+        self.skip_to(&through);
+        let mut chunk = self.chunk();
+        chunk.keep_alive(&self.courses);
+        if self.subscription.heartbeat {
+            chunk.heartbeat(Timestamp::from_system(SystemTime::now()));
+        }
+        Some(chunk.into_bytes())
     }
 
     fn say_stale(&mut self, chunk: &mut Chunk) {
@@ -359,3 +425,6 @@ fn foremost(reasons: &[ResetReason]) -> Option<ResetReason> {
     .into_iter()
     .find(|reason| reasons.contains(reason))
 }
+
+#[cfg(test)]
+mod tests;

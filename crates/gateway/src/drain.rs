@@ -27,8 +27,7 @@ pub(crate) async fn drain(hub: &Hub, config: &Config) {
             reason = "a share of a count, 0 to total"
         )]
         let due = (total as f64 * elapsed.min(1.0)).ceil() as usize;
-        // At least one each step, so that it ends whatever the rounding.
-        left = hub.let_go(due.saturating_sub(total - left.min(total)).max(1));
+        left = hub.let_go(due.saturating_sub(total - left.min(total)));
         sleep(STEP).await;
     }
     let told = Instant::now();

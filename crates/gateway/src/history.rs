@@ -1,7 +1,10 @@
 //! `GET /api/channels/{channel}/events`: history as JSON.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde_json::json;
+use tokio::time::timeout;
 
 use foghorn_bus::log::HistoryQuery;
 use foghorn_core::channel::Channel;
@@ -16,6 +19,8 @@ use foghorn_http::query::{Query, bad_value};
 use crate::connection::Shared;
 
 const KEYS: &[&str] = &["after", "before", "limit"];
+/// How long a request waits for its turn at the log.
+const PATIENCE: Duration = Duration::from_secs(2);
 const LIMIT_DEFAULT: u64 = 100;
 const LIMIT_MAX: u64 = 1000;
 
@@ -29,20 +34,21 @@ pub(crate) async fn answer(shared: &Shared, channel: &str, query: Option<&str>) 
     })?;
     let shard = shared.hub.shard_count().shard_of(&channel);
     let limit = query.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
-    let page = shared
-        .log
-        .history(HistoryQuery {
-            channel: channel.clone(),
-            after: seq(&query, "after", shard)?,
-            before: seq(&query, "before", shard)?,
-            limit: usize::try_from(limit).unwrap_or(usize::MAX),
-        })
-        .await
-        .map_err(|error| {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-unavailable", "The event log can't answer now")
-                .detail(error.to_string())
-                .retry_after(1)
-        })?;
+    let (after, before) = (bound(&query, "after", shard)?, bound(&query, "before", shard)?);
+    let asked = HistoryQuery {
+        channel: channel.clone(),
+        after: after.map(|bound| bound.seq),
+        before: before.map(|bound| bound.seq),
+        limit: usize::try_from(limit).unwrap_or(usize::MAX),
+    };
+    let _turn = match timeout(PATIENCE, shared.replays.acquire()).await {
+        Ok(Ok(turn)) => turn,
+        _ => return Err(unavailable("as many catch-ups are under way as the gateway allows")),
+    };
+    let page = shared.log.history(asked).await.map_err(|error| unavailable(&error.to_string()))?;
+    for (key, bound) in [("after", after), ("before", before)] {
+        check_epoch(key, bound, page.epoch)?;
+    }
     let events: Vec<_> = page
         .events
         .iter()
@@ -63,14 +69,42 @@ fn cursor(shard: Shard, epoch: Epoch, seq: u64) -> String {
     Cursor::single(Position { shard, epoch, seq }).to_string()
 }
 
-fn seq(query: &Query, key: &str, shard: Shard) -> Result<Option<u64>, Problem> {
+/// Where a page begins or ends.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    /// None for a bare seq, which is of whatever epoch there is.
+    epoch: Option<Epoch>,
+    seq: u64,
+}
+
+fn bound(query: &Query, key: &str, shard: Shard) -> Result<Option<Bound>, Problem> {
     let Some(text) = query.get(key) else { return Ok(None) };
     if let Ok(seq) = text.parse() {
-        return Ok(Some(seq));
+        return Ok(Some(Bound { epoch: None, seq }));
     }
     let at = Cursor::parse(text).ok().and_then(|cursor| cursor.get(shard));
     match at {
-        Some((_, seq)) => Ok(Some(seq)),
+        Some((epoch, seq)) => Ok(Some(Bound { epoch: Some(epoch), seq })),
         None => Err(bad_value(key, "is neither a seq nor a cursor of this channel's shard")),
     }
+}
+
+/// Seqs of two epochs have nothing to do with each other: a page from there would leave events out in
+/// silence.
+fn check_epoch(key: &str, bound: Option<Bound>, epoch: Epoch) -> Result<(), Problem> {
+    match bound.and_then(|bound| bound.epoch) {
+        Some(of) if of != epoch => Err(bad_value(
+            key,
+            &format!(
+                "is a cursor of epoch {of}; the journal is in epoch {epoch} now: begin again without it"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn unavailable(why: &str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-unavailable", "The event log can't answer now")
+        .detail(why.to_owned())
+        .retry_after(1)
 }

@@ -13,13 +13,13 @@ use parking_lot::{Mutex, RwLock};
 
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
-use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::Policies;
 use foghorn_core::position::Epoch;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 
+use crate::index::PatternIndex;
 use crate::metrics::Metrics;
 use crate::ring::{Applied, Ring};
 use crate::subscription::{Subscription, Topics};
@@ -39,10 +39,16 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Takes the mark off. To be called before looking, so that what happens meanwhile marks again.
-    pub fn unmark(&self) {
+    /// Takes the mark off; whether there was one. To be called before looking, so that what happens
+    /// meanwhile marks again.
+    pub fn unmark(&self) -> bool {
         self.marked_since.store(0, Ordering::Relaxed);
-        self.marked.store(false, Ordering::SeqCst);
+        self.marked.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether it is marked.
+    pub fn is_marked(&self) -> bool {
+        self.marked.load(Ordering::SeqCst)
     }
 
     /// Returns once it is marked.
@@ -74,10 +80,10 @@ impl Waiter {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Listeners {
     channels: HashMap<Channel, HashMap<ConnectionId, Arc<Waiter>>>,
-    patterns: HashMap<Pattern, HashMap<ConnectionId, Arc<Waiter>>>,
+    patterns: PatternIndex<ConnectionId, Arc<Waiter>>,
 }
 
 #[derive(Debug)]
@@ -86,6 +92,8 @@ struct ShardHub {
     ring: RwLock<Option<Ring>>,
     listeners: Mutex<Listeners>,
     stale: AtomicBool,
+    /// Listeners of everything up to this seq of the ring's epoch have been marked.
+    marked_through: AtomicU64,
 }
 
 /// All shards of a gateway and all its connections.
@@ -108,8 +116,9 @@ impl Hub {
     pub fn new(count: ShardCount, ring_bytes: usize, policies: Arc<Policies>, metrics: Metrics) -> Self {
         let shard = |_| ShardHub {
             ring: RwLock::new(None),
-            listeners: Mutex::default(),
+            listeners: Mutex::new(Listeners { channels: HashMap::new(), patterns: PatternIndex::new() }),
             stale: AtomicBool::new(false),
+            marked_through: AtomicU64::new(0),
         };
         Hub {
             shards: count.shards().map(shard).collect(),
@@ -154,6 +163,7 @@ impl Hub {
             let now = Timestamp::from_system(SystemTime::now());
             let fresh = batch.events.iter().filter(|event| event.seq > before);
             self.mark(here, fresh.inspect(|event| self.metrics.arrived(now.since(event.time))));
+            here.marked_through.store(batch.to, Ordering::SeqCst);
         }
         applied
     }
@@ -167,6 +177,14 @@ impl Hub {
         }
         drop(guard);
         self.mark_all();
+        self.shards[shard.index()].marked_through.store(after, Ordering::SeqCst);
+    }
+
+    /// Whoever owed nothing when it last looked, and has not been marked since this was read, owes
+    /// nothing up to this seq of the ring's epoch: events are in the ring before they mark, and this is
+    /// set when they have.
+    pub fn marked_through(&self, shard: Shard) -> u64 {
+        self.shards[shard.index()].marked_through.load(Ordering::SeqCst)
     }
 
     /// Says whether a shard's live feed is silent. Everyone on it hears of a change.
@@ -197,7 +215,7 @@ impl Hub {
                 listeners.channels.entry(channel.detached()).or_default().insert(waiter.id, waiter.clone());
             }
             for pattern in topics.patterns() {
-                listeners.patterns.entry(pattern.clone()).or_default().insert(waiter.id, waiter.clone());
+                listeners.patterns.insert(pattern, waiter.id, waiter.clone());
             }
         }
         self.connections.lock().insert(waiter.id, waiter.clone());
@@ -243,25 +261,18 @@ impl Hub {
 
     fn mark<'a>(&self, shard: &ShardHub, events: impl Iterator<Item = &'a FeedEvent>) {
         let now_ms = self.now_ms();
-        let listeners = shard.listeners.lock();
-        if listeners.channels.is_empty() && listeners.patterns.is_empty() {
-            events.for_each(drop);
-            return;
-        }
         let mut last: Option<&Channel> = None;
         for event in events {
             // Events come in runs of one channel more often than not.
             if last.replace(&event.channel) == Some(&event.channel) {
                 continue;
             }
+            // Let go between channels: whoever joins or leaves need not wait for a whole batch.
+            let listeners = shard.listeners.lock();
             if let Some(waiters) = listeners.channels.get(&event.channel) {
                 waiters.values().for_each(|waiter| waiter.mark(now_ms));
             }
-            for (pattern, waiters) in &listeners.patterns {
-                if pattern.matches(event.channel.as_str()) {
-                    waiters.values().for_each(|waiter| waiter.mark(now_ms));
-                }
-            }
+            listeners.patterns.matching(event.channel.as_str(), &mut |waiter| waiter.mark(now_ms));
         }
     }
 
@@ -298,12 +309,7 @@ impl Drop for Membership {
                 }
             }
             for pattern in topics.patterns() {
-                if let Some(waiters) = listeners.patterns.get_mut(pattern) {
-                    waiters.remove(&id);
-                    if waiters.is_empty() {
-                        listeners.patterns.remove(pattern);
-                    }
-                }
+                listeners.patterns.remove(pattern, &id);
             }
         }
         self.hub.connections.lock().remove(&id);

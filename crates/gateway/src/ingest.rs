@@ -52,7 +52,18 @@ pub(crate) struct Ingest {
     pub health: Part,
 }
 
-type Filled = Result<Replay, LogError>;
+/// What the log answered to a question about what comes after a position.
+struct Filled {
+    epoch: Epoch,
+    after: u64,
+    answer: Result<Replay, LogError>,
+}
+
+/// The subscription, or the attempt to get one.
+enum Feed<'a> {
+    Subscribing(Future<'a, Box<dyn LiveSubscription>>),
+    Open(Box<dyn LiveSubscription>),
+}
 
 #[derive(Default)]
 struct Pending {
@@ -85,11 +96,7 @@ impl Ingest {
             retry_at: Instant::now(),
             filling_gap: false,
         };
-        loop {
-            let mut subscription = self.subscribe().await;
-            self.follow(&mut state, subscription.as_mut()).await;
-            tracing::warn!(shard = %self.shard, "live feed ended; subscribing anew");
-        }
+        self.follow(&mut state).await;
     }
 
     async fn locate(&self) -> (Epoch, u64, u64) {
@@ -106,33 +113,42 @@ impl Ingest {
         }
     }
 
-    async fn subscribe(&self) -> Box<dyn LiveSubscription> {
-        let mut backoff = Backoff::default();
-        loop {
-            match self.feed.subscribe(self.shard).await {
-                Ok(subscription) => return subscription,
-                Err(error) => {
-                    tracing::warn!(shard = %self.shard, %error, "can't subscribe to the live feed");
-                    backoff.wait().await;
+    /// Subscribes, however long it takes.
+    fn subscribe(&self) -> Feed<'_> {
+        Feed::Subscribing(Box::pin(async {
+            let mut backoff = Backoff::default();
+            loop {
+                match self.feed.subscribe(self.shard).await {
+                    Ok(subscription) => return subscription,
+                    Err(error) => {
+                        tracing::warn!(shard = %self.shard, %error, "can't subscribe to the live feed");
+                        backoff.wait().await;
+                    }
                 }
             }
-        }
+        }))
     }
 
-    /// Until the subscription ends.
-    async fn follow(&self, state: &mut State, subscription: &mut dyn LiveSubscription) {
+    /// For ever. Without a live feed, listeners are told that it is silent and the log is polled.
+    async fn follow(&self, state: &mut State) {
+        let mut feed = self.subscribe();
         let mut tick = interval(Duration::from_millis(100));
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         // At start there is nearly always a gap; asking at once beats waiting for a batch to show it.
         let mut fill: Option<Future<'_, Filled>> = Some(self.fill(Duration::ZERO));
         loop {
             tokio::select! {
-                batch = subscription.next() => {
-                    let Some(batch) = batch else { return };
-                    state.last_batch = Instant::now();
-                    self.hub.set_stale(self.shard, false);
-                    self.take(state, batch);
-                }
+                batch = feed.next() => match batch {
+                    Some(batch) => {
+                        state.last_batch = Instant::now();
+                        self.hub.set_stale(self.shard, false);
+                        self.take(state, batch);
+                    }
+                    None => {
+                        tracing::warn!(shard = %self.shard, "live feed ended; subscribing anew");
+                        feed = self.subscribe();
+                    }
+                },
                 filled = async { match fill.as_mut() { Some(fill) => fill.await, None => std::future::pending().await } } => {
                     fill = None;
                     if self.filled(state, filled) {
@@ -189,7 +205,7 @@ impl Ingest {
             if answer.is_err() {
                 self.hub.metrics.log_failed();
             }
-            answer
+            Filled { epoch, after, answer }
         })
     }
 
@@ -199,7 +215,17 @@ impl Ingest {
 
     /// Takes in what the log answered; whether there is more to ask for at once.
     fn filled(&self, state: &mut State, filled: Filled) -> bool {
-        match filled {
+        // The ring went another way meanwhile: the answer is to a question that nobody has any more.
+        if matches!(filled.answer, Ok(Replay::Reset { .. })) && self.at() != (filled.epoch, filled.after) {
+            return true;
+        }
+        match filled.answer {
+            // A replica of the log that has not noticed the epoch yet, or will soon know better.
+            Ok(Replay::Reset { epoch, .. }) if epoch < filled.epoch => {
+                state.retry_at = Instant::now() + state.fill_backoff.next_wait();
+                tracing::debug!(shard = %self.shard, %epoch, ring = %filled.epoch, "the log answers for an older epoch");
+                false
+            }
             Ok(Replay::Page(batch)) => {
                 state.fill_backoff.reset();
                 let more = batch.to < batch.tip && batch.to > batch.from;
@@ -262,17 +288,32 @@ impl Ingest {
     }
 }
 
+impl Feed<'_> {
+    /// The next batch; none when the subscription has ended. Cancel-safe.
+    async fn next(&mut self) -> Option<Arc<Batch>> {
+        loop {
+            match self {
+                Feed::Open(subscription) => return subscription.next().await,
+                Feed::Subscribing(subscribing) => *self = Feed::Open(subscribing.await),
+            }
+        }
+    }
+}
+
 impl Pending {
+    /// Keeps a batch until what is before it is there. Of two that begin alike, the longer one.
     fn hold(&mut self, batch: Arc<Batch>, bytes_max: usize, hub: &Hub) {
-        let bytes = batch.wire_len();
-        if self.bytes + bytes > bytes_max {
+        let known = self.batches.get(&batch.from);
+        if known.is_some_and(|known| known.to >= batch.to) {
+            return;
+        }
+        let (known, bytes) = (known.map_or(0, |known| known.wire_len()), batch.wire_len());
+        if self.bytes - known + bytes > bytes_max {
             hub.metrics.pending_dropped.inc();
             return;
         }
-        if let std::collections::btree_map::Entry::Vacant(free) = self.batches.entry(batch.from) {
-            free.insert(batch);
-            self.bytes += bytes;
-        }
+        self.bytes = self.bytes - known + bytes;
+        self.batches.insert(batch.from, batch);
     }
 
     fn drop_first(&mut self) {
@@ -281,3 +322,6 @@ impl Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod ring;
 
 pub mod hub;
+mod index;
 
 mod ingest;
 
@@ -25,3 +26,6 @@ mod history;
 mod http;
 
 pub mod service;
+
+#[cfg(test)]
+mod testing;

@@ -5,6 +5,7 @@
 //! whoever is behind it reads the log.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -26,12 +27,18 @@ pub struct RingEvent {
     pub delivered: Counter,
     /// The envelope form, made when the first listener wants it.
     envelope: OnceLock<Bytes>,
+    /// Where the envelope's bytes are counted, in a ring.
+    envelopes: Option<Arc<AtomicUsize>>,
 }
 
 impl RingEvent {
-    /// Wraps an event from the feed or the log.
+    /// Wraps an event of the log, which no ring holds.
     pub fn new(feed: FeedEvent, delivered: Counter) -> Self {
-        RingEvent { feed, delivered, envelope: OnceLock::new() }
+        RingEvent { feed, delivered, envelope: OnceLock::new(), envelopes: None }
+    }
+
+    fn counted(feed: FeedEvent, delivered: Counter, envelopes: Arc<AtomicUsize>) -> Self {
+        RingEvent { feed, delivered, envelope: OnceLock::new(), envelopes: Some(envelopes) }
     }
 
     /// The block without its `id:` line, in the form asked for.
@@ -41,8 +48,25 @@ impl RingEvent {
         }
         self.envelope.get_or_init(|| {
             let feed = &self.feed;
-            sse::envelope(&feed.channel, feed.event_type.as_ref(), feed.time, feed.frame.without_id())
+            let made =
+                sse::envelope(&feed.channel, feed.event_type.as_ref(), feed.time, feed.frame.without_id());
+            if let Some(envelopes) = &self.envelopes {
+                envelopes.fetch_add(made.len(), Ordering::Relaxed);
+            }
+            made
         })
+    }
+
+    fn envelope_len(&self) -> usize {
+        self.envelope.get().map_or(0, Bytes::len)
+    }
+}
+
+impl Drop for RingEvent {
+    fn drop(&mut self) {
+        if let Some(envelopes) = &self.envelopes {
+            envelopes.fetch_sub(self.envelope_len(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -57,7 +81,18 @@ pub struct Ring {
     events: VecDeque<Arc<RingEvent>>,
     channels: HashMap<Channel, VecDeque<Arc<RingEvent>>>,
     bytes: usize,
+    /// Bytes of envelopes that listeners asked for.
+    envelopes: Arc<AtomicUsize>,
     bytes_max: usize,
+}
+
+/// How far a read got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// Everything wanted at or below this seq was given.
+    pub at: u64,
+    /// Whether there is more to look at.
+    pub more: bool,
 }
 
 /// What became of a batch.
@@ -72,6 +107,10 @@ pub enum Applied {
     /// It is of another epoch.
     OtherEpoch,
 }
+
+/// How often a topic may be compared with an event's channel in one read: it holds the ring, and whoever
+/// takes in the live feed waits.
+const COMPARED_MAX: usize = 20_000;
 
 /// Book-keeping that each event costs beside its frame: two shared pointers, the struct, index space.
 const EVENT_OVERHEAD: usize = 256;
@@ -88,6 +127,7 @@ impl Ring {
             events: VecDeque::new(),
             channels: HashMap::new(),
             bytes: 0,
+            envelopes: Arc::default(),
             bytes_max,
         }
     }
@@ -127,9 +167,9 @@ impl Ring {
         self.events.is_empty()
     }
 
-    /// Bytes it takes, book-keeping included.
+    /// Bytes it takes, envelopes and book-keeping included.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.envelopes.load(Ordering::Relaxed)
     }
 
     /// The oldest event it holds.
@@ -156,7 +196,7 @@ impl Ring {
         }
         let head = self.head;
         for feed in batch.events.iter().filter(|event| event.seq > head) {
-            self.push(Arc::new(RingEvent::new(feed.clone(), counter(feed))));
+            self.push(Arc::new(RingEvent::counted(feed.clone(), counter(feed), self.envelopes.clone())));
         }
         self.head = batch.to;
         self.head_digest = batch.to_digest;
@@ -165,10 +205,12 @@ impl Ring {
     }
 
     /// Gives the events that `topics` want after `seq`, in order, to `take` until it returns false.
-    /// Returns the position then reached: everything wanted at or below it was given.
+    /// May stop before that, having looked at much and found little.
     ///
     /// The caller checks that `seq` is within `floor..=head`.
-    pub fn read(&self, topics: &Topics, seq: u64, mut take: impl FnMut(&Arc<RingEvent>) -> bool) -> u64 {
+    pub fn read(&self, topics: &Topics, seq: u64, mut take: impl FnMut(&Arc<RingEvent>) -> bool) -> Reached {
+        let head = Reached { at: self.head.max(seq), more: false };
+        let stopped_at = |seq: u64| Reached { at: seq, more: seq < self.head };
         match topics {
             Topics::Channels(channels) => {
                 let mut heads: Vec<_> = channels
@@ -177,21 +219,23 @@ impl Ring {
                     .collect();
                 loop {
                     let next = heads.iter_mut().filter_map(|h| h.peek().map(|e| e.feed.seq)).min();
-                    let Some(next) = next else { return self.head.max(seq) };
+                    let Some(next) = next else { return head };
                     let event = heads.iter_mut().find_map(|h| h.next_if(|e| e.feed.seq == next));
-                    let Some(event) = event else { return self.head.max(seq) };
+                    let Some(event) = event else { return head };
                     if !take(event) {
-                        return event.feed.seq;
+                        return stopped_at(event.feed.seq);
                     }
                 }
             }
             Topics::Mixed { .. } => {
-                for event in self.after(seq).filter(|e| topics.want(e.feed.channel.as_str())) {
-                    if !take(event) {
-                        return event.feed.seq;
+                let most = COMPARED_MAX / (topics.channels().len() + topics.patterns().len()).max(1);
+                for (looked_at, event) in self.after(seq).enumerate() {
+                    let wanted = topics.want(event.feed.channel.as_str());
+                    if wanted && !take(event) || looked_at >= most {
+                        return stopped_at(event.feed.seq);
                     }
                 }
-                self.head.max(seq)
+                head
             }
         }
     }
@@ -209,10 +253,13 @@ impl Ring {
     }
 
     fn evict(&mut self) {
-        while self.bytes > self.bytes_max
+        // Looked at once: an envelope's bytes are only given back when nobody sends it any more.
+        let mut envelopes = self.envelopes.load(Ordering::Relaxed);
+        while self.bytes + envelopes > self.bytes_max
             && let Some(event) = self.events.pop_front()
         {
             self.bytes -= cost(&event);
+            envelopes = envelopes.saturating_sub(event.envelope_len());
             self.floor = event.feed.seq;
             if let Some(of_channel) = self.channels.get_mut(&event.feed.channel) {
                 of_channel.pop_front();
@@ -266,7 +313,39 @@ mod tests {
             seqs.push(event.feed.seq);
             seqs.len() < most
         });
-        (seqs, reached)
+        (seqs, reached.at)
+    }
+
+    #[test]
+    fn envelopes_count_towards_the_bound() {
+        let mut ring = Ring::new(EPOCH, 0, 1 << 20);
+        ring.apply(&batch(0, 100, 1..=100), |_| Counter::default());
+        let plain = ring.bytes();
+        let made: usize = ring.after(0).map(|event| event.block(true).len()).sum();
+        assert_eq!(ring.bytes(), plain + made);
+        let mut small = Ring::new(EPOCH, 0, plain);
+        small.apply(&batch(0, 100, 1..=100), |_| Counter::default());
+        small.after(0).for_each(|event| drop(event.block(true).len()));
+        small.apply(&batch(100, 101, [101]), |_| Counter::default());
+        assert!(small.bytes() <= plain && small.len() > 50, "{} of {plain}", small.bytes());
+    }
+
+    #[test]
+    fn a_read_that_finds_nothing_stops_and_says_so() {
+        let mut ring = Ring::new(EPOCH, 0, 16 << 20);
+        ring.apply(&batch(0, 5000, 1..=5000), |_| Counter::default());
+        let topics = Topics::new((0..100).map(|n| Pattern::parse(format!("none.{n}.*")).unwrap()));
+        let (mut at, mut reads) = (0, 0);
+        loop {
+            let reached = ring.read(&topics, at, |_| unreachable!("nothing is wanted"));
+            assert!(reached.at > at);
+            (at, reads) = (reached.at, reads + 1);
+            if !reached.more {
+                break;
+            }
+        }
+        assert_eq!(at, 5000);
+        assert!(reads > 10, "{reads} reads");
     }
 
     #[test]

@@ -112,6 +112,13 @@ pub(super) async fn a_type_filter_lets_only_those_types_pass(d: Arc<Deployment>)
     }
     d.publish(json!({ "channel": channel, "data": "untyped" })).await;
     assert_eq!(listener.data(3).await, ["wanted", "wanted", "untyped"]);
+    // More than goes out in one piece.
+    let unwanted = "x".repeat(10_000);
+    let much: Vec<_> =
+        (0..20).map(|_| json!({ "channel": channel, "event": "other", "data": unwanted })).collect();
+    d.publish(json!(much)).await;
+    d.publish(json!({ "channel": channel, "data": "after much" })).await;
+    assert_eq!(listener.data(1).await, ["after much"]);
 }
 
 pub(super) async fn broadcast_reaches_everyone_and_a_user_channel_its_user(d: Arc<Deployment>) {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::log::{LogError, NewestQuery, Replay};
@@ -96,6 +96,13 @@ impl Connection {
         }
     }
 
+    /// A course that begins after a seq. It has caught up when it is where the ring's head is now, if the
+    /// ring is of this epoch.
+    pub(super) fn course(&self, shard: Shard, epoch: Epoch, after: u64) -> Course {
+        let head = self.head(shard).filter(|head| head.epoch == epoch);
+        Course { shard, epoch, at: after, level_at: head.map_or(after, |head| head.at) }
+    }
+
     pub(super) fn head(&self, shard: Shard) -> Option<Course> {
         self.shared.hub.with_ring(shard, |ring| {
             let ring = ring?;
@@ -130,7 +137,7 @@ impl Connection {
             };
             // A shard that the cursor doesn't speak of had no channels then: it begins now.
             let Some((epoch, seq)) = start else { continue };
-            let course = Course { epoch, at: seq, ..head };
+            let course = self.course(head.shard, epoch, seq);
             self.judge(&mut resolved, at, course).await?;
         }
         Ok(resolved)
@@ -148,7 +155,7 @@ impl Connection {
             Replay::Page(page) => resolved.pages.push((at, page)),
             Replay::Reset { reason, epoch, after } => {
                 resolved.resets.push(reason);
-                resolved.courses[at] = Course { epoch, at: after, ..course };
+                resolved.courses[at] = self.course(course.shard, epoch, after);
             }
         }
         Ok(())
@@ -160,7 +167,7 @@ impl Connection {
             let head = resolved.courses[at];
             let found = self.patiently(|| self.shared.log.locate(head.shard, time)).await?;
             // The log may know of entries that the ring does not yet.
-            let course = Course { epoch: found.epoch, at: found.after, ..head };
+            let course = self.course(head.shard, found.epoch, found.after);
             self.judge(&mut resolved, at, course).await?;
         }
         // Nothing was promised of the time before: what retention took is no reset.
@@ -178,8 +185,7 @@ impl Connection {
             let Some(at) = resolved.courses.iter().position(|course| course.shard == page.shard) else {
                 continue;
             };
-            let course = &mut resolved.courses[at];
-            *course = Course { epoch: page.epoch, at: page.from, ..*course };
+            resolved.courses[at] = self.course(page.shard, page.epoch, page.from);
             resolved.pages.push((at, page));
         }
         Ok(resolved)
@@ -192,6 +198,9 @@ impl Connection {
         let deadline = Instant::now() + self.shared.config.log_patience;
         let mut backoff = Backoff::default();
         loop {
+            let Ok(Ok(_turn)) = timeout_at(deadline, self.shared.replays.acquire()).await else {
+                return Err(StreamEnd::LogUnavailable);
+            };
             match attempt().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if Instant::now() > deadline => {

@@ -1,0 +1,126 @@
+use foghorn_core::cursor::Cursor;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::shard::{Shard, ShardCount};
+
+use super::*;
+use crate::testing::{TestLog, batch, hub};
+
+struct Rig {
+    hub: Arc<Hub>,
+    log: Arc<TestLog>,
+    shared: Arc<Shared>,
+}
+
+/// A ring that begins after seq 10 of epoch 1, and a log that answers so.
+fn rig(
+    ring_bytes: usize,
+    answer: impl FnMut(&ReplayQuery) -> Result<Replay, LogError> + Send + 'static,
+) -> Rig {
+    let hub = hub(ring_bytes);
+    hub.restart(Shard::ZERO, Epoch::new(1), 10);
+    let log = TestLog::new(1, 10, 10, answer);
+    let config = Config::default();
+    let shared = Shared { hub: hub.clone(), log: log.clone(), config, replays: Semaphore::new(4) };
+    Rig { hub, log, shared: Arc::new(shared) }
+}
+
+fn nothing_in_the_log(_: &ReplayQuery) -> Result<Replay, LogError> {
+    panic!("the log is not to be asked")
+}
+
+fn after(epoch: u64, seq: u64) -> Begin {
+    let position = Position { shard: Shard::ZERO, epoch: Epoch::new(epoch), seq };
+    Begin::After(Ok(Cursor::single(position)))
+}
+
+impl Rig {
+    fn listen(&self, topic: &str, types: &[&str], begin: Begin) -> Connection {
+        let mut subscription = Subscription::new(&[Pattern::parse(topic).unwrap()], ShardCount::ONE);
+        subscription.types = types.iter().map(ToString::to_string).collect();
+        Connection::new(self.shared.clone(), subscription, begin, "test".to_owned())
+    }
+}
+
+/// Reads until `text` comes; everything read and how long it took.
+async fn until(connection: &mut Connection, text: &str) -> (String, Duration) {
+    let (begun, mut read) = (Instant::now(), String::new());
+    while !read.contains(text) {
+        let left = Duration::from_secs(120).saturating_sub(begun.elapsed());
+        let chunk = tokio::time::timeout(left, connection.next_chunk()).await;
+        let chunk = chunk.unwrap_or_else(|_| panic!("{text:?} never comes after {read}"));
+        read.push_str(std::str::from_utf8(&chunk.expect("the stream goes on")).unwrap());
+    }
+    (read, begun.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn much_that_is_not_wanted_does_not_hold_up_what_is() {
+    let rig = rig(64 << 20, nothing_in_the_log);
+    let unwanted = "x".repeat(1000);
+    rig.hub.apply(&batch(1, 10, 1010, "a", Some("other"), &unwanted));
+    rig.hub.apply(&batch(1, 1010, 1011, "a", Some("wanted"), "at last"));
+    for topic in ["a", "*"] {
+        let mut resumed = rig.listen(topic, &["wanted"], after(1, 10));
+        let (read, took) = until(&mut resumed, "stream-live").await;
+        assert!(read.contains("at last"), "{read}");
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+    let mut live = rig.listen("a", &["wanted"], Begin::Now);
+    until(&mut live, "stream-live").await;
+    rig.hub.apply(&batch(1, 1011, 2011, "a", Some("other"), &unwanted));
+    rig.hub.apply(&batch(1, 2011, 2012, "a", Some("wanted"), "live"));
+    let (read, took) = until(&mut live, "data: live").await;
+    assert!(took < Duration::from_secs(1), "{took:?}: {read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_stream_needs_no_log_however_fast_the_ring_turns_over() {
+    let rig = rig(20_000, nothing_in_the_log);
+    let mut quiet = rig.listen("quiet", &[], Begin::Now);
+    until(&mut quiet, "stream-live").await;
+    // It looks once more and finds nothing.
+    let idle = tokio::time::timeout(Duration::from_secs(1), quiet.next_chunk()).await;
+    assert!(idle.is_err(), "{idle:?}");
+    rig.hub.apply(&batch(1, 10, 1010, "busy", None, "x"));
+    assert!(rig.hub.with_ring(Shard::ZERO, |ring| ring.unwrap().floor()) > 10, "the ring turned over");
+    let (read, _) = until(&mut quiet, "\n\n").await;
+    let position = Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq: 1010 };
+    assert_eq!(read, format!("id: {}\n\n", Cursor::single(position)), "a keep-alive at the head");
+    rig.hub.apply(&batch(1, 1010, 1011, "quiet", None, "heard"));
+    until(&mut quiet, "data: heard").await;
+    assert_eq!(rig.log.asked(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_an_epoch_ahead_of_the_ring_is_not_asked_without_end() {
+    let rig = rig(1 << 20, |query| {
+        if query.epoch == Epoch::new(1) {
+            return Ok(Replay::Reset { reason: ResetReason::Epoch, epoch: Epoch::new(2), after: 0 });
+        }
+        Ok(Replay::Page(batch(2, query.after, 5, "a", None, "new")))
+    });
+    // Older than the ring, so that the log is asked.
+    let mut resumed = rig.listen("a", &[], after(1, 5));
+    let (read, _) = until(&mut resumed, "data: new").await;
+    assert!(read.contains("stream-reset") && read.matches("data: new").count() == 5, "{read}");
+    let waited = tokio::time::timeout(Duration::from_secs(10), resumed.next_chunk()).await;
+    drop(waited);
+    assert!(rig.log.asked() < 150, "{} questions in 10 s", rig.log.asked());
+    // The ring comes after.
+    rig.hub.restart(Shard::ZERO, Epoch::new(2), 5);
+    rig.hub.apply(&batch(2, 5, 6, "a", None, "newer"));
+    let (read, _) = until(&mut resumed, "stream-live").await;
+    assert!(read.contains("data: newer"), "{read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_let_go_hears_of_it_at_once() {
+    let rig = rig(1 << 20, nothing_in_the_log);
+    let mut stream = rig.listen("a", &[], Begin::Now);
+    until(&mut stream, "stream-live").await;
+    rig.hub.let_go(1);
+    let (_, took) = until(&mut stream, "stream-end").await;
+    assert!(took < Duration::from_millis(10), "{took:?}");
+    assert!(stream.next_chunk().await.is_none());
+}

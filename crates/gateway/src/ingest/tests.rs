@@ -1,0 +1,117 @@
+use std::pin::pin;
+
+use foghorn_bus::log::LogError;
+use foghorn_core::reason::ResetReason;
+use foghorn_telemetry::health::Health;
+
+use super::*;
+use crate::testing::{TestFeed, TestLog, batch, hub};
+
+fn ingest(hub: &Arc<Hub>, feed: &Arc<TestFeed>, log: &Arc<TestLog>) -> Ingest {
+    Ingest {
+        shard: Shard::ZERO,
+        hub: hub.clone(),
+        feed: feed.clone(),
+        log: log.clone(),
+        warm: Duration::from_secs(60),
+        stale_after: Duration::from_secs(5),
+        pending_bytes: 1 << 20,
+        health: Health::default().part("ring.0", "the test"),
+    }
+}
+
+fn live(epoch: u64, from: u64, to: u64) -> Arc<Batch> {
+    Arc::new(batch(epoch, from, to, "a", None, "x"))
+}
+
+fn page(epoch: u64, after: u64, to: u64) -> Result<Replay, LogError> {
+    Ok(Replay::Page(batch(epoch, after, to, "a", None, "x")))
+}
+
+/// Runs it until the ring is where it should be; the time that took.
+async fn until(
+    running: &mut (impl std::future::Future<Output = ()> + Unpin),
+    hub: &Hub,
+    epoch: u64,
+    head: u64,
+) -> Duration {
+    let begun = Instant::now();
+    let there = async {
+        while hub.with_ring(Shard::ZERO, |ring| {
+            ring.is_none_or(|ring| (ring.epoch(), ring.head()) != (Epoch::new(epoch), head))
+        }) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = running => unreachable!("it runs for ever"),
+        reached = tokio::time::timeout(Duration::from_secs(60), there) => reached.expect("the ring gets there"),
+    }
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_filled_from_the_log_before_what_comes_after_it() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let log = TestLog::new(1, 10, 10, |query| page(1, query.after, query.after.max(20)));
+    let sender = feed.opens();
+    sender.send(live(1, 20, 25)).unwrap();
+    // A beacon that begins like it must not take its place.
+    sender.send(live(1, 20, 20)).unwrap();
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 1, 25).await;
+    let events = hub.with_ring(Shard::ZERO, |ring| ring.unwrap().len());
+    assert_eq!(events, 15, "each once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_live_feed_listeners_hear_that_it_is_silent_and_the_log_is_polled() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let mut tip = 10;
+    let log = TestLog::new(1, 10, 10, move |query| {
+        tip += 1;
+        page(1, query.after, tip)
+    });
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 1, 14).await;
+    let stale = async {
+        while !hub.is_stale([Shard::ZERO]) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = &mut running => unreachable!(),
+        told = tokio::time::timeout(Duration::from_secs(6), stale) => told.expect("told within the time set"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_of_the_log_that_is_an_epoch_behind_does_not_take_the_ring_back() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let mut behind = 3;
+    let log = TestLog::new(2, 100, 100, move |query| {
+        if behind > 0 {
+            behind -= 1;
+            return Ok(Replay::Reset { reason: ResetReason::Epoch, epoch: Epoch::new(1), after: 0 });
+        }
+        page(2, query.after, query.after.max(110))
+    });
+    let sender = feed.opens();
+    sender.send(live(2, 110, 111)).unwrap();
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 2, 111).await;
+    assert_eq!(hub.with_ring(Shard::ZERO, |ring| ring.unwrap().floor()), 100, "it was never begun anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_epoch_begins_the_ring_anew() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let log = TestLog::new(1, 10, 10, |query| page(query.epoch.get(), query.after, query.after));
+    let sender = feed.opens();
+    sender.send(live(1, 10, 12)).unwrap();
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 1, 12).await;
+    sender.send(live(2, 0, 3)).unwrap();
+    sender.send(live(1, 12, 13)).unwrap();
+    until(&mut running, &hub, 2, 3).await;
+}
