@@ -427,4 +427,6 @@ fn foremost(reasons: &[ResetReason]) -> Option<ResetReason> {
 }
 
 #[cfg(test)]
+mod splice;
+#[cfg(test)]
 mod tests;

@@ -27,8 +27,13 @@ use crate::metrics::Metrics;
 
 /// A hub of one shard whose ring is bounded so.
 pub(crate) fn hub(ring_bytes: usize) -> Arc<Hub> {
+    hub_of(ShardCount::ONE, ring_bytes)
+}
+
+/// A hub whose rings are bounded so together.
+pub(crate) fn hub_of(shards: ShardCount, ring_bytes: usize) -> Arc<Hub> {
     let metrics = Metrics::register(&mut Registry::default());
-    Arc::new(Hub::new(ShardCount::ONE, ring_bytes, Arc::new(Policies::default()), metrics))
+    Arc::new(Hub::new(shards, ring_bytes, Arc::new(Policies::default()), metrics))
 }
 
 /// A batch over `(from, to]` with an event of this type at each seq.
