@@ -36,3 +36,38 @@ pub(crate) async fn drain(hub: &Hub, config: &Config) {
     }
     tracing::info!(left = hub.connections(), took = ?began.elapsed(), "drained");
 }
+
+#[cfg(test)]
+mod tests {
+    use foghorn_core::pattern::Pattern;
+    use foghorn_core::shard::ShardCount;
+
+    use super::*;
+    use crate::subscription::Subscription;
+    use crate::testing::hub;
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_go_evenly_over_the_window() {
+        let hub = hub(1 << 20);
+        let subscription = Subscription::new(&[Pattern::everything()], ShardCount::ONE);
+        for _ in 0..100 {
+            let membership = hub.join(&subscription);
+            tokio::spawn(async move {
+                membership.waiter.marked().await;
+                assert!(membership.waiter.is_leaving());
+            });
+        }
+        let config = Config { drain_window: Duration::from_secs(60), ..Config::default() };
+        let began = Instant::now();
+        let watch = async {
+            for left in [75, 50, 25] {
+                sleep(Duration::from_secs(15)).await;
+                let now = hub.connections();
+                assert!(now.abs_diff(left) <= 2, "{now} left after {:?}", began.elapsed());
+            }
+        };
+        tokio::join!(drain(&hub, &config), watch);
+        assert_eq!(hub.connections(), 0);
+        assert!(began.elapsed().abs_diff(config.drain_window) < Duration::from_secs(1));
+    }
+}
