@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod guard;
+pub mod hint;
 pub mod problem;
 pub mod query;
 pub mod serve;
