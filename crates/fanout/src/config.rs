@@ -25,9 +25,9 @@ pub struct Config {
     pub stream_events: usize,
     /// Most bytes of unanswered events of one gRPC stream, likewise. Default 4 MiB.
     pub stream_bytes: usize,
-    /// Most bytes of all events being published at a time, over all doors. When full, streams are read
-    /// no further, and other requests wait up to 2 s and are then refused as `overloaded`. Default
-    /// 64 MiB.
+    /// Most bytes of all events being published at a time, over all doors, those in bodies that are still
+    /// arriving included. When full, streams are read no further, and other requests wait up to 2 s and are
+    /// then refused as `overloaded`. Default 64 MiB.
     pub inflight_bytes: usize,
     /// How often a relay with nothing to send says where its shard is. Gateways take a second of silence
     /// for a loss. Default 250 ms.

@@ -44,7 +44,7 @@ pub async fn serve(publisher: Arc<Publisher>, mut requests: Requests) {
 }
 
 async fn handle(publisher: &Publisher, request: NatsRequest) {
-    let answer = match publisher.wait_for_room(1, request.data.len()).await {
+    let answer = match publisher.wait_for_room(request.data.len()).await {
         Ok(_room) => publish(publisher, Request::from(&request)).await,
         Err(error) => Err(error),
     };
