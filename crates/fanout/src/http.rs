@@ -30,7 +30,7 @@ use crate::room::{RequestRoom, bytes_of};
 /// Where it is served.
 pub const PATH: &str = "/api/publish";
 
-/// Answers `POST /api/publish`, whatever path it is called under.
+/// Answers `POST /api/publish`, and that there is nothing else.
 pub struct PublishHandler {
     publisher: Arc<Publisher>,
     guard: Guard,
@@ -71,6 +71,9 @@ impl PublishHandler {
         B::Error: Display,
     {
         self.guard.check(request.headers())?;
+        if request.uri().path() != PATH {
+            return Err(Problem::not_found(request.uri().path()));
+        }
         if request.method() != Method::POST {
             return Err(Problem::method("POST"));
         }

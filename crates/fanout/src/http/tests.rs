@@ -247,6 +247,7 @@ async fn the_door_checks_origin_media_type_method_and_size_and_closes_at_shutdow
         (head("PUT", json, event.len()), "problems/method"),
         (head("POST", json, event.len()).replace(PATH, "/api/publish?channel=a"), "problems/bad-query"),
         (head("POST", json, event.len()).replace("Host: 127.0.0.1", "Host: evil"), "problems/host"),
+        (head("GET", "", 0).replace(PATH, "/healthz"), "HTTP/1.1 404"),
     ] {
         let answer = ask(head, event.clone()).await;
         assert!(answer.contains(expected), "{expected}: {answer}");
