@@ -6,8 +6,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How long a publish may take until the journal has acked it, at least 10 s: a change of the
-    /// journal's leader takes 4 to 7 s. Default 15 s.
+    /// How long the journal may take to ack an event, from when it is the event's turn; then the event is
+    /// answered as `journal-unavailable`. 10 s to 15 s: a change of the journal's leader takes 4 to 7 s,
+    /// and the journal itself tries an append for no longer than 15 s. Default 15 s.
     #[serde(with = "humantime_serde")]
     pub publish_deadline: Duration,
     /// How long a publish with ack `durable` waits, after that, for the event log's commit; then it is
@@ -25,9 +26,9 @@ pub struct Config {
     pub stream_events: usize,
     /// Most bytes of unanswered events of one gRPC stream, likewise. Default 4 MiB.
     pub stream_bytes: usize,
-    /// Most bytes of all events being published at a time, over all doors. When full, streams are read
-    /// no further, and other requests wait up to 2 s and are then refused as `overloaded`. Default
-    /// 64 MiB.
+    /// Most bytes of all events being published at a time, over all doors, those in bodies that are still
+    /// arriving included. When full, streams are read no further, and other requests wait up to 2 s and are
+    /// then refused as `overloaded`. Default 64 MiB.
     pub inflight_bytes: usize,
     /// How often a relay with nothing to send says where its shard is. Gateways take a second of silence
     /// for a loss. Default 250 ms.
@@ -58,8 +59,9 @@ impl Config {
         let seconds = Duration::from_secs;
         let rules = [
             (
-                (seconds(10)..=seconds(300)).contains(&self.publish_deadline),
-                "publish_deadline must be 10s to 5m: a change of the journal's leader takes up to 7s",
+                (seconds(10)..=seconds(15)).contains(&self.publish_deadline),
+                "publish_deadline must be 10s to 15s: a change of the journal's leader takes up to 7s, and the \
+                 journal gives up after 15s",
             ),
             (self.durable_deadline <= seconds(60), "durable_deadline can be at most 1m"),
             (
@@ -93,8 +95,10 @@ mod tests {
     #[test]
     fn the_defaults_hold_and_absurd_values_are_named() {
         assert_eq!(Config::default().check(), Ok(()));
-        let hasty = Config { publish_deadline: Duration::from_secs(1), ..Config::default() };
-        assert!(hasty.check().unwrap_err().starts_with("fanout.publish_deadline"));
+        for seconds in [1, 16] {
+            let absurd = Config { publish_deadline: Duration::from_secs(seconds), ..Config::default() };
+            assert!(absurd.check().unwrap_err().starts_with("fanout.publish_deadline"));
+        }
         let config: Config = serde_json::from_str(r#"{"durable_deadline": "2s"}"#).unwrap();
         assert_eq!(config.durable_deadline, Duration::from_secs(2));
         assert!(serde_json::from_str::<Config>(r#"{"durable_dealine": "2s"}"#).is_err());

@@ -113,7 +113,7 @@ fn enter(publisher: Arc<Publisher>, own_room: Arc<Semaphore>, mut checked: Check
         let bytes = checked.bytes().min(publisher.config.stream_bytes);
         let own = own_room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
         let own = own.map_err(|_| PublishError::draining())?;
-        checked.room = Some((own, publisher.wait_for_room(1, checked.bytes()).await?));
+        checked.room = Some((own, publisher.wait_for_room(checked.bytes()).await?));
         Ok(checked)
     })
 }

@@ -5,39 +5,41 @@
 //! `{"error": problem}`; the good ones are published whatever becomes of the others. A request that can't
 //! be read at all is a problem, and nothing of it is published.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use foghorn_http::body::{json, read_json};
+use bytes::Bytes;
+use foghorn_http::body::{BodyRoom, json, read_json};
 use foghorn_http::guard::Guard;
 use foghorn_http::problem::Problem;
 use foghorn_http::query::bad_value;
 use foghorn_http::{Handler, Response};
-use http::{HeaderMap, Method, Request, StatusCode, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, Method, Request, StatusCode};
+use hyper::body::{Body, Incoming};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use crate::error::PublishError;
 use crate::json::{Asked, read};
 use crate::pipeline::{Answer, Pipeline};
 use crate::publish::{Door, Published, Publisher, traceparent};
+use crate::room::{RequestRoom, bytes_of};
 
 /// Where it is served.
 pub const PATH: &str = "/api/publish";
-/// A body up to this size is read without waiting for a turn.
-const SMALL_BODY: u64 = 64 * 1024;
-/// Larger bodies (and those that don't say) being read at a time. Whoever sends such a body slowly keeps
-/// others with such bodies waiting, for the 30 s that a body may take, but nobody else.
-const LARGE_BODIES: usize = 16;
 
-/// Answers `POST /api/publish`, whatever path it is called under.
+/// Answers `POST /api/publish`, and that there is nothing else.
 pub struct PublishHandler {
     publisher: Arc<Publisher>,
     guard: Guard,
-    large_bodies: Semaphore,
+}
+
+/// What a request takes of the room for all events being published, from its first byte on.
+struct Intake<'a> {
+    publisher: &'a Publisher,
+    room: RequestRoom,
 }
 
 /// An event's result as JSON.
@@ -60,35 +62,43 @@ struct JsonPosition {
 impl PublishHandler {
     /// Publishes with `publisher` what passes `guard`.
     pub fn new(publisher: Arc<Publisher>, guard: Guard) -> Self {
-        PublishHandler { publisher, guard, large_bodies: Semaphore::new(LARGE_BODIES) }
+        PublishHandler { publisher, guard }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response, Problem> {
+    async fn answer<B>(&self, request: Request<B>) -> Result<Response, Problem>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Display,
+    {
         self.guard.check(request.headers())?;
+        if request.uri().path() != PATH {
+            return Err(Problem::not_found(request.uri().path()));
+        }
         if request.method() != Method::POST {
             return Err(Problem::method("POST"));
         }
         if request.uri().query().is_some_and(|query| !query.is_empty()) {
             return Err(bad_value("query", "isn't read here; everything goes into the JSON body"));
         }
-        let open = self.publisher.check_open();
-        open.map_err(|error| self.refuse(&error))?;
+        self.publisher.check_open().map_err(|error| refuse(&self.publisher, &error))?;
         let trace = header_text(request.headers(), "traceparent").and_then(traceparent);
-        let length = header_text(request.headers(), header::CONTENT_LENGTH.as_str());
-        let small = length.and_then(|text| text.parse().ok()).is_some_and(|bytes: u64| bytes <= SMALL_BODY);
-        let turn = if small { None } else { self.large_bodies.acquire().await.ok() };
-        let body = read_json(request, self.publisher.config.body_bytes).await?;
-        drop(turn);
-        self.publish(&body, trace.as_deref()).await.map_err(|error| error.to_problem())
+        let mut intake = Intake { publisher: &self.publisher, room: self.publisher.growing_room() };
+        let body = read_json(request, self.publisher.config.body_bytes, &mut intake).await?;
+        self.publish(body, trace.as_deref(), intake.room).await.map_err(|error| error.to_problem())
     }
 
-    /// Publishes a body. An error is about all of it, or about the only event.
-    async fn publish(&self, body: &[u8], trace: Option<&str>) -> Result<Response, PublishError> {
-        let requested = read(body, self.publisher.config.batch_events, trace).inspect_err(|error| {
-            self.publisher.refused(Door::Http, error);
-        })?;
-        let room = self.publisher.room(requested.events.len(), body.len()).await;
-        let _room = room.inspect_err(|error| self.publisher.refused(Door::Http, error))?;
+    /// Publishes a body, which has its room already. An error is about all of it, or about the only event.
+    async fn publish(
+        &self,
+        body: Vec<u8>,
+        trace: Option<&str>,
+        mut room: RequestRoom,
+    ) -> Result<Response, PublishError> {
+        let refused = |error: &PublishError| self.publisher.refused(Door::Http, error);
+        let requested = read(&body, self.publisher.config.batch_events, trace).inspect_err(refused)?;
+        // The events have copies of what they need.
+        drop(body);
+        room.grow(bytes_of(requested.events.len(), 0)).await.inspect_err(refused)?;
         let (indices, events): (Vec<usize>, Vec<_>) = requested
             .events
             .into_iter()
@@ -114,10 +124,11 @@ impl PublishHandler {
             None => Err(PublishError::invalid("bad-event", "there is no event in the body")),
         }
     }
+}
 
-    fn refuse(&self, error: &PublishError) -> Problem {
-        self.publisher.refused(Door::Http, error);
-        error.to_problem()
+impl BodyRoom for Intake<'_> {
+    async fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.room.grow(bytes).await.map_err(|error| refuse(self.publisher, &error))
     }
 }
 
@@ -145,6 +156,11 @@ impl<'a> Answered<'a> {
             durable: published.durable,
         }
     }
+}
+
+fn refuse(publisher: &Publisher, error: &PublishError) -> Problem {
+    publisher.refused(Door::Http, error);
+    error.to_problem()
 }
 
 /// One element of an answer to several events. An error also says which element of the request it is

@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::Bytes;
 use bytestring::ByteString;
 use foghorn_core::event::{EventError, Ttl};
+use foghorn_http::hint::{near_match, shown};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -297,14 +298,11 @@ fn bad(key: &str, what: &str) -> PublishError {
 }
 
 fn unknown_key(key: &str) -> PublishError {
-    let likeness = |known: &str| strsim::jaro_winkler(known, key);
-    let near = KEYS.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let hint = match near.filter(|near| likeness(near) > 0.75) {
+    let hint = match near_match(key, &KEYS) {
         Some(near) => format!("did you mean {near}?"),
         None => format!("known are {}", KEYS.join(", ")),
     };
-    let shown: String = key.chars().take(64).collect();
-    bad(&shown, &format!("is no key of an event; {hint}"))
+    bad(&shown(key), &format!("is no key of an event; {hint}"))
 }
 
 fn text(value: &str, key: &str) -> Result<ByteString, PublishError> {

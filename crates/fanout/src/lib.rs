@@ -15,6 +15,8 @@ pub mod config;
 pub mod error;
 pub mod publish;
 
+pub mod room;
+
 mod pipeline;
 
 pub mod http;

@@ -44,10 +44,7 @@ pub async fn serve(publisher: Arc<Publisher>, mut requests: Requests) {
 }
 
 async fn handle(publisher: &Publisher, request: NatsRequest) {
-    let answer = match publisher.wait_for_room(1, request.data.len()).await {
-        Ok(_room) => publish(publisher, Request::from(&request)).await,
-        Err(error) => Err(error),
-    };
+    let answer = answer(publisher, Request::from(&request)).await;
     if request.wants_answer() {
         request.respond(Bytes::from(single(&answer).to_string())).await;
     }
@@ -79,14 +76,12 @@ impl From<&NatsRequest> for Request {
     }
 }
 
-async fn publish(publisher: &Publisher, request: Request) -> Answer {
-    match input(request) {
-        Ok(input) => publisher.publish(Door::Nats, input).await,
-        Err(error) => {
-            publisher.refused(Door::Nats, &error);
-            Err(error)
-        }
-    }
+/// Waits for room no longer than over HTTP: its sender would have given up before it is published.
+async fn answer(publisher: &Publisher, request: Request) -> Answer {
+    let refused = |error: &PublishError| publisher.refused(Door::Nats, error);
+    let _room = publisher.room(1, request.data.len()).await.inspect_err(refused)?;
+    let input = input(request).inspect_err(refused)?;
+    publisher.publish(Door::Nats, input).await
 }
 
 fn input(request: Request) -> Result<PublishInput, PublishError> {
@@ -104,6 +99,22 @@ fn input(request: Request) -> Result<PublishInput, PublishError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::testing::bench;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_house_refuses_a_request_before_its_sender_has_given_up() {
+        let bench = bench(Config { inflight_bytes: 4 << 20, ..Config::default() });
+        let all = bench.publisher.room(0, 4 << 20).await.unwrap();
+        let request = || Request { channel: "a".into(), data: Bytes::from("x"), ..Request::default() };
+        let began = tokio::time::Instant::now();
+        assert_eq!(answer(&bench.publisher, request()).await.unwrap_err().code, "overloaded");
+        assert_eq!(began.elapsed().as_secs(), 2);
+        assert!(bench.metrics().contains(r#"door="nats",ack="accepted",outcome="overloaded"} 1"#));
+        drop(all);
+        assert!(answer(&bench.publisher, request()).await.is_ok());
+        assert_eq!(bench.journal.stored().len(), 1);
+    }
 
     #[test]
     fn headers_are_checked_like_keys_of_json() {

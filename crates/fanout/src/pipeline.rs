@@ -42,7 +42,7 @@ pub(crate) struct Pipeline {
 }
 
 enum Step {
-    Appended { number: u64, result: Result<Accepted, PublishError>, channel: Channel, rest: Numbered },
+    Appended { number: u64, result: Result<Accepted, PublishError>, channel: Channel, rest: Box<Numbered> },
     Settled { number: u64, answer: Answer },
 }
 
@@ -162,7 +162,8 @@ impl Pipeline {
                         self.publisher.refused(self.door, &not_tried);
                         self.answer(waiting, Err(not_tried));
                     }
-                    self.broken = Some(error.clone());
+                    // The first says why; those of its run that come after only that they were not tried.
+                    self.broken.get_or_insert_with(|| error.clone());
                 }
                 self.answer(number, Err(error));
             }
@@ -176,13 +177,13 @@ impl Pipeline {
             let (numbers, events) = waiting.into_iter().flatten().unzip();
             let run = self.publisher.append_in_order(self.door, events);
             self.runs += 1;
-            self.go_on(channel, Numbered { run, numbers });
+            self.go_on(channel, Box::new(Numbered { run, numbers }));
         }
     }
 
     /// Waits for the run's next answer; after the last the channel's next run may begin.
-    fn go_on(&mut self, channel: Channel, Numbered { mut run, mut numbers }: Numbered) {
-        let Some(number) = numbers.pop_front() else {
+    fn go_on(&mut self, channel: Channel, mut rest: Box<Numbered>) {
+        let Some(number) = rest.numbers.pop_front() else {
             self.runs -= 1;
             match self.busy.get(&channel) {
                 Some(waiting) if !waiting.is_empty() => self.ready.push_back(channel),
@@ -192,8 +193,8 @@ impl Pipeline {
         };
         let publisher = self.publisher.clone();
         self.steps.push(Box::pin(async move {
-            let result = run.next(&publisher).await.unwrap_or_else(|| Err(PublishError::draining()));
-            Step::Appended { number, result, channel, rest: Numbered { run, numbers } }
+            let result = rest.run.next(&publisher).await.unwrap_or_else(|| Err(PublishError::draining()));
+            Step::Appended { number, result, channel, rest }
         }));
     }
 
@@ -218,7 +219,12 @@ fn next_run(waiting: &mut VecDeque<(u64, Checked)>) -> Vec<(u64, Checked)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use foghorn_bus::journal::AppendError;
+    use futures::FutureExt as _;
+    use tokio::sync::Semaphore;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::config::Config;
@@ -270,10 +276,99 @@ mod tests {
         let asked = [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("c", "5"), ("b", "6")];
         let events = asked.iter().map(|(channel, data)| event(&bench, channel, data)).collect();
         let answers = Pipeline::run(bench.publisher.clone(), Door::Grpc, events).await;
-        let codes: Vec<_> = answers.iter().map(|a| a.as_ref().map_or_else(|e| e.code, |_| "ok")).collect();
         let (down, no) = ("journal-unavailable", "journal-refused");
-        assert_eq!(codes, [down, "ok", down, no, no, "ok"]);
+        assert_eq!(codes(&answers), [down, "ok", down, no, no, "ok"]);
         assert!(answers[2].as_ref().unwrap_err().message.starts_with("not tried"));
         assert!(!answers[4].as_ref().unwrap_err().message.starts_with("not tried"), "a retry can't heal it");
+    }
+    fn codes(answers: &[Answer]) -> Vec<&str> {
+        answers.iter().map(|answer| answer.as_ref().map_or_else(|error| error.code, |_| "ok")).collect()
+    }
+
+    fn data(bench: &Bench) -> Vec<String> {
+        bench.journal.stored().into_iter().map(|(_, data)| data).collect()
+    }
+
+    #[tokio::test]
+    async fn a_run_ends_at_a_failure_and_its_cause_is_what_broke() {
+        let bench = bench(Config::default());
+        bench.journal.failing.lock().insert("2".into(), AppendError::Refused("no".into()));
+        bench.journal.failing.lock().insert("4".into(), AppendError::Unavailable("down".into()));
+        let mut pipeline = Pipeline::new(bench.publisher.clone(), Door::Grpc);
+        for n in 1..=6 {
+            pipeline.push(event(&bench, "a", &n.to_string()));
+        }
+        while pipeline.step().await {}
+        let answers: Vec<Answer> = std::iter::from_fn(|| pipeline.take()).collect();
+        let down = "journal-unavailable";
+        assert_eq!(codes(&answers), ["ok", "journal-refused", "ok", down, down, down]);
+        assert_eq!(data(&bench), ["1", "3"]);
+        assert_eq!(bench.journal.runs(), 1);
+        let messages: Vec<_> = answers.iter().skip(3).map(|a| &a.as_ref().unwrap_err().message).collect();
+        let not_tried: Vec<_> = messages.iter().map(|text| text.matches("not tried").count()).collect();
+        assert_eq!(not_tried, [0, 1, 1]);
+        assert_eq!(pipeline.broken().map(|error| &error.message), Some(messages[0]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ack_that_never_comes_ends_the_run_at_one_deadline() {
+        let bench = bench(Config::default());
+        bench.journal.gate.forget_permits(Semaphore::MAX_PERMITS);
+        bench.journal.gate.add_permits(1);
+        let events = ["1", "2", "3", "4"].map(|data| event(&bench, "a", data)).into();
+        let began = Instant::now();
+        let answers = Pipeline::run(bench.publisher.clone(), Door::Grpc, events).await;
+        let down = "journal-unavailable";
+        assert_eq!(codes(&answers), ["ok", down, down, down]);
+        assert_eq!(began.elapsed().as_secs(), Config::default().publish_deadline.as_secs());
+        bench.journal.gate.add_permits(100);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(data(&bench), ["1"], "what was given up is no longer on its way");
+    }
+
+    #[tokio::test]
+    async fn runs_are_bounded_and_a_hot_channel_leaves_the_others_their_turn() {
+        let bench = bench(Config { parallel_appends: 1, ..Config::default() });
+        let mut events: Vec<_> = (0..600).map(|n| event(&bench, "hot", &n.to_string())).collect();
+        events.push(event(&bench, "cold", "me too"));
+        let answers = Pipeline::run(bench.publisher.clone(), Door::Grpc, events).await;
+        assert!(answers.iter().all(Result::is_ok));
+        let turn = data(&bench).iter().position(|data| data == "me too");
+        assert_eq!(turn, Some(RUN_EVENTS), "after one run");
+        assert_eq!(bench.journal.runs(), 3 + 1);
+        let large = "x".repeat(RUN_BYTES / 5);
+        let events = (0..11).map(|_| event(&bench, "large", &large)).collect();
+        Pipeline::run(bench.publisher.clone(), Door::Grpc, events).await;
+        assert_eq!(bench.journal.runs(), 4 + 3, "five fit");
+    }
+
+    #[tokio::test]
+    async fn a_step_that_is_dropped_loses_nothing() {
+        let bench = bench(Config { parallel_appends: 2, ..Config::default() });
+        bench.journal.gate.forget_permits(Semaphore::MAX_PERMITS);
+        let mut pipeline = Pipeline::new(bench.publisher.clone(), Door::Grpc);
+        for n in 0..300 {
+            pipeline.push(event(&bench, ["a", "b", "c"][n % 3], &n.to_string()));
+        }
+        let mut answers = Vec::new();
+        while pipeline.is_working() {
+            // Dropped at once unless something has moved already.
+            if pipeline.step().now_or_never().is_none() {
+                bench.journal.gate.add_permits(1);
+                tokio::task::yield_now().await;
+            }
+            answers.extend(std::iter::from_fn(|| pipeline.take()));
+        }
+        assert_eq!(answers.len(), 300);
+        let stored = bench.journal.stored();
+        assert_eq!(stored.len(), 300);
+        for (n, answer) in answers.iter().enumerate() {
+            let seq = usize::try_from(answer.as_ref().unwrap().position.seq).unwrap();
+            assert_eq!(stored[seq - 1].1, n.to_string());
+        }
+        for channel in ["a", "b", "c"] {
+            let of_channel = stored.iter().filter(|(c, _)| c == channel);
+            assert!(of_channel.map(|(_, n)| n.parse::<u32>().unwrap()).is_sorted());
+        }
     }
 }

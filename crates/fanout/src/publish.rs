@@ -8,7 +8,6 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use foghorn_bus::journal::{AppendError, Appended, Journal};
@@ -23,11 +22,7 @@ use foghorn_telemetry::shutdown::Shutdown;
 use crate::config::Config;
 use crate::error::PublishError;
 use crate::metrics::Metrics;
-
-/// How long a request waits for room before it is refused as `overloaded`.
-const ROOM_DEADLINE: Duration = Duration::from_secs(2);
-/// What an event is reckoned to take beside its data.
-const EVENT_OVERHEAD: usize = 512;
+use crate::room::{RequestRoom, Room, Rooms, bytes_of};
 
 /// Where an event came in, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,9 +123,6 @@ pub(crate) struct Accepted {
     came: Instant,
 }
 
-/// A part of [`Config::inflight_bytes`], given back when dropped.
-pub type Room = OwnedSemaphorePermit;
-
 /// Publishes. Shared by all doors.
 pub struct Publisher {
     journal: Arc<dyn Journal>,
@@ -139,7 +131,7 @@ pub struct Publisher {
     pub(crate) config: Config,
     metrics: Metrics,
     pub(crate) shutdown: Shutdown,
-    room: Arc<Semaphore>,
+    rooms: Rooms,
 }
 
 impl Publisher {
@@ -152,8 +144,8 @@ impl Publisher {
         metrics: Metrics,
         shutdown: Shutdown,
     ) -> Self {
-        let room = Arc::new(Semaphore::new(config.inflight_bytes.min(Semaphore::MAX_PERMITS)));
-        Publisher { journal, log, policies, config, metrics, shutdown, room }
+        let rooms = Rooms::new(config.inflight_bytes);
+        Publisher { journal, log, policies, config, metrics, shutdown, rooms }
     }
 
     /// Publishes one event and waits for what its ack class promises.
@@ -170,19 +162,20 @@ impl Publisher {
     }
 
     /// Room for a request of so many events and bytes of data, waiting at most 2 s.
-    pub async fn room(&self, events: usize, bytes: usize) -> Result<Room, PublishError> {
-        match timeout(ROOM_DEADLINE, self.wait_for_room(events, bytes)).await {
-            Ok(room) => room,
-            Err(_) => Err(PublishError::overloaded()),
-        }
+    pub async fn room(&self, events: usize, bytes: usize) -> Result<RequestRoom, PublishError> {
+        let mut room = self.growing_room();
+        room.grow(bytes_of(events, bytes)).await?;
+        Ok(room)
     }
 
-    /// The same, waiting for as long as it takes.
-    pub(crate) async fn wait_for_room(&self, events: usize, bytes: usize) -> Result<Room, PublishError> {
-        let wanted = bytes.saturating_add(events.saturating_mul(EVENT_OVERHEAD));
-        // What is more than there is at all would wait for ever.
-        let wanted = u32::try_from(wanted.min(self.config.inflight_bytes)).unwrap_or(u32::MAX);
-        self.room.clone().acquire_many_owned(wanted).await.map_err(|_| PublishError::draining())
+    /// Room for a request whose body is yet to arrive.
+    pub fn growing_room(&self) -> RequestRoom {
+        self.rooms.for_request()
+    }
+
+    /// Room for an event of a stream, waiting for as long as it takes.
+    pub(crate) async fn wait_for_room(&self, bytes: usize) -> Result<Room, PublishError> {
+        self.rooms.wait(bytes_of(1, bytes)).await
     }
 
     /// Counts an answer that was given without looking at an event.

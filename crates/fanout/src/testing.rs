@@ -43,7 +43,7 @@ pub(crate) struct Inner {
     cuts: watch::Sender<u64>,
     /// Appends that may go on; by default all.
     pub(crate) gate: Semaphore,
-    /// What appends to a channel fail with.
+    /// What appends fail with, by their channel or by their data.
     pub(crate) failing: Mutex<HashMap<String, AppendError>>,
     /// Appends of a channel under way, and the most there ever were.
     under_way: Mutex<HashMap<String, (usize, usize)>>,
@@ -189,9 +189,11 @@ impl TestJournal {
         // Others get their turn, as they would over a network.
         tokio::task::yield_now().await;
         self.under_way.lock().get_mut(&channel).unwrap().0 -= 1;
-        if let Some(error) = self.failing.lock().get(&channel) {
+        let failing = self.failing.lock();
+        if let Some(error) = failing.get(&channel).or_else(|| failing.get(&entry.event.data.to_string())) {
             return Err(error.clone());
         }
+        drop(failing);
         let mut state = self.state.lock();
         let known = state.keys.get(entry.key.as_bytes()).copied();
         let seq = known.unwrap_or_else(|| state.store(Ok(entry.event), Some(entry.key)));

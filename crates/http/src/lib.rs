@@ -5,9 +5,11 @@
 
 pub mod body;
 pub mod guard;
+pub mod hint;
 pub mod problem;
 pub mod query;
 pub mod serve;
+mod stall;
 
 /// A response as every handler gives it.
 pub type Response = http::Response<body::Body>;

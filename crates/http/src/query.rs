@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 
+use crate::hint::{near_match, shown};
 use crate::problem::Problem;
 
 /// The pairs of a query string, percent-decoded.
@@ -58,14 +59,11 @@ pub fn bad_value(key: &str, what: &str) -> Problem {
 }
 
 fn unknown_key(key: &str, known: &[&str]) -> Problem {
-    let nearest =
-        known.iter().max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
-    let near = nearest.filter(|near| strsim::jaro_winkler(near, key) > 0.75);
-    let hint = match near {
+    let hint = match near_match(key, known) {
         Some(near) => format!("did you mean {near}?"),
         None => format!("known are {}", known.join(", ")),
     };
-    bad_value(key, &format!("is not a key of this path; {hint}"))
+    bad_value(&shown(key), &format!("is not a key of this path; {hint}"))
 }
 
 #[cfg(test)]
@@ -76,10 +74,12 @@ mod tests {
 
     #[test]
     fn unknown_keys_name_their_near_match() {
-        let detail = |q| Query::parse(Some(q), KNOWN).err().map(|p| p.to_json()["detail"].to_string());
+        let detail = |q: &str| Query::parse(Some(q), KNOWN).err().map(|p| p.to_json()["detail"].to_string());
         assert!(detail("channel=a").unwrap().contains("did you mean channels?"));
         assert!(detail("last_event_id=1").unwrap().contains("did you mean lastEventId?"));
         assert!(detail("zzz=1").unwrap().contains("known are channels"));
+        let long = detail(&format!("{}=1", "channels".repeat(1000))).unwrap();
+        assert!(long.contains("known are channels") && long.len() < 300, "{long}");
         assert!(detail("channels=a&channels=b").unwrap().contains("given twice"));
         let query = Query::parse(Some("channels=a%2Cb&envelope=1"), KNOWN).unwrap();
         assert_eq!(query.get("channels"), Some("a,b"));

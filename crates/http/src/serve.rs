@@ -12,6 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::Handler;
+use crate::stall::StallLimit;
+
+/// How long a peer may take nothing of what waits for it. One limit for answers and for event streams:
+/// both hold memory while they wait, and neither loses by it. A listener is a position, so one that was cut
+/// off (a phone asleep, say, once the kernel's buffers are full) comes back with its cursor and goes on
+/// where it was; and proxies are no more patient, nginx's `send_timeout` is 60 s too.
+pub const WRITE_STALL: Duration = Duration::from_secs(60);
 
 /// What one listener bears.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +29,19 @@ pub struct Limits {
     pub head_deadline: Duration,
     /// Bytes hyper may buffer of a request's head.
     pub head_bytes: usize,
+    /// How long a peer may take nothing of what is written to it before its connection is reset.
+    pub write_stall: Duration,
 }
 
 impl Default for Limits {
-    /// 100,000 connections, 10 s, 16 KiB.
+    /// 100,000 connections, 10 s, 16 KiB, 60 s.
     fn default() -> Self {
-        Limits { connections: 100_000, head_deadline: Duration::from_secs(10), head_bytes: 16 * 1024 }
+        Limits {
+            connections: 100_000,
+            head_deadline: Duration::from_secs(10),
+            head_bytes: 16 * 1024,
+            write_stall: WRITE_STALL,
+        }
     }
 }
 
@@ -111,7 +125,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_deadline)
         .max_buf_size(limits.head_bytes.max(8192))
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(StallLimit::new(socket, limits.write_stall)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -121,7 +135,9 @@ async fn connection(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, %peer, "connection ended");
+        // hyper says what it was doing, its source what went wrong.
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::debug!(%error, cause, %peer, "connection ended");
     }
 }
 
@@ -135,3 +151,6 @@ async fn accept_failed(error: &std::io::Error) {
     tracing::warn!(%error, "could not accept a connection; trying again in 100 ms");
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,11 @@ use std::time::Duration;
 use foghorn_bus::journal::AppendError;
 use foghorn_bus::log::{Committed, LogError};
 use foghorn_core::shard::Shard;
+use http::header;
 use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::*;
 use crate::config::Config;
@@ -11,10 +15,10 @@ use crate::testing::{Bench, bench};
 
 async fn post(bench: &Bench, body: &str) -> (u16, Value, Option<u32>) {
     let handler = PublishHandler::new(bench.publisher.clone(), Guard::default());
-    let response = match handler.publish(body.as_bytes(), None).await {
-        Ok(response) => response,
-        Err(error) => error.to_problem().into_response(),
-    };
+    let request = Request::post(PATH).header(header::HOST, "localhost");
+    let request = request.header(header::CONTENT_TYPE, "application/json");
+    let request = request.body(http_body_util::Full::new(Bytes::from(body.to_owned()))).unwrap();
+    let response = handler.answer(request).await.unwrap_or_else(Problem::into_response);
     let retry = response.headers().get(header::RETRY_AFTER).map(|v| v.to_str().unwrap().parse().unwrap());
     let status = response.status().as_u16();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
@@ -134,24 +138,99 @@ async fn a_full_house_refuses_what_it_can_not_hold() {
     assert_eq!((status, code(&problem), retry.is_some()), (429, "overloaded", true));
     drop(all);
     assert_eq!(post(&bench, r#"{"channel":"a","data":1}"#).await.0, 200);
+    assert!(
+        bench.publisher.room(0, 4 << 20).await.is_ok(),
+        "the refused and the published have given back what they took"
+    );
+}
+
+/// A door on a socket, until the first is dropped.
+async fn open(bench: &Bench) -> (tokio::sync::watch::Sender<bool>, SocketAddr) {
+    let handler = Arc::new(PublishHandler::new(bench.publisher.clone(), Guard::default()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    tokio::spawn(foghorn_http::serve::serve(listener, handler, Default::default(), stopped));
+    (stop, address)
+}
+
+/// Sends a head that asks whether its body may come, and gives the first line of the answer.
+async fn expect(address: SocketAddr, extra: &str) -> (TcpStream, String) {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = format!("POST {PATH} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n{extra}\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n\r\n") {
+        let byte = timeout(Duration::from_secs(20), socket.read_u8()).await.expect("no answer");
+        line.push(byte.unwrap());
+    }
+    (socket, String::from_utf8_lossy(&line).lines().next().unwrap().to_owned())
+}
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[tokio::test]
+async fn many_slow_bodies_cost_an_innocent_publisher_nothing() {
+    let bench = bench(Config::default());
+    let (_stop, address) = open(&bench).await;
+    let mut slow = Vec::new();
+    // Announced bodies too: together they would be four times all the room there is.
+    for length in ["Transfer-Encoding: chunked", "Content-Length: 4000000"] {
+        for _ in 0..64 {
+            let (mut socket, line) = expect(address, &format!("{JSON}{length}\r\n")).await;
+            assert_eq!(line, "HTTP/1.1 100 Continue", "{} others are being read", slow.len());
+            socket.write_all(b"1\r\n{\r\n").await.unwrap();
+            slow.push(socket);
+        }
+    }
+    let (mut socket, line) = expect(address, &format!("{JSON}Transfer-Encoding: chunked\r\n")).await;
+    assert_eq!(line, "HTTP/1.1 100 Continue");
+    socket.write_all(b"18\r\n{\"channel\":\"a\",\"data\":1}\r\n0\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    timeout(Duration::from_secs(20), socket.read_exact(&mut answer)).await.expect("held up").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    assert_eq!(bench.journal.stored().len(), 1);
+    drop(slow);
+}
+
+#[tokio::test]
+async fn what_the_head_tells_is_refused_before_the_body_is_asked_for() {
+    let bench = bench(Config::default());
+    let (_stop, address) = open(&bench).await;
+    for (extra, status) in [
+        (format!("{JSON}Content-Length: 4194305\r\n"), "HTTP/1.1 413"),
+        ("Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n".to_owned(), "HTTP/1.1 415"),
+        (format!("{JSON}Transfer-Encoding: gzip, chunked\r\n"), "HTTP/1.1 501"),
+    ] {
+        let (_, line) = expect(address, &extra).await;
+        assert!(line.starts_with(status), "{extra}: {line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_take_room_while_they_arrive() {
+    let bench = bench(Config { inflight_bytes: 4 << 20, ..Config::default() });
+    let _most = bench.publisher.room(0, (4 << 20) - 100).await.unwrap();
+    let mut intake = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room() };
+    intake.grow(60).await.unwrap();
+    let mut other = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room() };
+    assert_eq!(other.grow(60).await.unwrap_err().code, "overloaded");
+    drop(intake);
+    other.grow(60).await.unwrap();
+    assert!(bench.metrics().contains(r#"door="http",ack="accepted",outcome="overloaded"} 1"#));
 }
 
 #[tokio::test]
 async fn the_door_checks_origin_media_type_method_and_size_and_closes_at_shutdown() {
     let bench = bench(Config { body_bytes: 1 << 20, ..Config::default() });
-    let handler = Arc::new(PublishHandler::new(bench.publisher.clone(), Guard::default()));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (_stop, stopped) = tokio::sync::watch::channel(false);
-    tokio::spawn(foghorn_http::serve::serve(listener, handler, Default::default(), stopped));
+    let (_stop, address) = open(&bench).await;
     let ask = async |head: String, body: Vec<u8>| {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut socket = TcpStream::connect(address).await.unwrap();
         socket.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
         // The server may have refused by the head alone.
         drop(socket.write_all(&body).await);
         let mut answer = Vec::new();
-        drop(tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut answer)).await.unwrap());
+        drop(timeout(Duration::from_secs(10), socket.read_to_end(&mut answer)).await.unwrap());
         String::from_utf8_lossy(&answer).into_owned()
     };
     let head = |method: &str, extra: &str, length: usize| {
@@ -168,6 +247,7 @@ async fn the_door_checks_origin_media_type_method_and_size_and_closes_at_shutdow
         (head("PUT", json, event.len()), "problems/method"),
         (head("POST", json, event.len()).replace(PATH, "/api/publish?channel=a"), "problems/bad-query"),
         (head("POST", json, event.len()).replace("Host: 127.0.0.1", "Host: evil"), "problems/host"),
+        (head("GET", "", 0).replace(PATH, "/healthz"), "HTTP/1.1 404"),
     ] {
         let answer = ask(head, event.clone()).await;
         assert!(answer.contains(expected), "{expected}: {answer}");

@@ -145,3 +145,11 @@ fn too_many_events_are_refused_as_a_whole() {
         assert!(error.message.contains("11 events"), "{error}");
     }
 }
+
+#[test]
+fn a_long_unknown_key_is_neither_compared_nor_repeated() {
+    let body = format!(r#"{{"channel":"a","data":1,"{}":1}}"#, "channels".repeat(1 << 19));
+    let error = one(&body).unwrap_err();
+    assert!(error.message.contains("known are channel") && error.message.len() < 300, "{}", error.message);
+    assert!(error.key.unwrap().len() < 100);
+}
