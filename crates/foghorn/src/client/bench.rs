@@ -8,6 +8,8 @@
 mod deliver;
 mod publish;
 
+mod log;
+
 mod rounds;
 
 mod door;
@@ -42,6 +44,8 @@ enum Scenario {
     Deliver(deliver::Args),
     /// Publishers alone: acknowledged publishes a second, also against the plain client of JetStream
     Publish(publish::Args),
+    /// The event log's writer alone: rows a second, against a bare loop of inserts
+    Log(log::Args),
 }
 
 /// What every scenario takes.
@@ -63,6 +67,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         match args.scenario {
             Scenario::Deliver(args) => Box::pin(deliver::run(args)).await,
             Scenario::Publish(args) => Box::pin(publish::run(args)).await,
+            Scenario::Log(args) => Box::pin(log::run(args)).await,
         }
     });
     runtime.shutdown_background();

@@ -108,6 +108,9 @@ fn arguments_are_checked() {
         ("bench publish --url http://a --raw-in-flight 5", "--raw-nats"),
         ("bench publish --url http://a --raw-nats http://n", "nats://host:port"),
         ("bench publish --url http://a --rounds 0", "at least 1"),
+        ("bench log", "--database <URL>"),
+        ("bench log --database mysql://h/d", "postgres://"),
+        ("bench log --database postgres://h/d --rounds 0", "at least 1"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(what), "{line}: {error}");
@@ -116,6 +119,7 @@ fn arguments_are_checked() {
     let Ok(Scenario::Publish(_)) = parse("bench publish --grpc http://a --raw-nats n:4222 --rounds 5") else {
         panic!()
     };
+    let Ok(Scenario::Log(_)) = parse("bench log --database postgres://h/d --json") else { panic!() };
 }
 
 #[test]
