@@ -9,6 +9,7 @@ mod deliver;
 mod publish;
 
 mod log;
+mod relay;
 
 mod rounds;
 
@@ -46,6 +47,8 @@ enum Scenario {
     Publish(publish::Args),
     /// The event log's writer alone: rows a second, against a bare loop of inserts
     Log(log::Args),
+    /// The relay alone: events a second, against just reading the journal's stream
+    Relay(relay::Args),
 }
 
 /// What every scenario takes.
@@ -68,6 +71,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             Scenario::Deliver(args) => Box::pin(deliver::run(args)).await,
             Scenario::Publish(args) => Box::pin(publish::run(args)).await,
             Scenario::Log(args) => Box::pin(log::run(args)).await,
+            Scenario::Relay(args) => Box::pin(relay::run(args)).await,
         }
     });
     runtime.shutdown_background();

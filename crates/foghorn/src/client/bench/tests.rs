@@ -111,6 +111,8 @@ fn arguments_are_checked() {
         ("bench log", "--database <URL>"),
         ("bench log --database mysql://h/d", "postgres://"),
         ("bench log --database postgres://h/d --rounds 0", "at least 1"),
+        ("bench relay", "--nats <URL>"),
+        ("bench relay --nats nats://n --count 0", "at least 1"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(what), "{line}: {error}");
@@ -120,6 +122,7 @@ fn arguments_are_checked() {
         panic!()
     };
     let Ok(Scenario::Log(_)) = parse("bench log --database postgres://h/d --json") else { panic!() };
+    let Ok(Scenario::Relay(_)) = parse("bench relay --nats n --pid 1 --json") else { panic!() };
 }
 
 #[test]
