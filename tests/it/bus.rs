@@ -4,7 +4,6 @@ mod cluster;
 mod crash;
 mod journal;
 mod ports;
-mod throughput;
 
 use std::time::Duration;
 

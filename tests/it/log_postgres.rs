@@ -22,8 +22,8 @@ use foghorn_eventlog::postgres::{Database, MigrateError, PostgresLog, PostgresOp
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{SqliteLog, SqliteOptions};
 use foghorn_tests::postgres::PostgresServer;
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -393,54 +393,4 @@ async fn the_journal_is_trimmed_behind_the_head() {
     foghorn_tests::wait::until("trimmed", PATIENCE, async || (subject.journal.lost() == 2).then_some(()))
         .await;
     assert_eq!(replay_all(&subject, 0, &["a"], 10, 1 << 20).await.unwrap().len(), 3);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: run it with --release --ignored --nocapture"]
-async fn rows_per_second() {
-    let mut subject = quiet(ShardCount::ONE, Policies::default()).await;
-    let total = 200_000u64;
-    let body = "x".repeat(256);
-    let publishes = futures::stream::iter(0..total).for_each_concurrent(2000, |n| {
-        let (subject, body) = (&subject, &body);
-        async move {
-            publish(subject, &format!("c{}", n % 100), body).await;
-        }
-    });
-    publishes.await;
-    let begun = std::time::Instant::now();
-    subject.write();
-    subject.settle().await;
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = total as f64 / begun.elapsed().as_secs_f64();
-    eprintln!("the writer: {rate:.0} rows/s");
-    eprintln!("a bare loop: {:.0} rows/s", bare_loop(&subject.url, &body).await);
-}
-
-/// As fast as PostgreSQL takes such rows on one connection, with nothing around it.
-async fn bare_loop(url: &str, body: &str) -> f64 {
-    use sqlx::Connection;
-    let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
-    let make = "CREATE TABLE bare (epoch bigint, seq bigint, time_us bigint, class integer, channel text, data bytea)";
-    sqlx::query(make).execute(&mut connection).await.unwrap();
-    for index in ["CREATE INDEX ON bare (epoch, seq)", "CREATE INDEX ON bare (channel, epoch, seq)"] {
-        sqlx::query(index).execute(&mut connection).await.unwrap();
-    }
-    let begun = std::time::Instant::now();
-    for batch in 0..200i64 {
-        let seqs: Vec<i64> = (batch * 1000..(batch + 1) * 1000).collect();
-        let channels: Vec<String> = seqs.iter().map(|n| format!("c{}", n % 100)).collect();
-        let data: Vec<&[u8]> = seqs.iter().map(|_| body.as_bytes()).collect();
-        sqlx::query(
-            "INSERT INTO bare SELECT 1, r.seq, r.seq, 86400, r.channel, r.data
-             FROM UNNEST($1::bigint[], $2::text[], $3::bytea[]) r (seq, channel, data)",
-        )
-        .bind(&seqs)
-        .bind(&channels)
-        .bind(&data)
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    }
-    200_000.0 / begun.elapsed().as_secs_f64()
 }

@@ -14,7 +14,7 @@ use futures::{FutureExt, StreamExt};
 use tempfile::TempDir;
 
 use crate::log_suite::{
-    self, Subject, TestClock, append, event, kept, new_entry, page, policies, publish, replay_all, with_id,
+    Subject, TestClock, append, event, kept, new_entry, page, policies, publish, replay_all, with_id,
 };
 
 pub(crate) struct Sqlite {
@@ -233,21 +233,4 @@ async fn times_never_go_back() {
     let mut tail = subject.log.tail(Shard::ZERO, 0);
     let (first, second) = (tail.next().await.unwrap().unwrap(), tail.next().await.unwrap().unwrap());
     assert!(first.time <= second.time && first.time == before);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: run it with --release --ignored --nocapture"]
-async fn appends_per_second() {
-    let subject = on_disk(ShardCount::ONE, Policies::default()).await;
-    let begun = std::time::Instant::now();
-    let total = 100_000;
-    let body = "x".repeat(256);
-    let all = futures::stream::iter(0..total).for_each_concurrent(1000, |n| {
-        let (subject, body) = (&subject, &body);
-        async move {
-            log_suite::publish(subject, &format!("c{}", n % 100), body).await;
-        }
-    });
-    all.await;
-    eprintln!("{:.0} appends/s", f64::from(total) / begun.elapsed().as_secs_f64());
 }

@@ -1,12 +1,20 @@
 //! `foghorn bench`: what a deployment does, measured from outside, and whether it loses, doubles or
-//! reorders anything while at it.
+//! reorders anything while at it; and what one part of it does alone, beside a bare loop on the same
+//! server.
 //!
-//! Read first: [`deliver`] (publish to receipt) and [`oracle`] (what should have been heard).
+//! Read first: [`deliver`] (publish to receipt), [`oracle`] (what should have been heard) and [`rounds`]
+//! (how two sides are compared).
 
 mod deliver;
 mod publish;
 
+mod log;
+mod relay;
+
+mod rounds;
+
 mod door;
+mod jetstream;
 mod listener;
 mod publisher;
 
@@ -17,9 +25,12 @@ mod oracle;
 mod process;
 mod scan;
 
+use std::fmt;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
+
+use super::interrupt::Interrupts;
 
 /// What `foghorn bench` takes.
 #[derive(Debug, clap::Args)]
@@ -32,8 +43,12 @@ pub(crate) struct Args {
 enum Scenario {
     /// Listeners and publishers: latency from publish to receipt, and what was lost, doubled or reordered
     Deliver(deliver::Args),
-    /// Publishers alone: acknowledged publishes a second
+    /// Publishers alone: acknowledged publishes a second, also against the plain client of JetStream
     Publish(publish::Args),
+    /// The event log's writer alone: rows a second, against a bare loop of inserts
+    Log(log::Args),
+    /// The relay alone: events a second, against just reading the journal's stream
+    Relay(relay::Args),
 }
 
 /// What every scenario takes.
@@ -55,10 +70,46 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         match args.scenario {
             Scenario::Deliver(args) => Box::pin(deliver::run(args)).await,
             Scenario::Publish(args) => Box::pin(publish::run(args)).await,
+            Scenario::Log(args) => Box::pin(log::run(args)).await,
+            Scenario::Relay(args) => Box::pin(relay::run(args)).await,
         }
     });
     runtime.shutdown_background();
     ended
+}
+
+/// Measures unless a signal asks to end first: what was made for it has to be undone either way.
+async fn unless_interrupted<T>(
+    interrupts: &mut Interrupts,
+    measuring: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        measured = measuring => measured,
+        () = interrupts.next() => bail!("interrupted"),
+    }
+}
+
+/// What was measured, once what was made for it is gone. Neither failure hides the other.
+fn after_cleanup<T>(measured: anyhow::Result<T>, cleaned: anyhow::Result<()>) -> anyhow::Result<T> {
+    match (measured, cleaned) {
+        (Ok(measured), Ok(())) => Ok(measured),
+        (Ok(_), Err(error)) | (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(left)) => Err(anyhow!("{error:#}; and {left:#}")),
+    }
+}
+
+/// Tells those who wait how far it is. Standard output is for the result.
+fn progress(round: usize, rounds: usize, what: fmt::Arguments<'_>) {
+    eprintln!("round {} of {rounds}: {what}", round + 1);
+}
+
+/// A count of something there must be.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(format!("not a count: {error}")),
+    }
 }
 
 #[cfg(test)]

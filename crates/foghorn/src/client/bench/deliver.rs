@@ -18,8 +18,9 @@ use super::listener::{Audience, Listener, Live};
 use super::oracle::{Faults, Heard, Published};
 use super::process::{self, Used};
 use super::publisher::{Done, Publisher, nanos, seconds};
+use super::rounds::per;
 use super::scan::STAMP_BYTES;
-use super::{Common, limits};
+use super::{Common, at_least_one, limits};
 use crate::client::http::base_url;
 pub(super) use report::Report;
 
@@ -262,22 +263,6 @@ impl Bench {
             deliveries_per_cpu_second: (cpu > 0.0).then(|| per(deliveries, cpu)),
             processes,
         })
-    }
-}
-
-/// A rate.
-pub(super) fn per(count: u64, seconds: f64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let count = count as f64;
-    if seconds > 0.0 { count / seconds } else { 0.0 }
-}
-
-/// A count of something there must be.
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least 1".to_owned()),
-        Ok(count) => Ok(count),
-        Err(error) => Err(format!("not a count: {error}")),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 
 use anyhow::Context as _;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 
 /// Clock ticks a second in /proc/PID/stat: USER_HZ, 100 wherever Foghorn runs.
 const TICKS: f64 = 100.0;
@@ -48,6 +50,32 @@ pub(super) fn used(before: &[Usage], from: &[Usage], to: &[Usage]) -> Vec<Used> 
             pss_bytes: to.pss_bytes,
         })
         .collect()
+}
+
+/// The same processes over several times: CPU time in all, memory before the first and after the last.
+pub(super) fn in_all<'a>(times: impl IntoIterator<Item = &'a [Used]>) -> Vec<Used> {
+    let mut all: Vec<Used> = Vec::new();
+    for (at, used) in times.into_iter().flat_map(|time| time.iter().enumerate()) {
+        match all.get_mut(at) {
+            None => all.push(used.clone()),
+            Some(sum) => {
+                sum.cpu_seconds += used.cpu_seconds;
+                (sum.rss_bytes, sum.pss_bytes) = (used.rss_bytes, used.pss_bytes);
+            }
+        }
+    }
+    all
+}
+
+/// This process's CPU time since it began, in user and kernel. Finer than what /proc tells of others.
+pub(super) fn own_cpu_seconds() -> anyhow::Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).context("can't read this process's CPU time")?;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "below 2^53")]
+fn seconds(time: TimeVal) -> f64 {
+    time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6
 }
 
 fn usage(pid: u32) -> anyhow::Result<Usage> {

@@ -1,12 +1,15 @@
-//! Publishing alone: how many acknowledged events a second, and how long an ack takes.
+//! Publishing alone: how many acknowledged events a second, and how long an ack takes; and, in turns with
+//! it, what the plain client gets out of JetStream.
 
-use std::io::Write as _;
+mod raw;
+mod report;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_nats::ServerAddr;
 use reqwest::Url;
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -14,12 +17,15 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use foghorn_rpc::v1::publish_result::Result as Outcome;
 
-use super::deliver::{at_least_one, per};
+use self::raw::{Raw, Size};
+use self::report::{RawReport, Report};
 use super::door::{Door, Outgoing, REQUEST_DEADLINE, Target, grpc_client, request};
-use super::latency::{Latencies, Percentiles, record};
-use super::process::{self, Used};
-use super::{Common, limits};
+use super::jetstream;
+use super::latency::{Latencies, record};
+use super::rounds::{ROUNDS, Side, Spread, Stopwatch, Turn, per, processes, turns};
+use super::{Common, after_cleanup, at_least_one, limits, progress, unless_interrupted};
 use crate::client::http::base_url;
+use crate::client::interrupt::Interrupts;
 
 /// What `foghorn bench publish` takes.
 #[derive(Debug, clap::Args)]
@@ -34,9 +40,12 @@ pub(super) struct Args {
     /// How many publishers, each on its own connection
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
     concurrency: usize,
-    /// How many events in all
+    /// How many events in a round
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = at_least_one)]
     count: usize,
+    /// How many rounds; what is printed are medians, and the range
+    #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = at_least_one)]
+    rounds: usize,
     /// Bytes of data in an event
     #[arg(long, value_name = "BYTES", default_value_t = 200)]
     size: usize,
@@ -52,25 +61,18 @@ pub(super) struct Args {
     /// What channel names begin with
     #[arg(long, value_name = "CHANNEL", default_value = "bench")]
     prefix: String,
+    /// In turns with the rounds, publish as many events of the same size to this NATS server's JetStream by
+    /// a plain client, into a stream that is made for it and deleted afterwards
+    #[arg(long, value_name = "URL", value_parser = jetstream::server)]
+    raw_nats: Option<ServerAddr>,
+    /// Most of the plain client's publishes without an ack at a time
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "raw_nats", value_parser = at_least_one)]
+    raw_in_flight: usize,
+    /// Copies of the plain client's stream; as many as Foghorn's has
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "raw_nats", value_parser = at_least_one)]
+    raw_replicas: usize,
     #[command(flatten)]
     common: Common,
-}
-
-/// What came out.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Report {
-    concurrency: usize,
-    batch: usize,
-    seconds: f64,
-    acknowledged: u64,
-    failed: u64,
-    failure: Option<String>,
-    acknowledged_per_second: f64,
-    /// Of a request; on a stream, of an event.
-    ack_latency_ms: Percentiles,
-    acknowledged_per_cpu_second: Option<f64>,
-    processes: Vec<Used>,
 }
 
 /// What the publishers share.
@@ -80,7 +82,7 @@ struct Work {
     count: u64,
     data: Vec<u8>,
     channels: Vec<String>,
-    latencies: Latencies,
+    latencies: Arc<Latencies>,
 }
 
 /// What one publisher did.
@@ -94,70 +96,120 @@ struct Done {
 /// Measures and prints.
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     limits::allow(args.concurrency)?;
+    let mut interrupts = Interrupts::catch()?;
     let run = rand::random::<u32>();
-    let work = Arc::new(Work {
-        next: AtomicU64::new(0),
-        count: args.count as u64,
-        data: vec![b'x'; args.size],
+    let bench = Bench {
         channels: (0..args.channels).map(|at| format!("{}.{run:08x}.{at}", args.prefix)).collect(),
-        latencies: Latencies::new()?,
-    });
-    let mut publishers = Vec::new();
-    for index in 0..args.concurrency {
-        publishers.push(Publisher::open(index, &args, work.clone()).await?);
-    }
-    let before = process::look(&args.common.pid)?;
-    let start = Instant::now();
-    let mut running = JoinSet::new();
-    for publisher in publishers {
-        running.spawn(publisher.run());
-    }
-    let mut all = Done::default();
-    while let Some(done) = running.join_next().await {
-        let done = done?;
-        all.acked += done.acked;
-        all.failed += done.failed;
-        all.why = all.why.or(done.why);
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    let processes = process::used(&before, &before, &process::look(&args.common.pid)?);
-    let cpu: f64 = processes.iter().map(|used| used.cpu_seconds).sum();
-    let report = Report {
-        concurrency: args.concurrency,
-        batch: args.batch,
-        seconds,
-        acknowledged: all.acked,
-        failed: all.failed,
-        failure: all.why,
-        acknowledged_per_second: per(all.acked, seconds),
-        ack_latency_ms: work.latencies.percentiles()?,
-        acknowledged_per_cpu_second: (cpu > 0.0).then(|| per(all.acked, cpu)),
-        processes,
+        latencies: Arc::new(Latencies::new()?),
+        args,
     };
-    print(&report, args.common.json)?;
+    let raw = bench.open_raw().await?;
+    let measured = unless_interrupted(&mut interrupts, bench.measure(raw.as_ref())).await;
+    let deleted = match &raw {
+        Some(raw) => raw.delete().await,
+        None => Ok(()),
+    };
+    let report = after_cleanup(measured, deleted)?;
+    report.print(bench.args.common.json)?;
     Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(report: &Report, json: bool) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut out, report)?;
-        return Ok(writeln!(out)?);
+struct Bench {
+    args: Args,
+    channels: Vec<String>,
+    latencies: Arc<Latencies>,
+}
+
+impl Bench {
+    async fn open_raw(&self) -> anyhow::Result<Option<Raw>> {
+        let Some(server) = &self.args.raw_nats else { return Ok(None) };
+        let size = Size {
+            count: self.args.count as u64,
+            bytes: self.args.size,
+            channels: self.channels.clone(),
+            rounds: self.args.rounds,
+            in_flight: self.args.raw_in_flight,
+            replicas: self.args.raw_replicas,
+        };
+        Raw::open(server, size).await.map(Some)
     }
-    let Report { acknowledged, seconds, acknowledged_per_second, .. } = report;
-    writeln!(
-        out,
-        "published     {acknowledged} events in {seconds:.1} s: {acknowledged_per_second:.0} events/s acknowledged"
-    )?;
-    if let Some(failure) = &report.failure {
-        writeln!(out, "  {} events without an ack: {failure}", report.failed)?;
+
+    async fn measure(&self, raw: Option<&Raw>) -> anyhow::Result<Report> {
+        let (mut ours, mut bare, mut all) = (Vec::new(), Vec::new(), Done::default());
+        for round in 0..self.args.rounds {
+            for side in turns(round) {
+                let (name, turn) = match (side, raw) {
+                    (Side::Ours, _) => ("through the door", self.turn(&mut all).await?),
+                    (Side::Bare, Some(raw)) => ("plain client", raw.turn(&self.args.common.pid).await?),
+                    (Side::Bare, None) => continue,
+                };
+                progress(round, self.args.rounds, format_args!("{name}: {:.0} events/s", turn.per_second()));
+                match side {
+                    Side::Ours => ours.push(turn),
+                    Side::Bare => bare.push(turn),
+                }
+            }
+        }
+        self.report(all, &ours, &bare)
     }
-    writeln!(out, "ack latency   {}", report.ack_latency_ms)?;
-    process::print(&mut out, &report.processes)?;
-    if let Some(rate) = report.acknowledged_per_cpu_second {
-        writeln!(out, "              {rate:.0} acknowledged publishes per CPU second")?;
+
+    /// One round through the door.
+    async fn turn(&self, all: &mut Done) -> anyhow::Result<Turn> {
+        let work = Arc::new(Work {
+            next: AtomicU64::new(0),
+            count: self.args.count as u64,
+            data: vec![b'x'; self.args.size],
+            channels: self.channels.clone(),
+            latencies: self.latencies.clone(),
+        });
+        let mut publishers = Vec::new();
+        for index in 0..self.args.concurrency {
+            publishers.push(Publisher::open(index, &self.args, work.clone()).await?);
+        }
+        let watch = Stopwatch::start(&self.args.common.pid)?;
+        let mut running = JoinSet::new();
+        for publisher in publishers {
+            running.spawn(publisher.run());
+        }
+        let mut acked = 0;
+        while let Some(done) = running.join_next().await {
+            let done = done?;
+            acked += done.acked;
+            all.failed += done.failed;
+            all.why = all.why.take().or(done.why);
+        }
+        all.acked += acked;
+        watch.stop(acked)
     }
-    Ok(())
+
+    fn report(&self, all: Done, ours: &[Turn], bare: &[Turn]) -> anyhow::Result<Report> {
+        let used = processes(ours);
+        let cpu: f64 = used.iter().map(|used| used.cpu_seconds).sum();
+        let raw = if bare.is_empty() {
+            None
+        } else {
+            Some(RawReport {
+                in_flight: self.args.raw_in_flight,
+                acknowledged_per_second: Spread::of(bare.iter().map(Turn::per_second))?,
+                processes: processes(bare),
+                ratio: Spread::of_ratios(ours, bare, Turn::per_second)?,
+            })
+        };
+        Ok(Report {
+            concurrency: self.args.concurrency,
+            batch: self.args.batch,
+            rounds: self.args.rounds,
+            seconds: ours.iter().map(|turn| turn.seconds).sum(),
+            acknowledged: all.acked,
+            failed: all.failed,
+            failure: all.why,
+            acknowledged_per_second: Spread::of(ours.iter().map(Turn::per_second))?,
+            ack_latency_ms: self.latencies.percentiles()?,
+            acknowledged_per_cpu_second: (cpu > 0.0).then(|| per(all.acked, cpu)),
+            processes: used,
+            raw,
+        })
+    }
 }
 
 impl Work {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{Scenario, deliver};
+use super::{Scenario, after_cleanup, deliver};
 use crate::client::testing::soon;
 
 #[derive(Parser)]
@@ -105,11 +105,34 @@ fn arguments_are_checked() {
         ("bench publish --url http://a --stream 5", "cannot be used with"),
         ("bench deliver --connections 0", "at least 1"),
         ("bench deliver --rate=-1", "events a second"),
+        ("bench publish --url http://a --raw-in-flight 5", "--raw-nats"),
+        ("bench publish --url http://a --raw-nats http://n", "nats://host:port"),
+        ("bench publish --url http://a --rounds 0", "at least 1"),
+        ("bench log", "--database <URL>"),
+        ("bench log --database mysql://h/d", "postgres://"),
+        ("bench log --database postgres://h/d --rounds 0", "at least 1"),
+        ("bench relay", "--nats <URL>"),
+        ("bench relay --nats nats://n --count 0", "at least 1"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(what), "{line}: {error}");
     }
     let Ok(Scenario::Deliver(_)) = parse("bench deliver --pid 1 --pid 2 --json") else { panic!() };
+    let Ok(Scenario::Publish(_)) = parse("bench publish --grpc http://a --raw-nats n:4222 --rounds 5") else {
+        panic!()
+    };
+    let Ok(Scenario::Log(_)) = parse("bench log --database postgres://h/d --json") else { panic!() };
+    let Ok(Scenario::Relay(_)) = parse("bench relay --nats n --pid 1 --json") else { panic!() };
+}
+
+#[test]
+fn what_was_left_behind_is_said_beside_what_failed() {
+    let failed = || Err::<(), _>(anyhow::anyhow!("measuring").context("first"));
+    let left = || Err(anyhow::anyhow!("left behind"));
+    assert_eq!(after_cleanup(Ok(1), Ok(())).unwrap(), 1);
+    assert_eq!(after_cleanup(Ok(1), left()).unwrap_err().to_string(), "left behind");
+    assert_eq!(after_cleanup(failed(), Ok(())).unwrap_err().to_string(), "first");
+    assert_eq!(after_cleanup(failed(), left()).unwrap_err().to_string(), "first: measuring; and left behind");
 }
 
 #[tokio::test]
