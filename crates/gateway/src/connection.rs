@@ -37,6 +37,9 @@ pub(crate) use start::Begin;
 
 /// Bytes of events after which a chunk is given out; more follow when the socket has taken it.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// A socket that took nothing for this long when the stream ended was let go for it: the server resets
+/// such connections after [`foghorn_http::serve`]'s limit for writes, a minute unless it is told otherwise.
+const STALLED: Duration = Duration::from_secs(30);
 /// How long a stream waits that the log has nothing for and the ring does not cover yet: the ring has not
 /// begun the epoch that the log is in.
 const LOG_PAUSE: Duration = Duration::from_millis(100);
@@ -68,6 +71,8 @@ pub(crate) struct Connection {
     told_stale: bool,
     /// Whether it owed nothing when it last looked.
     settled: bool,
+    /// Whether it waits for something to send, and not for its socket.
+    idle: bool,
     last_write: Instant,
     keep_alive: Duration,
     end: Option<StreamEnd>,
@@ -111,6 +116,7 @@ impl Connection {
             replayed: 0,
             told_stale: false,
             settled: false,
+            idle: false,
             last_write: Instant::now(),
             keep_alive,
             end: None,
@@ -130,7 +136,7 @@ impl Connection {
                 self.go_on().await
             }
         };
-        self.last_write = Instant::now();
+        (self.last_write, self.idle) = (Instant::now(), false);
         Some(chunk)
     }
 
@@ -334,6 +340,7 @@ impl Connection {
 
     /// Waits for a mark, but not past `until`. Some bytes when it is time for a keep-alive.
     async fn wait(&mut self, until: Instant) -> Option<Bytes> {
+        self.idle = true;
         tokio::select! {
             () = self.membership.waiter.marked() => return None,
             () = tokio::time::sleep_until(until.min(self.keep_alive_at())) => {}
@@ -383,9 +390,18 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Why it is over, if it ends here and now.
+    fn ending(&self) -> StreamEnd {
+        let stalled = !self.idle && self.last_write.elapsed() >= STALLED;
+        let unsaid = if stalled { StreamEnd::Slow } else { StreamEnd::ClientGone };
+        self.end.unwrap_or(unsaid)
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
-        let end = self.end.unwrap_or(StreamEnd::ClientGone);
+        let end = self.ending();
         self.shared.hub.metrics.ended(end);
         tracing::debug!(client_id = self.client_id, reason = end.as_str(), "stream ended");
     }

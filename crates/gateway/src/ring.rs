@@ -325,7 +325,8 @@ mod tests {
         assert_eq!(ring.bytes(), plain + made);
         let mut small = Ring::new(EPOCH, 0, plain);
         small.apply(&batch(0, 100, 1..=100), |_| Counter::default());
-        small.after(0).for_each(|event| drop(event.block(true).len()));
+        let made: usize = small.after(0).map(|event| event.block(true).len()).sum();
+        assert_eq!(made, small.bytes() - plain);
         small.apply(&batch(100, 101, [101]), |_| Counter::default());
         assert!(small.bytes() <= plain && small.len() > 50, "{} of {plain}", small.bytes());
     }

@@ -20,7 +20,10 @@ const NAMES: [&str; 6] = ["a", "b.x", "b.y", "c", "d.e.f", "broadcast"];
 
 /// The journal of all shards, and how far the log has each.
 #[derive(Clone, Default)]
-struct Journal(Arc<Mutex<Vec<(Vec<FeedEvent>, u64)>>>);
+struct Journal(Arc<Mutex<Vec<Entries>>>);
+
+/// A shard's events, and the last seq that the log has.
+type Entries = (Vec<FeedEvent>, u64);
 
 impl Journal {
     /// Every event goes to its channel's shard.
@@ -122,7 +125,7 @@ proptest! {
                 TestLog::new(1, 0, 0, move |query| Ok(journal.replay(query, page)))
             };
             let shared = Shared { hub: hub.clone(), log, config: Config::default(), replays: Semaphore::new(4) };
-            let begin = Begin::After(Ok(cursor.clone()));
+            let begin = Begin::After(Ok(cursor));
             let mut connection =
                 Connection::new(Arc::new(shared), subscription.clone(), begin, "test".to_owned());
             let mut text = String::new();

@@ -124,3 +124,18 @@ async fn a_stream_that_is_let_go_hears_of_it_at_once() {
     assert!(took < Duration::from_millis(10), "{took:?}");
     assert!(stream.next_chunk().await.is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_socket_took_nothing_ends_as_slow() {
+    let rig = rig(1 << 20, nothing_in_the_log);
+    let mut stream = rig.listen("a", &[], Begin::Now);
+    until(&mut stream, "stream-live").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stream.ending(), StreamEnd::Slow, "nobody asked for more");
+    let waited = tokio::time::timeout(Duration::from_millis(1), stream.next_chunk()).await;
+    drop(waited);
+    until(&mut stream, "id: ").await;
+    let waited = tokio::time::timeout(Duration::from_secs(10), stream.next_chunk()).await;
+    assert!(waited.is_err());
+    assert_eq!(stream.ending(), StreamEnd::ClientGone, "there was nothing to take");
+}
