@@ -234,8 +234,15 @@ async fn postgres_may_be_killed_at_any_moment() {
     let all = replay_all(&subject, 0, &["a"], 10_000, 4 << 20).await.unwrap();
     assert_eq!(all.len(), usize::try_from(total).unwrap());
     subject.journal.trim(SHARD, 500).await.unwrap();
-    let query =
-        ReplayQuery { shard: SHARD, epoch, after: 400, topics: patterns(&["a"]), events: 10, bytes: 1000 };
+    let query = ReplayQuery {
+        shard: SHARD,
+        epoch,
+        after: 400,
+        topics: patterns(&["a"]),
+        events: 10,
+        bytes: 1000,
+        fill: false,
+    };
     subject.log.replay(query).await.unwrap_err();
     let rest = replay_all(&subject, 500, &["a"], 10_000, 4 << 20).await.unwrap();
     assert_eq!(rest.len(), usize::try_from(total - 500).unwrap());
@@ -264,6 +271,7 @@ async fn what_the_journal_lost_is_a_hole_and_told() {
         topics: patterns(&["a"]),
         events: 9,
         bytes: 999,
+        fill: false,
     };
     subject.log.replay(query).await.unwrap_err();
 

@@ -73,6 +73,7 @@ macro_rules! suite {
             a_policy_change_loses_nothing_in_silence,
             count_and_ttl_hold_when_reading,
             what_is_not_replayed_is_covered,
+            a_ring_is_filled_with_what_is_never_replayed,
             time_is_found,
             the_newest_of_each_channel,
             history_in_both_directions,
@@ -315,6 +316,34 @@ pub(crate) async fn what_is_not_replayed_is_covered<S: Subject>(start: impl Star
     assert_eq!(entry.seq, 1, "whoever listens hears it");
 }
 
+pub(crate) async fn a_ring_is_filled_with_what_is_never_replayed<S: Subject>(start: impl Start<S>) {
+    let never = Policy { replay: false, ..Policy::new(Pattern::parse("live.>").unwrap()) };
+    let one = Policy { retention_count: Some(1), ..Policy::new(Pattern::parse("one").unwrap()) };
+    let subject = start(ShardCount::ONE, policies(vec![never, one])).await;
+    let mut epoch = Epoch::new(0);
+    for (n, channel) in (1..).zip(["live.x", "a", "live.y", "one", "one", "live.x"]) {
+        epoch = publish(&subject, channel, &format!("{n}")).await.epoch;
+    }
+    let fill = async |after, events| {
+        let topics = patterns(&[">"]);
+        let query = ReplayQuery { shard: SHARD, epoch, after, topics, events, bytes: 1 << 20, fill: true };
+        let Replay::Page(page) = subject.log().replay(query).await.unwrap() else { panic!("a reset") };
+        assert_eq!((page.from, page.tip), (after, 6));
+        (page.events.iter().map(text_of).collect::<Vec<_>>(), page.to)
+    };
+    let texts = |texts: std::ops::RangeInclusive<u64>| texts.map(|n| n.to_string()).collect::<Vec<_>>();
+    for settled in [false, true] {
+        if settled {
+            subject.settle().await;
+        }
+        assert_eq!(fill(0, 100).await, (texts(1..=6), 6), "those beyond a count, too");
+        assert_eq!(fill(0, 2).await, (texts(1..=2), 2));
+        assert_eq!(fill(2, 3).await, (texts(3..=5), 5));
+        assert_eq!(fill(5, 3).await, (texts(6..=6), 6));
+        assert_eq!(fill(6, 3).await, (vec![], 6));
+    }
+}
+
 pub(crate) async fn time_is_found<S: Subject>(start: impl Start<S>) {
     let subject = start(ShardCount::ONE, Policies::default()).await;
     let begin = subject.clock().now();
@@ -408,8 +437,15 @@ pub(crate) async fn shards_are_apart<S: Subject>(start: impl Start<S>) {
         let seqs: Vec<u64> = of[shard.index()].iter().map(|(seq, _)| *seq).collect();
         assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
         let epoch = subject.journal().bounds(shard).await.unwrap().epoch;
-        let query =
-            ReplayQuery { shard, epoch, after: 0, topics: patterns(&[">"]), events: 100, bytes: 1 << 20 };
+        let query = ReplayQuery {
+            shard,
+            epoch,
+            after: 0,
+            topics: patterns(&[">"]),
+            events: 100,
+            bytes: 1 << 20,
+            fill: false,
+        };
         let Replay::Page(page) = subject.log().replay(query).await.unwrap() else { panic!("a reset") };
         let found: Vec<(u64, String)> = page.events.iter().map(|e| (e.seq, text_of(e))).collect();
         assert_eq!(found, of[shard.index()]);
@@ -470,7 +506,8 @@ pub(crate) async fn replay(
     events: usize,
     bytes: usize,
 ) -> Replay {
-    let query = ReplayQuery { shard: SHARD, epoch, after, topics: patterns(topics), events, bytes };
+    let query =
+        ReplayQuery { shard: SHARD, epoch, after, topics: patterns(topics), events, bytes, fill: false };
     subject.log().replay(query).await.unwrap()
 }
 

@@ -56,6 +56,10 @@ pub struct ReplayQuery {
     pub events: usize,
     /// About the most bytes of frames in the page (a page holds at least one event).
     pub bytes: usize,
+    /// A gateway's ring catches up with the live feed: it is given everything that the journal holds in
+    /// the range, events that are never replayed included. So this is read from the journal first, and
+    /// from the log only where the journal no longer has it.
+    pub fill: bool,
 }
 
 /// What [`EventLog::replay`] answers.

@@ -126,6 +126,11 @@ impl Reader<'_> {
         });
     }
 
+    /// Drops what is not owed by ttl.
+    pub(crate) fn keep_fresh(&self, records: &mut Vec<Record>) {
+        records.retain(|record| !record.is_expired(self.now));
+    }
+
     /// Drops what is not owed by ttl, or by count given what else is among the records, oldest first.
     pub(crate) fn keep_owed(&self, records: &mut Vec<Record>) {
         let mut seen: HashMap<String, usize> = HashMap::new();

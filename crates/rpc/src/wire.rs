@@ -30,6 +30,7 @@ pub(crate) fn replay_request(query: &ReplayQuery) -> v1::ReplayRequest {
         topics: topic_texts(&query.topics),
         events: count(query.events),
         bytes: query.bytes as u64,
+        fill: query.fill,
     }
 }
 
@@ -44,6 +45,7 @@ pub(crate) fn replay_query(
         topics: topics(&request.topics)?,
         events: bounded(u64::from(request.events), PAGE_EVENTS_MAX),
         bytes: bounded(request.bytes, PAGE_BYTES_MAX),
+        fill: request.fill,
     })
 }
 

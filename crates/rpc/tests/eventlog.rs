@@ -53,6 +53,10 @@ impl EventLog for Fake {
         Box::pin(async move {
             self.check()?;
             assert!(query.events <= PAGE_EVENTS_MAX && query.bytes <= PAGE_BYTES_MAX);
+            if query.fill {
+                let (reason, epoch) = (ResetReason::Hole, Epoch::new(1));
+                return Ok(Replay::Reset { reason, epoch, after: 0 });
+            }
             if query.topics[0].as_str() == "gone" {
                 let (reason, epoch) = (ResetReason::Expired, Epoch::new(9));
                 return Ok(Replay::Reset { reason, epoch, after: query.events as u64 });
@@ -157,6 +161,7 @@ fn query(shard: u64, topic: &str) -> ReplayQuery {
         topics: Arc::new([Pattern::parse(topic).unwrap()]),
         events: 5,
         bytes: usize::MAX,
+        fill: false,
     }
 }
 
@@ -170,6 +175,8 @@ async fn questions_and_answers_survive_the_way() {
     let reset = log.replay(query(2, "gone")).await.unwrap();
     let Replay::Reset { reason: ResetReason::Expired, epoch, after: 5 } = reset else { panic!("{reset:?}") };
     assert_eq!(epoch.get(), 9);
+    let filled = log.replay(ReplayQuery { fill: true, ..query(2, "a.>") }).await.unwrap();
+    assert!(matches!(filled, Replay::Reset { reason: ResetReason::Hole, .. }), "{filled:?}");
     let most = ReplayQuery { events: usize::MAX, ..query(2, "gone") };
     let bounded = log.replay(most).await.unwrap();
     assert!(matches!(bounded, Replay::Reset { after, .. } if after == PAGE_EVENTS_MAX as u64));
@@ -248,8 +255,15 @@ async fn another_replica_answers_for_one_that_is_gone_down_or_odd() {
 async fn absurd_requests_are_refused() {
     let replica = replica(Fake::default()).await;
     let mut client = v1::event_log_client::EventLogClient::connect(replica.url).await.unwrap();
-    let good =
-        v1::ReplayRequest { shard: 1, epoch: 1, after: 0, topics: vec!["a".into()], events: 1, bytes: 1 };
+    let good = v1::ReplayRequest {
+        shard: 1,
+        epoch: 1,
+        after: 0,
+        topics: vec!["a".into()],
+        events: 1,
+        bytes: 1,
+        fill: false,
+    };
     client.replay(good.clone()).await.unwrap();
     for (bad, hint) in [
         (v1::ReplayRequest { shard: 4, ..good.clone() }, "--shards"),

@@ -41,13 +41,14 @@ pub(super) async fn answer<T>(asked: BoxFuture<'_, Result<T, JournalError>>) -> 
     answered.map_err(|error| LogError(error.to_string()))
 }
 
-/// What of these entries is replayed to `topics`. Entries that are never replayed lie in the journal too.
-pub(super) fn select(entries: Vec<Entry>, topics: &Topics, policies: &Policies) -> Vec<Record> {
+/// What of these entries is for `topics`. Entries that are never replayed lie in the journal too: they
+/// are for a ring that is filled, and for nobody else.
+pub(super) fn select(entries: Vec<Entry>, topics: &Topics, policies: &Policies, fill: bool) -> Vec<Record> {
     let records = entries.into_iter().filter_map(Record::of);
     records
         .filter(|record| {
             let channel = record.event.channel.as_str();
-            topics.matches(channel) && policies.of(channel).class() != RetentionClass::NONE
+            topics.matches(channel) && (fill || policies.of(channel).class() != RetentionClass::NONE)
         })
         .collect()
 }
@@ -75,7 +76,7 @@ pub(super) async fn recent(
             )));
         }
         at = page.to;
-        let found = select(page.entries, topics, policies);
+        let found = select(page.entries, topics, policies, false);
         bytes += found.iter().map(Record::bytes).sum::<usize>();
         records.extend(found);
         if at >= page.tip {

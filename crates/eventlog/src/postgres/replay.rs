@@ -44,6 +44,11 @@ impl PostgresLog {
     pub(super) async fn answer_replay(&self, query: ReplayQuery) -> Result<Replay, LogError> {
         let topics = Topics::new(&query.topics);
         let limit = Limit::new(query.events, query.bytes);
+        if query.fill
+            && let Some(page) = self.journal_page(&query, &topics, limit).await
+        {
+            return Ok(page);
+        }
         let stored = match Connection::new(&self.database).await {
             Ok(connection) => {
                 connection.within(READ_DEADLINE, async |c| self.stored(c, &query, &topics, limit).await).await
@@ -157,10 +162,31 @@ impl PostgresLog {
         let digest = found.entries.last().filter(|last| last.seq == found.to).map(|last| last.digest);
         let policies = self.policies.get();
         let reader = self.reader(&policies);
-        page.records.extend(select(found.entries, topics, &policies));
+        page.records.extend(select(found.entries, topics, &policies, query.fill));
         page.to = found.to;
-        reader.keep_owed(&mut page.records);
+        if query.fill {
+            // Whoever listens is owed all of them; a count is about what is kept.
+            reader.keep_fresh(&mut page.records);
+        } else {
+            reader.keep_owed(&mut page.records);
+        }
         Ok(self.page(query, &page, found.tip, digest.map(|digest| (found.to, digest)).or(head)))
+    }
+
+    /// The page from the journal alone, if it has everything after the cursor. PostgreSQL is not asked, so
+    /// rings stay level with the live feed while it is away.
+    async fn journal_page(&self, query: &ReplayQuery, topics: &Topics, limit: Limit) -> Option<Replay> {
+        let found = read(&*self.journal, query.shard, query.after, limit).await.ok()?;
+        if found.epoch != query.epoch || found.from != query.after || found.tip < query.after {
+            return None;
+        }
+        self.metrics.page(PageSource::Journal);
+        let last = found.entries.last().filter(|last| last.seq == found.to);
+        let known = last.map(|last| (found.to, last.digest));
+        let policies = self.policies.get();
+        let mut records = select(found.entries, topics, &policies, true);
+        self.reader(&policies).keep_fresh(&mut records);
+        Some(self.page(query, &Page { records, to: found.to }, found.tip, known))
     }
 
     /// PostgreSQL is not there. If the journal has everything after the cursor, nobody need notice.

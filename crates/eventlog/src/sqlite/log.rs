@@ -18,7 +18,7 @@ use futures::FutureExt;
 use super::rows::{Snapshot, log_error, position as row_of};
 use super::{Inner, SqliteLog};
 use crate::metrics::PageSource;
-use crate::pages::{self, Reader};
+use crate::pages::{self, Page, Reader};
 use crate::record::Record;
 use crate::source::{Limit, Span};
 use crate::standing::Verdict;
@@ -76,7 +76,17 @@ async fn replay(inner: &Inner, query: ReplayQuery) -> Result<Replay, LogError> {
     let policies = inner.policies.get();
     let span = Span { shard, epoch, after, upto };
     let limit = Limit::new(query.events, query.bytes);
-    let page = reader(inner, &policies).page(&mut source, span, &topics, limit).await?;
+    let reader = reader(inner, &policies);
+    let page = if query.fill {
+        let rows = source.journal(span, limit).await?;
+        let to = rows.records.last().filter(|_| rows.cut).map_or(span.upto, |last| last.seq);
+        let mut records = rows.records;
+        records.retain(|record| topics.matches(record.event.channel.as_str()));
+        reader.keep_fresh(&mut records);
+        Page { records, to }
+    } else {
+        reader.page(&mut source, span, &topics, limit).await?
+    };
     inner.metrics.page(PageSource::Sqlite);
     let mut batch = Batch::empty(shard, epoch, asked, page.to.max(asked));
     batch.tip = standing.tip;

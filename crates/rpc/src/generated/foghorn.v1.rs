@@ -108,6 +108,10 @@ pub struct ReplayRequest {
     /// About the most bytes of frames in the page.
     #[prost(uint64, tag = "6")]
     pub bytes: u64,
+    /// A gateway catches up with the live feed: events that are never replayed are wanted too, as far as the
+    /// journal has them.
+    #[prost(bool, tag = "7")]
+    pub fill: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReplayResponse {
