@@ -21,6 +21,8 @@ use foghorn_eventlog::postgres::writer::{TRIM_BEHIND_DEFAULT, Writer};
 use foghorn_eventlog::postgres::{Database, MigrateError, PostgresLog, PostgresOptions, migrate};
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{SqliteLog, SqliteOptions};
+use foghorn_rpc::client::RemoteEventLog;
+use foghorn_rpc::{serve, server};
 use foghorn_tests::postgres::PostgresServer;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
@@ -246,6 +248,95 @@ async fn postgres_may_be_killed_at_any_moment() {
     subject.log.replay(query).await.unwrap_err();
     let rest = replay_all(&subject, 500, &["a"], 10_000, 4 << 20).await.unwrap();
     assert_eq!(rest.len(), usize::try_from(total - 500).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_postgres_the_journal_answers_over_the_wire() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    let begin = subject.clock.now();
+    let mut epoch = Epoch::new(0);
+    for n in 1..=10 {
+        epoch = publish(&subject, "a", &n.to_string()).await.epoch;
+        subject.clock.pass(Duration::from_secs(10));
+    }
+    subject.settle().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let served = PostgresLog::new(
+        subject.database.clone(),
+        Arc::clone(&subject.journal) as Arc<dyn Journal>,
+        subject.policies.clone(),
+        subject.clock.clock(),
+        Metrics::default(),
+    );
+    let routes = tonic::service::Routes::new(server::event_log(Arc::new(served), ShardCount::ONE));
+    tokio::spawn(serve::serve(listener, routes, &["foghorn.v1.EventLog"], stopped));
+    let remote = RemoteEventLog::new(&url, ShardCount::ONE, &mut Default::default()).unwrap();
+    subject.stop_writing().await;
+    subject.server.kill();
+    subject.journal.trim(SHARD, 4).await.unwrap();
+
+    // The client has one replica to ask, once: what is answered at all, is in time.
+    for fill in [false, true] {
+        let topics = patterns(&[">"]);
+        let query = ReplayQuery { shard: SHARD, epoch, after: 4, topics, events: 100, bytes: 1 << 20, fill };
+        let Replay::Page(page) = remote.replay(query.clone()).await.unwrap() else { panic!("a reset") };
+        assert_eq!((page.events.len(), page.to, page.tip), (6, 10, 10));
+        // What only PostgreSQL has is slow, and not gone.
+        remote.replay(ReplayQuery { after: 3, ..query }).await.unwrap_err();
+    }
+    // Where a gateway begins.
+    let at = |n: u64| begin.plus(Duration::from_secs(10 * n));
+    let located = remote.locate(SHARD, at(7)).await.unwrap();
+    assert_eq!((located.epoch, located.after, located.tip), (epoch, 7, 10));
+    assert_eq!(remote.locate(SHARD, at(100)).await.unwrap().after, 10);
+    remote.locate(SHARD, at(2)).await.unwrap_err();
+
+    subject.server.restart().await;
+    let located = foghorn_tests::wait::until("PostgreSQL is tried again", PATIENCE, async || {
+        remote.locate(SHARD, at(2)).await.ok()
+    });
+    assert_eq!(located.await.after, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_ahead_of_a_leader_or_a_replica_waits_and_is_not_reset() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    let mut epoch = Epoch::new(0);
+    for n in 1..=5 {
+        epoch = publish(&subject, "a", &n.to_string()).await.epoch;
+    }
+    subject.settle().await;
+    subject.stop_writing().await;
+    publish(&subject, "a", "6").await;
+    let ask = async |epoch, after| {
+        let topics = patterns(&["a"]);
+        let query = ReplayQuery { shard: SHARD, epoch, after, topics, events: 9, bytes: 999, fill: false };
+        subject.log.replay(query).await
+    };
+    // A new leader: neither what the log has nor what somebody was given is gone.
+    subject.journal.behind.store(4, Ordering::SeqCst);
+    // Not often enough to be believed.
+    for _ in 0..2 {
+        ask(epoch, 5).await.unwrap_err();
+        ask(epoch, 6).await.unwrap_err();
+    }
+    let Replay::Page(page) = ask(epoch, 3).await.unwrap() else { panic!("a reset") };
+    assert_eq!(page.to, 5, "what the log has");
+    subject.journal.behind.store(u64::MAX, Ordering::SeqCst);
+    for after in [5, 6] {
+        let Replay::Page(page) = ask(epoch, after).await.unwrap() else { panic!("a reset") };
+        assert_eq!((page.to, page.tip), (6, 6));
+    }
+    // A new epoch that this replica hears of last.
+    let next = Epoch::new(epoch.get() + 1);
+    for _ in 0..2 {
+        ask(next, 3).await.unwrap_err();
+    }
+    subject.journal.later.store(1, Ordering::SeqCst);
+    let Replay::Page(page) = ask(next, 3).await.unwrap() else { panic!("a reset") };
+    assert_eq!((page.epoch, page.to), (next, 6));
 }
 
 #[tokio::test(flavor = "multi_thread")]

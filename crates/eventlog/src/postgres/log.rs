@@ -11,14 +11,15 @@ use foghorn_bus::log::{
 use foghorn_core::batch::Batch;
 use foghorn_core::entry::Key;
 use foghorn_core::policy::Policies;
-use foghorn_core::position::Position;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use futures::FutureExt;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::recent::{Recent, answer, bounds, recent};
+use super::doubts::Doubts;
+use super::recent::{Recent, answer, bounds, not_behind, recent};
 use super::rows::Connection;
 use super::{Database, Head, READ_DEADLINE};
 use crate::metrics::Metrics;
@@ -31,6 +32,8 @@ use crate::topics::Topics;
 
 /// About the most bytes in a page of history.
 const HISTORY_BYTES: usize = 2 * 1024 * 1024;
+/// How long looks for a head may fail before whoever waits is told.
+const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long between two looks for a head that another process moves, jittered.
 const HEAD_LOOK: Duration = Duration::from_millis(40);
 
@@ -43,6 +46,8 @@ pub struct PostgresLog {
     pub(super) metrics: Metrics,
     /// One look at PostgreSQL's heads at a time, for all who wait.
     looking: Mutex<()>,
+    /// Cursors ahead of what is known here.
+    pub(super) doubts: Doubts,
 }
 
 impl PostgresLog {
@@ -54,7 +59,8 @@ impl PostgresLog {
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
-        PostgresLog { database, journal, policies, clock, metrics, looking: Mutex::new(()) }
+        let (looking, doubts) = (Mutex::new(()), Doubts::default());
+        PostgresLog { database, journal, policies, clock, metrics, looking, doubts }
     }
 
     pub(super) fn reader<'a>(&self, policies: &'a Policies) -> Reader<'a> {
@@ -139,24 +145,44 @@ impl PostgresLog {
 
     async fn answer_locate(&self, shard: Shard, time: Timestamp) -> Result<Located, LogError> {
         let now = bounds(&*self.journal, shard).await?;
-        let connection = Connection::new(&self.database).await?;
-        let stored = connection.within(READ_DEADLINE, async |c| {
-            let standing = c.standing(shard).await?.map(|(standing, _)| standing);
-            let Some(standing) = standing.filter(|standing| standing.epoch == now.epoch) else {
-                return Ok(None);
-            };
-            let span = Span { shard, epoch: standing.epoch, after: standing.start, upto: standing.tip };
-            Ok(Some((pages::locate(c, span, time).await?, standing.tip)))
-        });
-        let after = match stored.await? {
-            Some((after, head)) if after < head => after,
-            other => {
+        let after = match self.locate_stored(shard, now.epoch, time).await {
+            Ok(Some((after, head))) if after < head => after,
+            Ok(other) => {
                 let after = answer(self.journal.seek(shard, time)).await?;
                 after.max(other.map_or(0, |(_, head)| head))
+            }
+            Err(error) => {
+                self.metrics.failed("read");
+                let after = answer(self.journal.seek(shard, time)).await?;
+                // Before the journal's first entry, only PostgreSQL knows what there was.
+                if after < now.first && now.first > 1 {
+                    return Err(error);
+                }
+                after
             }
         };
         let tip = now.last.max(after);
         Ok(Located { epoch: now.epoch, after, tip })
+    }
+
+    /// The position among what is stored, and where that ends. None when nothing of this epoch is.
+    async fn locate_stored(
+        &self,
+        shard: Shard,
+        epoch: Epoch,
+        time: Timestamp,
+    ) -> Result<Option<(u64, u64)>, LogError> {
+        let connection = Connection::new(&self.database).await?;
+        let stored = connection.within(READ_DEADLINE, async |c| {
+            let standing = c.standing(shard).await?.map(|(standing, _)| standing);
+            not_behind(shard, standing.as_ref(), epoch)?;
+            let Some(standing) = standing.filter(|standing| standing.epoch == epoch) else {
+                return Ok(None);
+            };
+            let span = Span { shard, epoch, after: standing.start, upto: standing.tip };
+            Ok(Some((pages::locate(c, span, time).await?, standing.tip)))
+        });
+        stored.await
     }
 
     async fn answer_committed(
@@ -193,6 +219,7 @@ impl PostgresLog {
         let shard = position.shard;
         let mut heads = self.database.head(shard).subscribe();
         let there = |head: &Head| (head.epoch, head.seq) >= (position.epoch, position.seq);
+        let mut failing: Option<Instant> = None;
         loop {
             if there(&heads.borrow_and_update()) {
                 return Ok(true);
@@ -206,15 +233,30 @@ impl PostgresLog {
                 return Ok(false);
             }
             // Whoever comes second finds what the first has seen.
-            let _one = self.looking.lock().await;
-            if !there(&heads.borrow()) {
-                let connection = Connection::new(&self.database).await?;
-                let found = connection.within(READ_DEADLINE, async |c| c.standing(shard).await).await?;
-                if let Some((standing, _)) = found {
-                    self.database.saw_head(shard, Head { epoch: standing.epoch, seq: standing.tip });
+            let Ok(_one) = timeout_at(deadline, self.looking.lock()).await else { return Ok(false) };
+            if there(&heads.borrow()) {
+                continue;
+            }
+            match self.look_for_head(shard, deadline).await {
+                Ok(()) => failing = None,
+                Err(error) => {
+                    let since = *failing.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= LOOK_PATIENCE {
+                        return Err(error);
+                    }
                 }
             }
         }
+    }
+
+    async fn look_for_head(&self, shard: Shard, deadline: Instant) -> Result<(), LogError> {
+        let connection = Connection::new(&self.database).await?;
+        let limit = deadline.saturating_duration_since(Instant::now()).min(READ_DEADLINE);
+        let found = connection.within(limit, async |c| c.standing(shard).await).await?;
+        if let Some((standing, _)) = found {
+            self.database.saw_head(shard, Head { epoch: standing.epoch, seq: standing.tip });
+        }
+        Ok(())
     }
 }
 

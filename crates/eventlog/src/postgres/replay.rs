@@ -5,9 +5,11 @@ use foghorn_bus::log::{LogError, Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
 use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::reason::ResetReason;
+use tokio::time::Instant;
 
+use super::doubts::{EPOCH_PATIENCE, TIP_PATIENCE};
 use super::log::PostgresLog;
-use super::recent::{bounds, read, select};
+use super::recent::{bounds, not_behind, read, select};
 use super::rows::Connection;
 use super::{Head, READ_DEADLINE};
 use crate::metrics::PageSource;
@@ -71,12 +73,13 @@ impl PostgresLog {
             Ok(Stored::Reset { reason, epoch, after }) => Ok(self.reset(reason, epoch, after)),
             Ok(Stored::OtherEpoch { standing }) => {
                 let now = bounds(&*self.journal, query.shard).await?;
+                not_behind(query.shard, standing.as_ref(), now.epoch)?;
                 if now.epoch == query.epoch {
                     // The log's writer will hear of this epoch soon; the journal has all of it.
                     let page = Page { records: Vec::new(), to: query.after.max(now.first.saturating_sub(1)) };
                     return self.with_recent(&query, &topics, limit, page, None).await;
                 }
-                Ok(self.other_epoch(&query, &topics, standing.as_ref(), now))
+                self.other_epoch(&query, &topics, standing.as_ref(), now)
             }
             Err(error) => self.without_postgres(&query, &topics, limit, error).await,
         }
@@ -136,9 +139,22 @@ impl PostgresLog {
                 let tip = page.to;
                 return Ok(self.page(query, &page, tip, head));
             }
-            return Ok(self.other_epoch(query, topics, stored.as_ref().map(|(standing, _)| standing), now));
+            return self.other_epoch(query, topics, stored.as_ref().map(|(standing, _)| standing), now);
+        }
+        if page.to > now.last && page.to > query.after {
+            // The log has it, the journal's leader will.
+            let tip = page.to;
+            return Ok(self.page(query, &page, tip, head));
         }
         if page.to > now.last {
+            let vouched = head.is_some_and(|(tip, _)| page.to <= tip);
+            let unknown = (shard, query.epoch, page.to);
+            if vouched || !self.doubts.confirmed(unknown, TIP_PATIENCE, Instant::now()) {
+                let last = now.last;
+                return Err(LogError(format!(
+                    "the journal of shard {shard} seems to end at {last}, before the cursor; try again"
+                )));
+            }
             let begins = now.first.saturating_sub(1);
             let earliest = stored.as_ref().map_or(begins, |(standing, _)| standing.beginning(topics));
             return Ok(self.reset(ResetReason::Cursor, now.epoch, earliest));
@@ -212,13 +228,22 @@ impl PostgresLog {
         topics: &Topics,
         standing: Option<&Standing>,
         now: Bounds,
-    ) -> Replay {
+    ) -> Result<Replay, LogError> {
+        let shard = query.shard;
+        if query.epoch > now.epoch
+            && !self.doubts.confirmed((shard, query.epoch, 0), EPOCH_PATIENCE, Instant::now())
+        {
+            return Err(LogError(format!(
+                "the journal of shard {shard} seems to be in epoch {}, before the cursor's; try again",
+                now.epoch
+            )));
+        }
         let empty = Standing::empty(now.epoch, now.first.saturating_sub(1));
         let standing = standing.filter(|standing| standing.epoch == now.epoch).unwrap_or(&empty);
-        match standing.judge(query.epoch, query.after, topics) {
+        Ok(match standing.judge(query.epoch, query.after, topics) {
             Verdict::Reset { reason, after } => self.reset(reason, now.epoch, after),
             Verdict::Serve { .. } => self.reset(ResetReason::Epoch, now.epoch, standing.start),
-        }
+        })
     }
 
     fn reset(&self, reason: ResetReason, epoch: Epoch, after: u64) -> Replay {

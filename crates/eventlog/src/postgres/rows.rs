@@ -10,9 +10,11 @@ use foghorn_core::time::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgArguments;
 use sqlx::{AssertSqlSafe, Postgres};
+use tokio::time::Instant;
 
+use super::Database;
+use super::breaker::InHand;
 use super::state::{self, log_error, number};
-use super::{Database, READ_DEADLINE};
 use crate::record::{Columns, to_i64, to_u64};
 use crate::source::{Limit, Order, Rows, Source, Span};
 use crate::standing::Standing;
@@ -21,6 +23,7 @@ use crate::topics::Topics;
 /// A connection that reads. One that doesn't answer in time is closed and not used again.
 pub(super) struct Connection {
     inner: PoolConnection<Postgres>,
+    _in_hand: InHand,
 }
 
 /// What every query begins with: $1 to $4 are the span.
@@ -39,8 +42,18 @@ type Query<'q> = sqlx::query::QueryAs<'q, Postgres, Row, PgArguments>;
 
 impl Connection {
     pub(super) async fn new(database: &Database) -> Result<Self, LogError> {
-        let inner = database.read.acquire().await.map_err(|error| log_error("connecting", &error))?;
-        Ok(Connection { inner })
+        if !database.breaker.admits(Instant::now()) {
+            return Err(LogError(
+                "PostgreSQL could not be reached a moment ago; it is tried again soon".into(),
+            ));
+        }
+        match database.read.acquire().await {
+            Ok(inner) => Ok(Connection { inner, _in_hand: database.breaker.worked() }),
+            Err(error) => {
+                database.breaker.failed(Instant::now(), database.read.options().get_max_connections());
+                Err(log_error("connecting", &error))
+            }
+        }
     }
 
     pub(super) async fn standing(&mut self, shard: Shard) -> Result<Option<(Standing, Digest)>, LogError> {
@@ -80,7 +93,7 @@ impl Connection {
         if done.is_err() {
             self.inner.close_on_drop();
         }
-        done.map_err(|_| LogError(format!("PostgreSQL did not answer within {READ_DEADLINE:?}")))?
+        done.map_err(|_| LogError(format!("PostgreSQL did not answer within {limit:?}")))?
     }
 
     async fn fetch(&mut self, query: Query<'_>, limit: Limit) -> Result<Rows, LogError> {
