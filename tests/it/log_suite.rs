@@ -77,6 +77,8 @@ macro_rules! suite {
             time_is_found,
             the_newest_of_each_channel,
             history_in_both_directions,
+            history_goes_on_past_what_has_expired,
+            history_is_bounded_as_it_is_sent,
             committed_means_this_very_event,
             shards_are_apart,
         );
@@ -407,6 +409,59 @@ pub(crate) async fn history_in_both_directions<S: Subject>(start: impl Start<S>)
     assert_eq!(history(Some(0), None, 2).await, (vec![2, 4], true));
     assert_eq!(history(Some(4), None, 10).await, (vec![6, 8, 10], false));
     assert_eq!(history(Some(2), Some(8), 10).await, (vec![4, 6], false));
+}
+
+pub(crate) async fn history_goes_on_past_what_has_expired<S: Subject>(start: impl Start<S>) {
+    let subject = start(ShardCount::ONE, Policies::default()).await;
+    let short = |text| Event { ttl: Some(Ttl::new(30).unwrap()), ..event("a", text) };
+    publish(&subject, "a", "1").await;
+    for text in ["2", "3", "4", "5"] {
+        append(&subject, short(text)).await;
+    }
+    publish(&subject, "a", "6").await;
+    subject.settle().await;
+    // These may not be committed yet.
+    append(&subject, short("7")).await;
+    publish(&subject, "a", "8").await;
+    subject.clock().pass(Duration::from_secs(120));
+    let channel = || Channel::parse("a").unwrap();
+    for oldest in [true, false] {
+        let (mut after, mut before) = (oldest.then_some(0), None);
+        let mut texts = Vec::new();
+        let mut pages = 0;
+        loop {
+            let query = HistoryQuery { channel: channel(), after, before, limit: 2 };
+            let page = subject.log().history(query).await.unwrap();
+            texts.extend(page.events.iter().map(|event| String::from_utf8(event.data.to_vec()).unwrap()));
+            pages += 1;
+            assert!(pages < 10, "no end: {page:?}");
+            if !page.more {
+                break;
+            }
+            *(if oldest { &mut after } else { &mut before }) = Some(page.reached);
+        }
+        let expected = if oldest { ["1", "6", "8"] } else { ["8", "6", "1"] };
+        assert_eq!(texts, expected);
+    }
+}
+
+pub(crate) async fn history_is_bounded_as_it_is_sent<S: Subject>(start: impl Start<S>) {
+    let subject = start(ShardCount::ONE, Policies::default()).await;
+    // Six times as long in JSON.
+    let data = "\u{1}".repeat(100_000);
+    for n in 1..=5 {
+        publish(&subject, "a", &data).await;
+        if n == 4 {
+            subject.settle().await;
+        }
+    }
+    let channel = Channel::parse("a").unwrap();
+    let first = HistoryQuery { channel, after: Some(0), before: None, limit: 100 };
+    let page = subject.log().history(first.clone()).await.unwrap();
+    assert_eq!((page.events.len(), page.more, page.reached), (3, true, 3));
+    let rest = HistoryQuery { after: Some(page.reached), ..first };
+    let page = subject.log().history(rest).await.unwrap();
+    assert_eq!((page.events.len(), page.more, page.reached), (2, false, 5));
 }
 
 pub(crate) async fn committed_means_this_very_event<S: Subject>(start: impl Start<S>) {

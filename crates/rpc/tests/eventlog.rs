@@ -96,7 +96,8 @@ impl EventLog for Fake {
                 data: Bytes::from(vec![b'x'; 1 << 20]),
             };
             let events = (1..=query.limit as u64).map(event).collect();
-            Ok(HistoryPage { epoch: Epoch::new(query.after.unwrap()), events, more: query.before.is_some() })
+            let (epoch, more) = (Epoch::new(query.after.unwrap()), query.before.is_some());
+            Ok(HistoryPage { epoch, events, more, reached: 100 })
         })
     }
 
@@ -194,10 +195,10 @@ async fn questions_and_answers_survive_the_way() {
     let history =
         HistoryQuery { channel: Channel::parse("a").unwrap(), after: Some(8), before: None, limit: 2 };
     let page = log.history(history.clone()).await.unwrap();
-    assert_eq!((page.epoch.get(), page.events.len(), page.more), (8, 2, false));
+    assert_eq!((page.epoch.get(), page.events.len(), page.more, page.reached), (8, 2, false, 100));
     assert_eq!(page.events[0].event_type.as_deref(), Some("paid"));
     let cut = log.history(HistoryQuery { limit: 100, ..history }).await.unwrap();
-    assert_eq!((cut.events.len(), cut.more), (4, true), "as much as an answer holds");
+    assert_eq!((cut.events.len(), cut.more, cut.reached), (4, true, 4), "as much as an answer holds");
 }
 
 #[tokio::test]

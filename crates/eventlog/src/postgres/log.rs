@@ -23,15 +23,12 @@ use super::recent::{Recent, answer, bounds, not_behind, recent};
 use super::rows::Connection;
 use super::{Database, Head, READ_DEADLINE};
 use crate::metrics::Metrics;
-use crate::pages::{self, Reader};
-use crate::record::Record;
+use crate::pages::{self, HISTORY_BYTES, Reader};
 use crate::shared::{Clock, SharedPolicies};
 use crate::source::{Limit, Order, Span};
 use crate::standing::Standing;
 use crate::topics::Topics;
 
-/// About the most bytes in a page of history.
-const HISTORY_BYTES: usize = 2 * 1024 * 1024;
 /// How long looks for a head may fail before whoever waits is told.
 const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long between two looks for a head that another process moves, jittered.
@@ -122,25 +119,26 @@ impl PostgresLog {
         let stored = Span { upto: span.upto.min(head), ..span };
         let connection = Connection::new(&self.database).await?;
         let channel = query.channel.as_str();
-        let rows = connection
+        let stored = connection
             .within(READ_DEADLINE, async |c| reader.history(c, stored, channel, order, limit).await);
-        let mut rows = rows.await?;
-        let beyond =
-            recent.records.into_iter().filter(|record| record.seq > span.after && record.seq <= span.upto);
+        let mut past = stored.await?;
+        let mut beyond = recent.records;
+        beyond.retain(|record| record.seq > span.after && record.seq <= span.upto);
+        reader.keep_fresh(&mut beyond);
         match order {
             // Where the stored ones were cut, what comes after them is not the next.
-            Order::Oldest if rows.cut => {}
-            Order::Oldest => rows.records.extend(beyond),
-            Order::Newest => rows.records.extend(beyond),
+            Order::Oldest if past.more => {}
+            Order::Oldest => {
+                past.records.extend(beyond);
+                past.reached = span.upto;
+            }
+            Order::Newest => {
+                beyond.reverse();
+                beyond.append(&mut past.records);
+                past.records = beyond;
+            }
         }
-        rows.records.sort_unstable_by_key(|record| record.seq);
-        if order == Order::Newest {
-            rows.records.reverse();
-        }
-        let more = rows.cut || rows.records.len() > limit.events;
-        rows.records.truncate(limit.events);
-        let events = rows.records.into_iter().map(Record::history).collect();
-        Ok(HistoryPage { epoch: standing.epoch, events, more })
+        Ok(pages::history_page(standing.epoch, past, limit))
     }
 
     async fn answer_locate(&self, shard: Shard, time: Timestamp) -> Result<Located, LogError> {

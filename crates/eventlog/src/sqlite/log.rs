@@ -18,14 +18,10 @@ use futures::FutureExt;
 use super::rows::{Snapshot, log_error, position as row_of};
 use super::{Inner, SqliteLog};
 use crate::metrics::PageSource;
-use crate::pages::{self, Page, Reader};
-use crate::record::Record;
+use crate::pages::{self, HISTORY_BYTES, Page, Reader};
 use crate::source::{Limit, Span};
 use crate::standing::Verdict;
 use crate::topics::Topics;
-
-/// About the most bytes in a page of history.
-const HISTORY_BYTES: usize = 2 * 1024 * 1024;
 
 impl EventLog for SqliteLog {
     fn replay(&self, query: ReplayQuery) -> Future<'_, Result<Replay, LogError>> {
@@ -120,9 +116,8 @@ async fn history(inner: &Inner, query: HistoryQuery) -> Result<HistoryPage, LogE
     let policies = inner.policies.get();
     let limit = Limit::new(query.limit, HISTORY_BYTES);
     let channel = query.channel.as_str();
-    let rows = reader(inner, &policies).history(&mut source, span, channel, order, limit).await?;
-    let events = rows.records.into_iter().map(Record::history).collect();
-    Ok(HistoryPage { epoch: standing.epoch, events, more: rows.cut })
+    let past = reader(inner, &policies).history(&mut source, span, channel, order, limit).await?;
+    Ok(pages::history_page(standing.epoch, past, limit))
 }
 
 /// What is acked here is committed, so all that can be found out is whether the position is of this

@@ -207,6 +207,9 @@ pub struct HistoryResponse {
     pub events: ::prost::alloc::vec::Vec<HistoryEvent>,
     #[prost(bool, tag = "3")]
     pub more: bool,
+    /// How far the page reaches: the next one is after this seq, or before it.
+    #[prost(uint64, tag = "4")]
+    pub reached: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HistoryEvent {
