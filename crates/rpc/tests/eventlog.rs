@@ -32,6 +32,8 @@ use tokio::sync::watch;
 struct Fake {
     down: bool,
     wrong_shard: bool,
+    /// Histories that have begun, when they are not to end.
+    stuck: Option<watch::Sender<usize>>,
 }
 
 fn batch(shard: Shard, epoch: Epoch, after: u64) -> Batch {
@@ -88,6 +90,10 @@ impl EventLog for Fake {
     fn history(&self, query: HistoryQuery) -> Future<'_, Result<HistoryPage, LogError>> {
         Box::pin(async move {
             self.check()?;
+            if let Some(begun) = &self.stuck {
+                begun.send_modify(|begun| *begun += 1);
+                std::future::pending::<()>().await;
+            }
             let event = |seq| HistoryEvent {
                 seq,
                 time: Timestamp::from_micros(7),
@@ -250,6 +256,28 @@ async fn another_replica_answers_for_one_that_is_gone_down_or_odd() {
     let (log, _) = remote(&[&odd]);
     let error = log.replay(query(2, "a")).await.unwrap_err();
     assert!(error.0.contains("malformed answer"), "{error}");
+}
+
+#[tokio::test]
+async fn gateways_catch_up_however_many_others_wait() {
+    let (begun, mut count) = watch::channel(0);
+    let replica = replica(Fake { stuck: Some(begun), ..Fake::default() }).await;
+    let (log, _) = remote(&[&replica]);
+    let log = Arc::new(log);
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let log = Arc::clone(&log);
+        let channel = Channel::parse("a").unwrap();
+        waiting.spawn(async move {
+            log.history(HistoryQuery { channel, after: None, before: None, limit: 1 }).await
+        });
+    }
+    count.wait_for(|begun| *begun == 32).await.unwrap();
+    // Answered, and by the log: no place had to be waited for.
+    let filled = log.replay(ReplayQuery { fill: true, ..query(2, "a.>") }).await.unwrap();
+    assert!(matches!(filled, Replay::Reset { .. }), "{filled:?}");
+    assert_eq!(*count.borrow(), 32, "as many as have a place");
+    waiting.abort_all();
 }
 
 #[tokio::test]
