@@ -117,8 +117,9 @@ pub struct JournalPage {
 /// Why an event was not appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// The journal is at its bound. Nothing is lost; it recovers when the log has caught up.
-    #[error("the journal of shard {0} is full: the event log is behind; retry later")]
+    /// The journal is at its bound, or its disk is full. Nothing was stored and nothing is lost; it recovers
+    /// when the log has caught up, or retention has made room.
+    #[error("the journal of shard {0} is full, so the event was not stored; retry later")]
     Full(Shard),
     /// No answer within the deadline. The event may or may not be stored; retry with the same id.
     #[error("the journal can't be reached ({0}); the event may have been stored, so retry with the same id")]
