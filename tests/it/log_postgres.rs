@@ -132,6 +132,12 @@ impl<J: Journal> Pg<J> {
         }
     }
 
+    async fn execute(&self, sql: &'static str) {
+        use sqlx::Connection;
+        let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    }
+
     /// Every row of shard 0: epoch, seq, data.
     async fn rows(&self) -> Vec<(i64, i64, String)> {
         use sqlx::Connection;
@@ -492,6 +498,25 @@ async fn the_journal_is_trimmed_behind_the_head() {
     foghorn_tests::wait::until("trimmed", PATIENCE, async || (subject.journal.lost() == 2).then_some(()))
         .await;
     assert_eq!(replay_all(&subject, 0, &["a"], 10, 1 << 20).await.unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_the_journal_is_trimmed_by_what_the_log_has_now() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    for n in 1..=10 {
+        publish(&subject, "a", &n.to_string()).await;
+    }
+    subject.settle().await;
+    subject.stop_writing().await;
+    // PostgreSQL comes back from a backup of when it had half of them; this process has seen them all.
+    subject.execute("DELETE FROM foghorn.events WHERE seq > 5").await;
+    subject.execute("UPDATE foghorn.shards SET head = 5, head_digest = 0").await;
+    subject.clock.pass(2 * TRIM_BEHIND_DEFAULT);
+    publish(&subject, "a", "11").await;
+    subject.write();
+    subject.settle().await;
+    subject.assert_each_once((1..=11).map(|n| n.to_string()).collect()).await;
+    assert_eq!(replay_all(&subject, 0, &["a"], 100, 1 << 20).await.unwrap().len(), 11, "and no hole");
 }
 
 #[tokio::test(flavor = "multi_thread")]

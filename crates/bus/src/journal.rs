@@ -61,6 +61,12 @@ pub trait Journal: Send + Sync + 'static {
     /// What the leader holds now.
     fn bounds(&self, shard: Shard) -> Future<'_, Result<Bounds, JournalError>>;
 
+    /// What the shard takes of what it may take; none when the journal doesn't know.
+    fn size(&self, shard: Shard) -> Future<'_, Result<Option<Size>, JournalError>> {
+        let _unused = shard;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// The seq before the first entry taken at `time` or later (the last seq when there is none).
     fn seek(
         &self,
@@ -97,6 +103,15 @@ pub struct Bounds {
     pub first: u64,
     /// The last seq that was given out; 0 before the first.
     pub last: u64,
+}
+
+/// What a shard's journal takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// What it holds.
+    pub bytes: u64,
+    /// At which it refuses more; none when it is bounded by the disk alone.
+    pub most: Option<u64>,
 }
 
 /// A contiguous range of the journal.

@@ -10,6 +10,7 @@ mod breaker;
 mod chores;
 mod doubts;
 mod log;
+mod measure;
 mod migrate;
 mod partitions;
 mod recent;
@@ -115,6 +116,12 @@ impl Database {
     fn head(&self, shard: Shard) -> &watch::Sender<Head> {
         // There are as many as there can be shards.
         &self.heads[shard.index().min(self.heads.len() - 1)]
+    }
+
+    /// Takes the head for what PostgreSQL says now, also where that is less: it may have been restored from
+    /// a backup.
+    fn set_head(&self, shard: Shard, now: Head) {
+        self.head(shard).send_if_modified(|head| std::mem::replace(head, now) != now);
     }
 
     /// Takes note of a head that was seen. It only goes forward.

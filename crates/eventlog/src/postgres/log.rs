@@ -199,9 +199,21 @@ impl PostgresLog {
             return Ok(Committed::NotYet);
         }
         let connection = Connection::new(&self.database).await?;
-        let (stored, lost) = connection
-            .within(READ_DEADLINE, async |c| Ok((c.key_at(at).await?, c.is_in_hole(at).await?)))
-            .await?;
+        let looked = connection.within(READ_DEADLINE, async |c| {
+            let (stored, lost) = (c.key_at(at).await?, c.is_in_hole(at).await?);
+            let standing = if stored.is_none() { c.standing(position.shard).await? } else { None };
+            Ok((stored, lost, standing))
+        });
+        let (stored, lost, standing) = looked.await?;
+        if let Some((standing, _)) = standing {
+            // No row is an answer only where the head is past it, and not where it was before PostgreSQL
+            // was restored from a backup.
+            let head = Head { epoch: standing.epoch, seq: standing.tip };
+            if (head.epoch, head.seq) < (position.epoch, position.seq) {
+                self.database.set_head(position.shard, head);
+                return Ok(Committed::NotYet);
+            }
+        }
         let newer = self.database.head(position.shard).borrow().epoch > position.epoch;
         Ok(match stored {
             // In an epoch that is over no listener can get it any more, stored or not.

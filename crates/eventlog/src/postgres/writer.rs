@@ -6,6 +6,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::append::{Batch, append};
 use super::chores::chores;
+use super::measure::measure;
 use super::state::{Known, WriteError, WriterHead, begin_epoch, record_hole, take_over};
 use super::{Database, Head, WRITE_DEADLINE};
 use crate::metrics::Metrics;
@@ -86,14 +88,24 @@ enum Realign {
 }
 
 impl Writer {
-    /// Writes until `stop`. May also be dropped at any moment: that is a crash like another.
+    /// Writes until `stop`, and measures how far the log is behind, whoever writes. May also be dropped at any
+    /// moment: that is a crash like another.
     pub async fn run(&self, stop: &CancellationToken) {
+        let writes = AtomicBool::new(false);
+        tokio::select! {
+            () = self.tenures(stop, &writes) => {}
+            never = measure(self, &writes) => match never {},
+        }
+    }
+
+    async fn tenures(&self, stop: &CancellationToken, writes: &AtomicBool) {
         let mut backoff = Backoff::default();
         while let Some(lease) =
             stop.run_until_cancelled(self.leases.acquire(format!("writer.{}", self.shard))).await
         {
-            let mut tenure = Tenure { writer: self, lease, known: Known::default(), wrote: false };
+            let mut tenure = Tenure { writer: self, lease, known: Known::default(), wrote: false, writes };
             let ended = tenure.hold(stop).await;
+            writes.store(false, Ordering::Relaxed);
             self.metrics.writes(self.shard, false);
             let Tenure { lease, wrote, .. } = tenure;
             // Whatever it was that failed here may work elsewhere.
@@ -174,6 +186,8 @@ struct Tenure<'a> {
     lease: Box<dyn Lease>,
     known: Known,
     wrote: bool,
+    /// Whether this process moves the head.
+    writes: &'a AtomicBool,
 }
 
 impl Tenure<'_> {
@@ -194,9 +208,10 @@ impl Tenure<'_> {
             let seq = head.seq;
             head = self.align(head).await?;
             let tail = writer.journal.tail(writer.shard, head.seq);
-            let mut chores = pin!(chores(writer));
+            let reached = AtomicU64::new(head.seq);
+            let mut chores = pin!(chores(writer, head.epoch, &reached));
             let realign = tokio::select! {
-                realign = self.follow(tail, &mut head) => realign?,
+                realign = self.follow(tail, &mut head, &reached) => realign?,
                 ended = &mut chores => return Err(ended),
             };
             if head.seq > seq {
@@ -213,7 +228,8 @@ impl Tenure<'_> {
         let term = self.lease.term();
         let head =
             on_database(writer, async |connection| take_over(connection, writer.shard, term).await).await?;
-        writer.database.saw_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
+        writer.database.set_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
+        self.writes.store(true, Ordering::Relaxed);
         writer.metrics.writes(writer.shard, true);
         tracing::info!(shard = %writer.shard, epoch = %head.epoch, head = head.seq, term = head.term, "writing the log");
         Ok(head)
@@ -258,6 +274,7 @@ impl Tenure<'_> {
         &mut self,
         mut tail: BoxStream<'static, Result<Entry, JournalError>>,
         head: &mut WriterHead,
+        reached: &AtomicU64,
     ) -> Result<Realign, Ended> {
         let writer = self.writer;
         let mut renew = interval(RENEW_EVERY);
@@ -283,6 +300,7 @@ impl Tenure<'_> {
                     (commit, committing) = (None.into(), false);
                     let stored = stored?;
                     *head = stored.head;
+                    reached.store(head.seq, Ordering::Relaxed);
                     self.wrote = true;
                     writer.metrics.committed(stored.entries, stored.took);
                     writer.database.saw_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
