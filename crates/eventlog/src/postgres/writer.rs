@@ -18,6 +18,8 @@ use foghorn_core::shard::Shard;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::BoxStream;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +80,8 @@ pub(super) enum Ended {
     #[error("{0}")]
     Journals(String),
 }
+
+type Tail = BoxStream<'static, Result<Entry, JournalError>>;
 
 /// Why following a tail ended without anything being wrong with this tenure.
 enum Realign {
@@ -272,7 +276,7 @@ impl Tenure<'_> {
     /// is stored first.
     async fn follow(
         &mut self,
-        mut tail: BoxStream<'static, Result<Entry, JournalError>>,
+        mut tail: Tail,
         head: &mut WriterHead,
         reached: &AtomicU64,
     ) -> Result<Realign, Ended> {
@@ -285,11 +289,13 @@ impl Tenure<'_> {
         let mut ending: Option<Realign> = None;
         let mut commit: OptionFuture<BoxFuture<'_, Result<Stored, WriteError>>> = None.into();
         let mut committing = false;
+        let mut connection = None;
         loop {
             let ready = waiting.is_full() || ending.is_some() || Instant::now() >= due;
             if !committing && !waiting.is_empty() && ready {
                 let batch = std::mem::take(&mut waiting);
-                commit = Some(store(writer, Arc::clone(&self.known), *head, batch).boxed()).into();
+                let known = Arc::clone(&self.known);
+                commit = Some(store(writer, connection.take(), known, *head, batch).boxed()).into();
                 committing = true;
             }
             if !committing && waiting.is_empty() && ending.is_some() {
@@ -300,30 +306,19 @@ impl Tenure<'_> {
                     (commit, committing) = (None.into(), false);
                     let stored = stored?;
                     *head = stored.head;
+                    // Kept only for a batch that waits already: the pool asks whether it still works.
+                    connection = Some(stored.connection).filter(|_| !waiting.is_empty());
                     reached.store(head.seq, Ordering::Relaxed);
                     self.wrote = true;
                     writer.metrics.committed(stored.entries, stored.took);
                     writer.database.saw_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
                 }
-                entry = tail.next(), if ending.is_none() && !waiting.is_full() => match entry {
-                    Some(Ok(entry)) => {
-                        if entry.seq > taken + 1 && writer.is_hole(taken + 1).await? {
-                            ending = Some(Realign::Bounds);
-                            continue;
-                        }
-                        if waiting.is_empty() {
-                            due = Instant::now() + LINGER;
-                        }
-                        taken = entry.seq;
-                        waiting.push(entry, &writer.metrics);
+                first = tail.next(), if ending.is_none() && !waiting.is_full() => {
+                    if waiting.is_empty() {
+                        due = Instant::now() + LINGER;
                     }
-                    Some(Err(JournalError::Epoch { .. })) => ending = Some(Realign::Bounds),
-                    Some(Err(error)) => {
-                        tracing::debug!(%error, "the journal's tail broke and is made anew");
-                        ending = Some(Realign::Tail);
-                    }
-                    None => ending = Some(Realign::Tail),
-                },
+                    ending = gather(writer, &mut tail, first, &mut taken, &mut waiting).await?;
+                }
                 () = sleep_until(due), if !committing && !waiting.is_empty() => {}
                 _ = renew.tick() => {
                     let kept = timeout(EXPIRES_AFTER, self.lease.renew(head.seq)).await;
@@ -335,20 +330,64 @@ impl Tenure<'_> {
     }
 }
 
+/// Takes in what the tail has ready, as far as the batch has room: waiting for each entry apart costs more
+/// than taking it. What ended it, if anything did.
+async fn gather(
+    writer: &Writer,
+    tail: &mut Tail,
+    first: Option<Result<Entry, JournalError>>,
+    taken: &mut u64,
+    waiting: &mut Batch,
+) -> Result<Option<Realign>, Ended> {
+    let mut next = Some(first);
+    while let Some(entry) = next.take() {
+        match entry {
+            Some(Ok(entry)) => {
+                if entry.seq > *taken + 1 && writer.is_hole(*taken + 1).await? {
+                    return Ok(Some(Realign::Bounds));
+                }
+                *taken = entry.seq;
+                waiting.push(entry, &writer.metrics);
+            }
+            Some(Err(JournalError::Epoch { .. })) => return Ok(Some(Realign::Bounds)),
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the journal's tail broke and is made anew");
+                return Ok(Some(Realign::Tail));
+            }
+            None => return Ok(Some(Realign::Tail)),
+        }
+        if !waiting.is_full() {
+            next = tail.next().now_or_never();
+        }
+    }
+    Ok(None)
+}
+
 struct Stored {
+    connection: PoolConnection<Postgres>,
     head: WriterHead,
     entries: usize,
     took: Duration,
 }
 
-async fn store(writer: &Writer, known: Known, head: WriterHead, batch: Batch) -> Result<Stored, WriteError> {
+async fn store(
+    writer: &Writer,
+    connection: Option<PoolConnection<Postgres>>,
+    known: Known,
+    head: WriterHead,
+    batch: Batch,
+) -> Result<Stored, WriteError> {
     let begun = Instant::now();
+    let mut connection = match connection {
+        Some(connection) => connection,
+        None => writer.database.write.acquire().await?,
+    };
     let (policies, now) = (writer.policies.get(), writer.clock.now());
-    let appended = on_database(writer, async |connection| {
+    let appended = bounded(&mut connection, async |connection| {
         append(connection, &known, head, &batch, &policies, now).await
     });
     let head = appended.await.inspect_err(|_| known.lock().clear())?;
-    Ok(Stored { head, entries: batch.entries(), took: begun.elapsed() })
+    Ok(Stored { connection, head, entries: batch.entries(), took: begun.elapsed() })
 }
 
 /// Waits for the journal, but not for ever.
@@ -356,14 +395,20 @@ pub(super) async fn answer<T>(asked: BoxFuture<'_, Result<T, JournalError>>) -> 
     Ok(timeout(JOURNAL_DEADLINE, asked).await.map_err(|_| Ended::JournalSlow)??)
 }
 
-/// Works on a connection, but not for ever. One that was given up on may be in the middle of anything
-/// and is closed: what it did is found out from the head.
 async fn on_database<T, F>(writer: &Writer, work: F) -> Result<T, WriteError>
 where
-    F: AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, WriteError>,
+    F: AsyncFnOnce(&mut PgConnection) -> Result<T, WriteError>,
 {
-    let mut connection = writer.database.write.acquire().await?;
-    let done = timeout(WRITE_DEADLINE, work(&mut connection)).await;
+    bounded(&mut writer.database.write.acquire().await?, work).await
+}
+
+/// Works on a connection, but not for ever. One that was given up on may be in the middle of anything
+/// and is closed: what it did is found out from the head.
+async fn bounded<T, F>(connection: &mut PoolConnection<Postgres>, work: F) -> Result<T, WriteError>
+where
+    F: AsyncFnOnce(&mut PgConnection) -> Result<T, WriteError>,
+{
+    let done = timeout(WRITE_DEADLINE, work(connection)).await;
     if !matches!(done, Ok(Ok(_))) {
         connection.close_on_drop();
     }
