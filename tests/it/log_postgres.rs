@@ -132,10 +132,16 @@ impl<J: Journal> Pg<J> {
         }
     }
 
-    async fn execute(&self, sql: &'static str) {
+    async fn execute(&self, sql: impl Into<String>) {
         use sqlx::Connection;
         let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
-        sqlx::query(sql).execute(&mut connection).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.into())).execute(&mut connection).await.unwrap();
+    }
+
+    async fn count(&self, sql: &'static str) -> i64 {
+        use sqlx::Connection;
+        let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+        sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
     }
 
     /// Every row of shard 0: epoch, seq, data.
@@ -498,6 +504,59 @@ async fn the_journal_is_trimmed_behind_the_head() {
     foghorn_tests::wait::until("trimmed", PATIENCE, async || (subject.journal.lost() == 2).then_some(()))
         .await;
     assert_eq!(replay_all(&subject, 0, &["a"], 10, 1 << 20).await.unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_year_of_events_is_few_partitions() {
+    const DAY: u64 = 86_400;
+    let mut subject = quiet(ShardCount::ONE, policies(vec![kept("y", 365 * DAY), kept("h", 3600)])).await;
+    for n in 1..=73 {
+        publish(&subject, "y", &n.to_string()).await;
+        if n < 73 {
+            subject.clock.pass(Duration::from_secs(5 * DAY));
+        }
+    }
+    publish(&subject, "h", "74").await;
+    subject.write();
+    subject.settle().await;
+    assert_eq!(replay_all(&subject, 0, &["y"], 100, 1 << 20).await.unwrap().len(), 73);
+    assert_eq!(replay_all(&subject, 73, &[">"], 100, 1 << 20).await.unwrap(), [(74, "74".to_owned())]);
+    assert_eq!(replay_all(&subject, 73, &["h"], 100, 1 << 20).await.unwrap(), [(74, "74".to_owned())]);
+    let of_a_year = subject.count("SELECT count(*) FROM foghorn.partitions WHERE class > 3600").await;
+    assert!((20..=60).contains(&of_a_year), "{of_a_year} partitions");
+
+    // The class changes; what was stored under the old one is read with the new.
+    subject.policies.set(policies(vec![kept("y", 365 * DAY), kept("h", 7200)]));
+    publish(&subject, "h", "75").await;
+    subject.settle().await;
+    let both = replay_all(&subject, 73, &["h"], 100, 1 << 20).await.unwrap();
+    assert_eq!(both, [(74, "74".to_owned()), (75, "75".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_of_another_size_are_built_around() {
+    let subject = quiet(ShardCount::ONE, policies(vec![kept("a", 240 * 3600)])).await;
+    publish(&subject, "a", "1").await;
+    // Slices have ten hours; this one has the hour that the event is of.
+    let hour = 3600 * 1_000_000;
+    let from = subject.clock.now().as_micros().div_euclid(hour) * hour;
+    let to = from + hour;
+    let sql = format!(
+        "CREATE TABLE foghorn.events_c864000 (LIKE foghorn.events) PARTITION BY RANGE (time_us);
+         ALTER TABLE foghorn.events ATTACH PARTITION foghorn.events_c864000 FOR VALUES IN (864000);
+         CREATE TABLE foghorn.old PARTITION OF foghorn.events_c864000 FOR VALUES FROM ({from}) TO ({to});
+         INSERT INTO foghorn.partitions VALUES (864000, {from}, {to}, 'old')"
+    );
+    subject.execute(sql).await;
+    let mut subject = subject;
+    subject.write();
+    for n in 2..=12 {
+        subject.clock.pass(Duration::from_secs(3600));
+        publish(&subject, "a", &n.to_string()).await;
+    }
+    subject.settle().await;
+    assert_eq!(replay_all(&subject, 0, &["a"], 100, 1 << 20).await.unwrap().len(), 12);
+    assert_eq!(subject.count("SELECT count(*) FROM foghorn.old").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,7 +94,8 @@ impl PostgresLog {
             let (standing, recent) = self.whole(*shard, &topics, &policies).await?;
             let span =
                 Span { shard: *shard, epoch: standing.epoch, after: standing.start, upto: standing.tip };
-            let connection = Connection::new(&self.database).await?;
+            let mut connection = Connection::new(&self.database).await?;
+            connection.only(standing.classes(&topics));
             let stored = connection
                 .within(READ_DEADLINE, async |c| reader.newest(c, span, &topics, query.each, limit).await);
             let mut records = stored.await?;
@@ -117,7 +118,8 @@ impl PostgresLog {
         standing.tip = recent.tip;
         let (order, span) = pages::history_span(shard, &standing, &query);
         let stored = Span { upto: span.upto.min(head), ..span };
-        let connection = Connection::new(&self.database).await?;
+        let mut connection = Connection::new(&self.database).await?;
+        connection.only(standing.classes(&topics));
         let channel = query.channel.as_str();
         let stored = connection
             .within(READ_DEADLINE, async |c| reader.history(c, stored, channel, order, limit).await);
