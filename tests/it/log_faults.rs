@@ -17,6 +17,8 @@ pub(crate) struct FaultyJournal {
     pub(crate) inner: parking_lot::RwLock<SqliteLog>,
     /// Entries up to here are gone.
     pub(crate) lost: AtomicU64,
+    /// The leader has not applied entries after this one yet.
+    pub(crate) behind: AtomicU64,
     /// Added to the epoch.
     pub(crate) later: AtomicU64,
     /// The number of times a new epoch was asked for.
@@ -25,7 +27,13 @@ pub(crate) struct FaultyJournal {
 
 impl FaultyJournal {
     pub(crate) fn new(inner: SqliteLog) -> Self {
-        FaultyJournal { inner: inner.into(), lost: 0.into(), later: 0.into(), begun: 0.into() }
+        FaultyJournal {
+            inner: inner.into(),
+            lost: 0.into(),
+            behind: u64::MAX.into(),
+            later: 0.into(),
+            begun: 0.into(),
+        }
     }
 
     fn inner(&self) -> SqliteLog {
@@ -84,7 +92,8 @@ impl Journal for FaultyJournal {
         async move {
             let bounds = self.inner().bounds(shard).await?;
             let first = bounds.first.max(self.lost() + 1);
-            Ok(Bounds { epoch: self.epoch(bounds.epoch), first, ..bounds })
+            let last = bounds.last.min(self.behind.load(Ordering::SeqCst));
+            Ok(Bounds { epoch: self.epoch(bounds.epoch), first, last })
         }
         .boxed()
     }

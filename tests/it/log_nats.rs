@@ -70,8 +70,11 @@ crate::log_suite::suite!(cluster:
     a_policy_change_loses_nothing_in_silence,
     count_and_ttl_hold_when_reading,
     what_is_not_replayed_is_covered,
+    a_ring_is_filled_with_what_is_never_replayed,
     the_newest_of_each_channel,
     history_in_both_directions,
+    history_goes_on_past_what_has_expired,
+    history_is_bounded_as_it_is_sent,
     committed_means_this_very_event,
     shards_are_apart,
 );

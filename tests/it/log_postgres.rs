@@ -21,6 +21,8 @@ use foghorn_eventlog::postgres::writer::{TRIM_BEHIND_DEFAULT, Writer};
 use foghorn_eventlog::postgres::{Database, MigrateError, PostgresLog, PostgresOptions, migrate};
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{SqliteLog, SqliteOptions};
+use foghorn_rpc::client::RemoteEventLog;
+use foghorn_rpc::{serve, server};
 use foghorn_tests::postgres::PostgresServer;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -130,6 +132,18 @@ impl<J: Journal> Pg<J> {
         }
     }
 
+    async fn execute(&self, sql: impl Into<String>) {
+        use sqlx::Connection;
+        let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.into())).execute(&mut connection).await.unwrap();
+    }
+
+    async fn count(&self, sql: &'static str) -> i64 {
+        use sqlx::Connection;
+        let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+        sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+    }
+
     /// Every row of shard 0: epoch, seq, data.
     async fn rows(&self) -> Vec<(i64, i64, String)> {
         use sqlx::Connection;
@@ -234,11 +248,107 @@ async fn postgres_may_be_killed_at_any_moment() {
     let all = replay_all(&subject, 0, &["a"], 10_000, 4 << 20).await.unwrap();
     assert_eq!(all.len(), usize::try_from(total).unwrap());
     subject.journal.trim(SHARD, 500).await.unwrap();
-    let query =
-        ReplayQuery { shard: SHARD, epoch, after: 400, topics: patterns(&["a"]), events: 10, bytes: 1000 };
+    let query = ReplayQuery {
+        shard: SHARD,
+        epoch,
+        after: 400,
+        topics: patterns(&["a"]),
+        events: 10,
+        bytes: 1000,
+        fill: false,
+    };
     subject.log.replay(query).await.unwrap_err();
     let rest = replay_all(&subject, 500, &["a"], 10_000, 4 << 20).await.unwrap();
     assert_eq!(rest.len(), usize::try_from(total - 500).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_postgres_the_journal_answers_over_the_wire() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    let begin = subject.clock.now();
+    let mut epoch = Epoch::new(0);
+    for n in 1..=10 {
+        epoch = publish(&subject, "a", &n.to_string()).await.epoch;
+        subject.clock.pass(Duration::from_secs(10));
+    }
+    subject.settle().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let served = PostgresLog::new(
+        subject.database.clone(),
+        Arc::clone(&subject.journal) as Arc<dyn Journal>,
+        subject.policies.clone(),
+        subject.clock.clock(),
+        Metrics::default(),
+    );
+    let routes = tonic::service::Routes::new(server::event_log(Arc::new(served), ShardCount::ONE));
+    tokio::spawn(serve::serve(listener, routes, &["foghorn.v1.EventLog"], stopped));
+    let remote = RemoteEventLog::new(&url, ShardCount::ONE, &mut Default::default()).unwrap();
+    subject.stop_writing().await;
+    subject.server.kill();
+    subject.journal.trim(SHARD, 4).await.unwrap();
+
+    // The client has one replica to ask, once: what is answered at all, is in time.
+    for fill in [false, true] {
+        let topics = patterns(&[">"]);
+        let query = ReplayQuery { shard: SHARD, epoch, after: 4, topics, events: 100, bytes: 1 << 20, fill };
+        let Replay::Page(page) = remote.replay(query.clone()).await.unwrap() else { panic!("a reset") };
+        assert_eq!((page.events.len(), page.to, page.tip), (6, 10, 10));
+        // What only PostgreSQL has is slow, and not gone.
+        remote.replay(ReplayQuery { after: 3, ..query }).await.unwrap_err();
+    }
+    // Where a gateway begins.
+    let at = |n: u64| begin.plus(Duration::from_secs(10 * n));
+    let located = remote.locate(SHARD, at(7)).await.unwrap();
+    assert_eq!((located.epoch, located.after, located.tip), (epoch, 7, 10));
+    assert_eq!(remote.locate(SHARD, at(100)).await.unwrap().after, 10);
+    remote.locate(SHARD, at(2)).await.unwrap_err();
+
+    subject.server.restart().await;
+    let located = foghorn_tests::wait::until("PostgreSQL is tried again", PATIENCE, async || {
+        remote.locate(SHARD, at(2)).await.ok()
+    });
+    assert_eq!(located.await.after, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_ahead_of_a_leader_or_a_replica_waits_and_is_not_reset() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    let mut epoch = Epoch::new(0);
+    for n in 1..=5 {
+        epoch = publish(&subject, "a", &n.to_string()).await.epoch;
+    }
+    subject.settle().await;
+    subject.stop_writing().await;
+    publish(&subject, "a", "6").await;
+    let ask = async |epoch, after| {
+        let topics = patterns(&["a"]);
+        let query = ReplayQuery { shard: SHARD, epoch, after, topics, events: 9, bytes: 999, fill: false };
+        subject.log.replay(query).await
+    };
+    // A new leader: neither what the log has nor what somebody was given is gone.
+    subject.journal.behind.store(4, Ordering::SeqCst);
+    // Not often enough to be believed.
+    for _ in 0..2 {
+        ask(epoch, 5).await.unwrap_err();
+        ask(epoch, 6).await.unwrap_err();
+    }
+    let Replay::Page(page) = ask(epoch, 3).await.unwrap() else { panic!("a reset") };
+    assert_eq!(page.to, 5, "what the log has");
+    subject.journal.behind.store(u64::MAX, Ordering::SeqCst);
+    for after in [5, 6] {
+        let Replay::Page(page) = ask(epoch, after).await.unwrap() else { panic!("a reset") };
+        assert_eq!((page.to, page.tip), (6, 6));
+    }
+    // A new epoch that this replica hears of last.
+    let next = Epoch::new(epoch.get() + 1);
+    for _ in 0..2 {
+        ask(next, 3).await.unwrap_err();
+    }
+    subject.journal.later.store(1, Ordering::SeqCst);
+    let Replay::Page(page) = ask(next, 3).await.unwrap() else { panic!("a reset") };
+    assert_eq!((page.epoch, page.to), (next, 6));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,6 +374,7 @@ async fn what_the_journal_lost_is_a_hole_and_told() {
         topics: patterns(&["a"]),
         events: 9,
         bytes: 999,
+        fill: false,
     };
     subject.log.replay(query).await.unwrap_err();
 
@@ -393,4 +504,76 @@ async fn the_journal_is_trimmed_behind_the_head() {
     foghorn_tests::wait::until("trimmed", PATIENCE, async || (subject.journal.lost() == 2).then_some(()))
         .await;
     assert_eq!(replay_all(&subject, 0, &["a"], 10, 1 << 20).await.unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_year_of_events_is_few_partitions() {
+    const DAY: u64 = 86_400;
+    let mut subject = quiet(ShardCount::ONE, policies(vec![kept("y", 365 * DAY), kept("h", 3600)])).await;
+    for n in 1..=73 {
+        publish(&subject, "y", &n.to_string()).await;
+        if n < 73 {
+            subject.clock.pass(Duration::from_secs(5 * DAY));
+        }
+    }
+    publish(&subject, "h", "74").await;
+    subject.write();
+    subject.settle().await;
+    assert_eq!(replay_all(&subject, 0, &["y"], 100, 1 << 20).await.unwrap().len(), 73);
+    assert_eq!(replay_all(&subject, 73, &[">"], 100, 1 << 20).await.unwrap(), [(74, "74".to_owned())]);
+    assert_eq!(replay_all(&subject, 73, &["h"], 100, 1 << 20).await.unwrap(), [(74, "74".to_owned())]);
+    let of_a_year = subject.count("SELECT count(*) FROM foghorn.partitions WHERE class > 3600").await;
+    assert!((20..=60).contains(&of_a_year), "{of_a_year} partitions");
+
+    // The class changes; what was stored under the old one is read with the new.
+    subject.policies.set(policies(vec![kept("y", 365 * DAY), kept("h", 7200)]));
+    publish(&subject, "h", "75").await;
+    subject.settle().await;
+    let both = replay_all(&subject, 73, &["h"], 100, 1 << 20).await.unwrap();
+    assert_eq!(both, [(74, "74".to_owned()), (75, "75".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_of_another_size_are_built_around() {
+    let subject = quiet(ShardCount::ONE, policies(vec![kept("a", 240 * 3600)])).await;
+    publish(&subject, "a", "1").await;
+    // Slices have ten hours; this one has the hour that the event is of.
+    let hour = 3600 * 1_000_000;
+    let from = subject.clock.now().as_micros().div_euclid(hour) * hour;
+    let to = from + hour;
+    let sql = format!(
+        "CREATE TABLE foghorn.events_c864000 (LIKE foghorn.events) PARTITION BY RANGE (time_us);
+         ALTER TABLE foghorn.events ATTACH PARTITION foghorn.events_c864000 FOR VALUES IN (864000);
+         CREATE TABLE foghorn.old PARTITION OF foghorn.events_c864000 FOR VALUES FROM ({from}) TO ({to});
+         INSERT INTO foghorn.partitions VALUES (864000, {from}, {to}, 'old')"
+    );
+    subject.execute(sql).await;
+    let mut subject = subject;
+    subject.write();
+    for n in 2..=12 {
+        subject.clock.pass(Duration::from_secs(3600));
+        publish(&subject, "a", &n.to_string()).await;
+    }
+    subject.settle().await;
+    assert_eq!(replay_all(&subject, 0, &["a"], 100, 1 << 20).await.unwrap().len(), 12);
+    assert_eq!(subject.count("SELECT count(*) FROM foghorn.old").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_the_journal_is_trimmed_by_what_the_log_has_now() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    for n in 1..=10 {
+        publish(&subject, "a", &n.to_string()).await;
+    }
+    subject.settle().await;
+    subject.stop_writing().await;
+    // PostgreSQL comes back from a backup of when it had half of them; this process has seen them all.
+    subject.execute("DELETE FROM foghorn.events WHERE seq > 5").await;
+    subject.execute("UPDATE foghorn.shards SET head = 5, head_digest = 0").await;
+    subject.clock.pass(2 * TRIM_BEHIND_DEFAULT);
+    publish(&subject, "a", "11").await;
+    subject.write();
+    subject.settle().await;
+    subject.assert_each_once((1..=11).map(|n| n.to_string()).collect()).await;
+    assert_eq!(replay_all(&subject, 0, &["a"], 100, 1 << 20).await.unwrap().len(), 11, "and no hole");
 }

@@ -73,9 +73,12 @@ macro_rules! suite {
             a_policy_change_loses_nothing_in_silence,
             count_and_ttl_hold_when_reading,
             what_is_not_replayed_is_covered,
+            a_ring_is_filled_with_what_is_never_replayed,
             time_is_found,
             the_newest_of_each_channel,
             history_in_both_directions,
+            history_goes_on_past_what_has_expired,
+            history_is_bounded_as_it_is_sent,
             committed_means_this_very_event,
             shards_are_apart,
         );
@@ -222,10 +225,10 @@ pub(crate) async fn foreign_cursors_are_reset<S: Subject>(start: impl Start<S>) 
             subject.settle().await;
         }
         for foreign in [Epoch::new(epoch.get() - 1), Epoch::new(epoch.get() + 1)] {
-            let reset = reset_of(replay(&subject, foreign, 1, &["a"], 10, 1 << 20).await);
+            let reset = reset_in_the_end(&subject, foreign, 1, &["a"]).await;
             assert_eq!(reset, (ResetReason::Epoch, epoch, 0));
         }
-        let reset = reset_of(replay(&subject, epoch, 3, &["a"], 10, 1 << 20).await);
+        let reset = reset_in_the_end(&subject, epoch, 3, &["a"]).await;
         assert_eq!(reset, (ResetReason::Cursor, epoch, 0));
         let tip = page(&subject, 2, &["a"], 10, 1 << 20).await.unwrap();
         assert_eq!((tip.from, tip.to, tip.tip), (2, 2, 2));
@@ -315,6 +318,34 @@ pub(crate) async fn what_is_not_replayed_is_covered<S: Subject>(start: impl Star
     assert_eq!(entry.seq, 1, "whoever listens hears it");
 }
 
+pub(crate) async fn a_ring_is_filled_with_what_is_never_replayed<S: Subject>(start: impl Start<S>) {
+    let never = Policy { replay: false, ..Policy::new(Pattern::parse("live.>").unwrap()) };
+    let one = Policy { retention_count: Some(1), ..Policy::new(Pattern::parse("one").unwrap()) };
+    let subject = start(ShardCount::ONE, policies(vec![never, one])).await;
+    let mut epoch = Epoch::new(0);
+    for (n, channel) in (1..).zip(["live.x", "a", "live.y", "one", "one", "live.x"]) {
+        epoch = publish(&subject, channel, &format!("{n}")).await.epoch;
+    }
+    let fill = async |after, events| {
+        let topics = patterns(&[">"]);
+        let query = ReplayQuery { shard: SHARD, epoch, after, topics, events, bytes: 1 << 20, fill: true };
+        let Replay::Page(page) = subject.log().replay(query).await.unwrap() else { panic!("a reset") };
+        assert_eq!((page.from, page.tip), (after, 6));
+        (page.events.iter().map(text_of).collect::<Vec<_>>(), page.to)
+    };
+    let texts = |texts: std::ops::RangeInclusive<u64>| texts.map(|n| n.to_string()).collect::<Vec<_>>();
+    for settled in [false, true] {
+        if settled {
+            subject.settle().await;
+        }
+        assert_eq!(fill(0, 100).await, (texts(1..=6), 6), "those beyond a count, too");
+        assert_eq!(fill(0, 2).await, (texts(1..=2), 2));
+        assert_eq!(fill(2, 3).await, (texts(3..=5), 5));
+        assert_eq!(fill(5, 3).await, (texts(6..=6), 6));
+        assert_eq!(fill(6, 3).await, (vec![], 6));
+    }
+}
+
 pub(crate) async fn time_is_found<S: Subject>(start: impl Start<S>) {
     let subject = start(ShardCount::ONE, Policies::default()).await;
     let begin = subject.clock().now();
@@ -380,6 +411,59 @@ pub(crate) async fn history_in_both_directions<S: Subject>(start: impl Start<S>)
     assert_eq!(history(Some(2), Some(8), 10).await, (vec![4, 6], false));
 }
 
+pub(crate) async fn history_goes_on_past_what_has_expired<S: Subject>(start: impl Start<S>) {
+    let subject = start(ShardCount::ONE, Policies::default()).await;
+    let short = |text| Event { ttl: Some(Ttl::new(30).unwrap()), ..event("a", text) };
+    publish(&subject, "a", "1").await;
+    for text in ["2", "3", "4", "5"] {
+        append(&subject, short(text)).await;
+    }
+    publish(&subject, "a", "6").await;
+    subject.settle().await;
+    // These may not be committed yet.
+    append(&subject, short("7")).await;
+    publish(&subject, "a", "8").await;
+    subject.clock().pass(Duration::from_secs(120));
+    let channel = || Channel::parse("a").unwrap();
+    for oldest in [true, false] {
+        let (mut after, mut before) = (oldest.then_some(0), None);
+        let mut texts = Vec::new();
+        let mut pages = 0;
+        loop {
+            let query = HistoryQuery { channel: channel(), after, before, limit: 2 };
+            let page = subject.log().history(query).await.unwrap();
+            texts.extend(page.events.iter().map(|event| String::from_utf8(event.data.to_vec()).unwrap()));
+            pages += 1;
+            assert!(pages < 10, "no end: {page:?}");
+            if !page.more {
+                break;
+            }
+            *(if oldest { &mut after } else { &mut before }) = Some(page.reached);
+        }
+        let expected = if oldest { ["1", "6", "8"] } else { ["8", "6", "1"] };
+        assert_eq!(texts, expected);
+    }
+}
+
+pub(crate) async fn history_is_bounded_as_it_is_sent<S: Subject>(start: impl Start<S>) {
+    let subject = start(ShardCount::ONE, Policies::default()).await;
+    // Six times as long in JSON.
+    let data = "\u{1}".repeat(100_000);
+    for n in 1..=5 {
+        publish(&subject, "a", &data).await;
+        if n == 4 {
+            subject.settle().await;
+        }
+    }
+    let channel = Channel::parse("a").unwrap();
+    let first = HistoryQuery { channel, after: Some(0), before: None, limit: 100 };
+    let page = subject.log().history(first.clone()).await.unwrap();
+    assert_eq!((page.events.len(), page.more, page.reached), (3, true, 3));
+    let rest = HistoryQuery { after: Some(page.reached), ..first };
+    let page = subject.log().history(rest).await.unwrap();
+    assert_eq!((page.events.len(), page.more, page.reached), (2, false, 5));
+}
+
 pub(crate) async fn committed_means_this_very_event<S: Subject>(start: impl Start<S>) {
     let subject = start(ShardCount::ONE, Policies::default()).await;
     let entry = new_entry(with_id("a", "x", "1"));
@@ -408,8 +492,15 @@ pub(crate) async fn shards_are_apart<S: Subject>(start: impl Start<S>) {
         let seqs: Vec<u64> = of[shard.index()].iter().map(|(seq, _)| *seq).collect();
         assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
         let epoch = subject.journal().bounds(shard).await.unwrap().epoch;
-        let query =
-            ReplayQuery { shard, epoch, after: 0, topics: patterns(&[">"]), events: 100, bytes: 1 << 20 };
+        let query = ReplayQuery {
+            shard,
+            epoch,
+            after: 0,
+            topics: patterns(&[">"]),
+            events: 100,
+            bytes: 1 << 20,
+            fill: false,
+        };
         let Replay::Page(page) = subject.log().replay(query).await.unwrap() else { panic!("a reset") };
         let found: Vec<(u64, String)> = page.events.iter().map(|e| (e.seq, text_of(e))).collect();
         assert_eq!(found, of[shard.index()]);
@@ -470,7 +561,8 @@ pub(crate) async fn replay(
     events: usize,
     bytes: usize,
 ) -> Replay {
-    let query = ReplayQuery { shard: SHARD, epoch, after, topics: patterns(topics), events, bytes };
+    let query =
+        ReplayQuery { shard: SHARD, epoch, after, topics: patterns(topics), events, bytes, fill: false };
     subject.log().replay(query).await.unwrap()
 }
 
@@ -479,6 +571,21 @@ pub(crate) fn reset_of(replay: Replay) -> (ResetReason, Epoch, u64) {
         Replay::Reset { reason, epoch, after } => (reason, epoch, after),
         Replay::Page(page) => panic!("a page instead of a reset: {page:?}"),
     }
+}
+
+/// The reset that a cursor is answered with which the log has never heard of, and so doubts at first.
+pub(crate) async fn reset_in_the_end(
+    subject: &impl Subject,
+    epoch: Epoch,
+    after: u64,
+    topics: &[&str],
+) -> (ResetReason, Epoch, u64) {
+    let (topics, events, bytes) = (patterns(topics), 10, 1 << 20);
+    let query = ReplayQuery { shard: SHARD, epoch, after, topics, events, bytes, fill: false };
+    let limit = Duration::from_secs(20);
+    let answer =
+        foghorn_tests::wait::until("a reset", limit, async || subject.log().replay(query.clone()).await.ok());
+    reset_of(answer.await)
 }
 
 /// A page in the current epoch, or the reason for a reset.

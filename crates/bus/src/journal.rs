@@ -61,6 +61,12 @@ pub trait Journal: Send + Sync + 'static {
     /// What the leader holds now.
     fn bounds(&self, shard: Shard) -> Future<'_, Result<Bounds, JournalError>>;
 
+    /// What the shard takes of what it may take; none when the journal doesn't know.
+    fn size(&self, shard: Shard) -> Future<'_, Result<Option<Size>, JournalError>> {
+        let _unused = shard;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// The seq before the first entry taken at `time` or later (the last seq when there is none).
     fn seek(
         &self,
@@ -99,6 +105,15 @@ pub struct Bounds {
     pub last: u64,
 }
 
+/// What a shard's journal takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// What it holds.
+    pub bytes: u64,
+    /// At which it refuses more; none when it is bounded by the disk alone.
+    pub most: Option<u64>,
+}
+
 /// A contiguous range of the journal.
 #[derive(Debug, Clone)]
 pub struct JournalPage {
@@ -117,8 +132,9 @@ pub struct JournalPage {
 /// Why an event was not appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// The journal is at its bound. Nothing is lost; it recovers when the log has caught up.
-    #[error("the journal of shard {0} is full: the event log is behind; retry later")]
+    /// The journal is at its bound, or its disk is full. Nothing was stored and nothing is lost; it recovers
+    /// when the log has caught up, or retention has made room.
+    #[error("the journal of shard {0} is full, so the event was not stored; retry later")]
     Full(Shard),
     /// No answer within the deadline. The event may or may not be stored; retry with the same id.
     #[error("the journal can't be reached ({0}); the event may have been stored, so retry with the same id")]

@@ -56,6 +56,10 @@ pub struct ReplayQuery {
     pub events: usize,
     /// About the most bytes of frames in the page (a page holds at least one event).
     pub bytes: usize,
+    /// A gateway's ring catches up with the live feed: it is given everything that the journal holds in
+    /// the range, events that are never replayed included. So this is read from the journal first, and
+    /// from the log only where the journal no longer has it.
+    pub fill: bool,
 }
 
 /// What [`EventLog::replay`] answers.
@@ -99,7 +103,8 @@ pub struct Located {
     pub tip: u64,
 }
 
-/// What is asked of [`EventLog::history`]. Seqs are exclusive.
+/// What is asked of [`EventLog::history`]. Seqs are exclusive, and of the current epoch: whoever has them
+/// from a cursor compares its epoch with that of the answer, and discards the answer when they differ.
 #[derive(Debug, Clone)]
 pub struct HistoryQuery {
     /// Of this channel.
@@ -121,6 +126,9 @@ pub struct HistoryPage {
     pub events: Vec<HistoryEvent>,
     /// Whether there are more in that direction.
     pub more: bool,
+    /// How far the page reaches: the next one is that after this seq, or before it when this page is the
+    /// newest first. It holds also where all events on the way have expired and the page is empty.
+    pub reached: u64,
 }
 
 /// An event as history shows it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use foghorn_bus::journal::Size;
 use foghorn_core::shard::Shard;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -48,6 +49,8 @@ pub struct Metrics {
     lag_entries: Family<OfShard, Gauge>,
     lag_seconds: Family<OfShard, Gauge<f64, std::sync::atomic::AtomicU64>>,
     journal_entries: Family<OfShard, Gauge>,
+    journal_bytes: Family<OfShard, Gauge>,
+    journal_bytes_max: Family<OfShard, Gauge>,
     holes: Family<OfShard, Counter>,
     invalid: Family<OfKind, Counter>,
     pages: Family<OfSource, Counter>,
@@ -67,6 +70,8 @@ impl Default for Metrics {
             lag_entries: Family::default(),
             lag_seconds: Family::default(),
             journal_entries: Family::default(),
+            journal_bytes: Family::default(),
+            journal_bytes_max: Family::default(),
             holes: Family::default(),
             invalid: Family::default(),
             pages: Family::default(),
@@ -100,6 +105,17 @@ impl Metrics {
             m.lag_seconds.clone(),
         );
         r.register("foghorn_log_journal_entries", "Entries the journal holds", m.journal_entries.clone());
+        r.register_with_unit(
+            "foghorn_log_journal",
+            "Bytes the journal holds",
+            Unit::Bytes,
+            m.journal_bytes.clone(),
+        );
+        r.register(
+            "foghorn_log_journal_bytes_max",
+            "Bytes at which the journal refuses more events; alert well before",
+            m.journal_bytes_max.clone(),
+        );
         r.register(
             "foghorn_log_holes",
             "Ranges the journal lost before the log had them: lost events",
@@ -142,6 +158,29 @@ impl Metrics {
     pub(crate) fn journal(&self, shard: Shard, entries: u64) {
         let of = OfShard { shard: u32::from(shard.get()) };
         self.journal_entries.get_or_create(&of).set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn journal_bytes(&self, shard: Shard, size: Size) {
+        let of = OfShard { shard: u32::from(shard.get()) };
+        self.journal_bytes.get_or_create(&of).set(i64::try_from(size.bytes).unwrap_or(i64::MAX));
+        match size.most {
+            Some(most) => {
+                self.journal_bytes_max.get_or_create(&of).set(i64::try_from(most).unwrap_or(i64::MAX));
+            }
+            None => {
+                self.journal_bytes_max.remove(&of);
+            }
+        }
+    }
+
+    /// What was measured last says nothing about now.
+    pub(crate) fn unmeasured(&self, shard: Shard) {
+        let of = OfShard { shard: u32::from(shard.get()) };
+        self.lag_seconds.remove(&of);
+        for gauges in [&self.lag_entries, &self.journal_entries, &self.journal_bytes, &self.journal_bytes_max]
+        {
+            gauges.remove(&of);
+        }
     }
 
     pub(crate) fn hole(&self, shard: Shard) {

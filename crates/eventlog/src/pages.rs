@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use foghorn_bus::log::{HistoryQuery, LogError};
+use foghorn_bus::log::{HistoryPage, HistoryQuery, LogError};
 use foghorn_core::batch::Batch;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::Policies;
+use foghorn_core::position::Epoch;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 
@@ -31,6 +32,17 @@ pub(crate) struct Page {
     pub(crate) records: Vec<Record>,
     pub(crate) to: u64,
 }
+
+/// A channel's history: events in the order asked for, whether there are more, and how far they reach.
+#[derive(Debug)]
+pub(crate) struct Past {
+    pub(crate) records: Vec<Record>,
+    pub(crate) more: bool,
+    pub(crate) reached: u64,
+}
+
+/// About the most bytes in a page of history, as it is sent.
+pub(crate) const HISTORY_BYTES: usize = 2 * 1024 * 1024;
 
 /// What every reader of one request shares.
 pub(crate) struct Reader<'a> {
@@ -126,6 +138,11 @@ impl Reader<'_> {
         });
     }
 
+    /// Drops what is not owed by ttl.
+    pub(crate) fn keep_fresh(&self, records: &mut Vec<Record>) {
+        records.retain(|record| !record.is_expired(self.now));
+    }
+
     /// Drops what is not owed by ttl, or by count given what else is among the records, oldest first.
     pub(crate) fn keep_owed(&self, records: &mut Vec<Record>) {
         let mut seen: HashMap<String, usize> = HashMap::new();
@@ -139,7 +156,7 @@ impl Reader<'_> {
         records.retain(|_| owed.pop().unwrap_or(true));
     }
 
-    /// A channel's history in the span, in order, and whether there is more in that direction.
+    /// A channel's history in the span.
     pub(crate) async fn history(
         &self,
         source: &mut impl Source,
@@ -147,13 +164,19 @@ impl Reader<'_> {
         channel: &str,
         order: Order,
         limit: Limit,
-    ) -> Result<Rows, LogError> {
+    ) -> Result<Past, LogError> {
         let whole = Span { after: 0, upto: SEQ_MAX, ..span };
         let counted = self.within_count(source, whole, &[channel.to_owned()]).await?;
         span.after = counted.iter().fold(span.after, |after, (_, from)| after.max(*from));
-        let mut rows = source.of_channel(span, channel, order, limit).await?;
-        rows.records.retain(|record| !record.is_expired(self.now));
-        Ok(rows)
+        let Rows { mut records, cut } = source.of_channel(span, channel, order, limit).await?;
+        let reached = match (records.last().filter(|_| cut), order) {
+            // Before those that have expired are dropped: a page may be empty, and there may be more.
+            (Some(last), _) => last.seq,
+            (None, Order::Oldest) => span.upto,
+            (None, Order::Newest) => span.after + 1,
+        };
+        self.keep_fresh(&mut records);
+        Ok(Past { records, more: cut, reached })
     }
 
     fn count_of(&self, channel: &str, most: usize) -> usize {
@@ -270,6 +293,25 @@ pub(crate) fn history_span(shard: Shard, standing: &Standing, query: &HistoryQue
     let upto = query.before.map_or(standing.tip, |before| standing.tip.min(before.saturating_sub(1)));
     let after = query.after.unwrap_or(0).max(standing.start);
     (order, Span { shard, epoch: standing.epoch, after, upto: upto.max(after) })
+}
+
+/// As much of a channel's history as fits a page.
+pub(crate) fn history_page(epoch: Epoch, mut past: Past, limit: Limit) -> HistoryPage {
+    let (mut kept, mut bytes) = (0, 0);
+    for record in &past.records {
+        bytes += record.json_bytes();
+        if kept >= limit.events || (kept > 0 && bytes > limit.bytes) {
+            break;
+        }
+        kept += 1;
+    }
+    if kept < past.records.len() {
+        past.records.truncate(kept);
+        past.more = true;
+        past.reached = past.records.last().map_or(past.reached, |last| last.seq);
+    }
+    let events = past.records.into_iter().map(Record::history).collect();
+    HistoryPage { epoch, events, more: past.more, reached: past.reached }
 }
 
 /// The seq before the first event of the span at `time` or later; `span.upto` when there is none.

@@ -6,8 +6,11 @@
 //! compare-and-set in SQL keeps it from being wrong when they don't.
 
 mod append;
+mod breaker;
 mod chores;
+mod doubts;
 mod log;
+mod measure;
 mod migrate;
 mod partitions;
 mod recent;
@@ -28,13 +31,20 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::sync::watch;
 
+use breaker::Breaker;
+
 pub use log::PostgresLog;
 pub use migrate::{MigrateError, Migrated, migrate};
 
+/// Longest that a reader waits for a connection. This and [`READ_DEADLINE`] together leave time to ask the
+/// journal instead, within the 5 s that clients give a replica.
+const READ_ACQUIRE: Duration = Duration::from_millis(500);
 /// Longest that a reader's statement may take, in PostgreSQL.
-const READ_STATEMENT: Duration = Duration::from_secs(5);
+const READ_STATEMENT: Duration = Duration::from_millis(2500);
 /// Longest that a reader waits for all of its statements: PostgreSQL may not be there to end them.
-const READ_DEADLINE: Duration = Duration::from_secs(8);
+const READ_DEADLINE: Duration = Duration::from_secs(3);
+/// Longest that a writer waits for a connection.
+const WRITE_ACQUIRE: Duration = Duration::from_secs(5);
 /// Longest that a statement of the writer's may take, in PostgreSQL and as seen from here.
 const WRITE_STATEMENT: Duration = Duration::from_secs(20);
 const WRITE_DEADLINE: Duration = Duration::from_secs(25);
@@ -54,6 +64,7 @@ pub struct PostgresOptions {
 pub struct Database {
     write: PgPool,
     read: PgPool,
+    breaker: Arc<Breaker>,
     heads: Arc<Vec<watch::Sender<Head>>>,
 }
 
@@ -75,7 +86,7 @@ impl Database {
     /// Does not connect yet; an error means that the URL makes no sense.
     pub fn new(options: &PostgresOptions) -> Result<Self, sqlx::Error> {
         let base = PgConnectOptions::from_str(&options.url)?;
-        let pool = |application: &str, statement: Duration, most: u32| {
+        let pool = |application: &str, acquire: Duration, statement: Duration, most: u32| {
             let connect = base.clone().application_name(application).options([
                 ("statement_timeout", format!("{}ms", statement.as_millis())),
                 ("lock_timeout", format!("{}ms", statement.as_millis() / 2)),
@@ -83,14 +94,15 @@ impl Database {
             ]);
             PgPoolOptions::new()
                 .max_connections(most)
-                .acquire_timeout(Duration::from_secs(5))
+                .acquire_timeout(acquire)
                 .max_lifetime(Duration::from_secs(30 * 60))
                 .connect_lazy_with(connect)
         };
         let none = Head { epoch: Epoch::new(0), seq: 0 };
         Ok(Database {
-            write: pool("foghorn-eventlog-writer", WRITE_STATEMENT, u32::from(SHARDS_MAX) + 2),
-            read: pool("foghorn-eventlog-reader", READ_STATEMENT, options.readers.max(1)),
+            write: pool("foghorn-eventlog-writer", WRITE_ACQUIRE, WRITE_STATEMENT, u32::from(SHARDS_MAX) + 2),
+            read: pool("foghorn-eventlog-reader", READ_ACQUIRE, READ_STATEMENT, options.readers.max(1)),
+            breaker: Arc::default(),
             heads: Arc::new((0..SHARDS_MAX).map(|_| watch::Sender::new(none)).collect()),
         })
     }
@@ -104,6 +116,12 @@ impl Database {
     fn head(&self, shard: Shard) -> &watch::Sender<Head> {
         // There are as many as there can be shards.
         &self.heads[shard.index().min(self.heads.len() - 1)]
+    }
+
+    /// Takes the head for what PostgreSQL says now, also where that is less: it may have been restored from
+    /// a backup.
+    fn set_head(&self, shard: Shard, now: Head) {
+        self.head(shard).send_if_modified(|head| std::mem::replace(head, now) != now);
     }
 
     /// Takes note of a head that was seen. It only goes forward.

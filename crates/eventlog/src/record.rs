@@ -108,6 +108,15 @@ impl Record {
     pub(crate) fn bytes(&self) -> usize {
         event_bytes(&self.event)
     }
+
+    /// At most how many bytes it takes as JSON: its texts, escaped, and room for what stands around them.
+    pub(crate) fn json_bytes(&self) -> usize {
+        let event = &self.event;
+        let texts = event.event_type.as_ref().map_or(0, |text| text.as_str().len())
+            + event.id.as_ref().map_or(0, |text| text.as_str().len());
+        // Neither type nor id holds what takes more than two bytes.
+        256 + 2 * texts + json_text_bytes(event.data.as_bytes())
+    }
 }
 
 /// About the bytes an event takes in memory and on disk: its texts and a constant for the rest.
@@ -118,6 +127,16 @@ pub(crate) fn event_bytes(event: &Event) -> usize {
         + event.id.as_ref().map_or(0, |text| text.as_str().len())
 }
 
+/// How many bytes a text takes in JSON, without its quotes.
+fn json_text_bytes(text: &[u8]) -> usize {
+    let of = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0x00..=0x1f => 6,
+        _ => 1,
+    };
+    text.iter().map(of).sum()
+}
+
 /// A number of ours as SQL keeps it. Seqs, epochs and terms stay far below 2^63.
 pub(crate) fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -126,4 +145,16 @@ pub(crate) fn to_i64(number: u64) -> i64 {
 /// The number that [`to_i64`] stored.
 pub(crate) fn to_u64(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escaped_texts_are_as_long_as_serde_makes_them() {
+        let all: String = (0..0x250).filter_map(char::from_u32).collect();
+        let escaped = serde_json::to_string(&all).unwrap();
+        assert_eq!(json_text_bytes(all.as_bytes()), escaped.len() - 2);
+    }
 }

@@ -1,5 +1,6 @@
 //! Whether a cursor can be continued: the one place that decides on a `stream-reset`. Pure.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use foghorn_bus::log::LogError;
@@ -8,6 +9,9 @@ use foghorn_core::position::Epoch;
 use foghorn_core::reason::ResetReason;
 
 use crate::topics::Topics;
+
+/// For more topics than this, nobody looks up which classes they are of.
+const TOPICS_CLASSED: usize = 64;
 
 /// What the log knows of a shard: what there is and what is gone.
 #[derive(Debug, Clone)]
@@ -72,6 +76,16 @@ impl Standing {
     /// The position just before the earliest event there is for `topics`.
     pub(crate) fn beginning(&self, topics: &Topics) -> u64 {
         self.earliest(self.start, topics)
+    }
+
+    /// The classes that events of `topics` are of, whenever they were stored; none when that is not on
+    /// record, or takes longer to find out than it saves.
+    pub(crate) fn classes(&self, topics: &Topics) -> Option<BTreeSet<RetentionClass>> {
+        let known = self.eras.first().is_some_and(|era| era.since <= self.start);
+        if !known || topics.count() > TOPICS_CLASSED {
+            return None;
+        }
+        Some(self.eras.iter().flat_map(|era| topics.classes(&era.policies)).collect())
     }
 
     /// The first position from `after` on that a reader can continue from without a reset. It is past
@@ -217,6 +231,21 @@ mod tests {
         // When the record of the first era is lost, its events may have been in any class.
         s.eras.remove(0);
         assert_eq!(s.judge(EPOCH, 20, &topics(&["b"])), reset);
+    }
+
+    #[test]
+    fn the_classes_of_topics_are_those_of_all_times() {
+        let mut s = standing();
+        s.eras =
+            vec![era(0, &[(">", LONG), ("a", SHORT)]), era(30, &[(">", LONG), ("n", RetentionClass::NONE)])];
+        let classes =
+            |s: &Standing, asked: &[&str]| s.classes(&topics(asked)).map(|c| c.into_iter().collect());
+        assert_eq!(classes(&s, &["b"]), Some(vec![LONG]));
+        assert_eq!(classes(&s, &["a"]), Some(vec![SHORT, LONG]));
+        assert_eq!(classes(&s, &["n"]), Some(vec![RetentionClass::NONE, LONG]));
+        assert_eq!(classes(&s, &["*"]), Some(vec![RetentionClass::NONE, SHORT, LONG]));
+        s.eras.remove(0);
+        assert_eq!(classes(&s, &["b"]), None, "nobody knows what came before");
     }
 
     #[test]

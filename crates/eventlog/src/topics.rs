@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use foghorn_core::pattern::Pattern;
-use foghorn_core::policy::{Policies, RetentionClass};
+use foghorn_core::policy::{Policies, Policy, RetentionClass};
 
 /// A reader's topics, sorted into what an index can answer and what must be matched. Channels that a
 /// pattern covers anyway are left out.
@@ -49,6 +49,16 @@ impl Topics {
     /// Whether events of `class` can be among its events under `policies`.
     pub(crate) fn concerns(&self, class: RetentionClass, policies: &Policies) -> bool {
         self.asked.iter().any(|topic| policies.intersecting(topic).any(|policy| policy.class() == class))
+    }
+
+    /// The classes that its events are of under `policies`.
+    pub(crate) fn classes<'a>(&'a self, policies: &'a Policies) -> impl Iterator<Item = RetentionClass> + 'a {
+        self.asked.iter().flat_map(|topic| policies.intersecting(topic)).map(Policy::class)
+    }
+
+    /// How many topics were asked for.
+    pub(crate) fn count(&self) -> usize {
+        self.asked.len()
     }
 
     /// The channels as a JSON array, for SQLite. Names hold nothing that JSON would escape.

@@ -331,6 +331,7 @@ impl Connection {
             topics: self.subscription.shards[at].1.to_patterns(),
             events: PAGE_EVENTS,
             bytes: PAGE_BYTES,
+            fill: false,
         }
     }
 

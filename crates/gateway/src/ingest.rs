@@ -200,6 +200,7 @@ impl Ingest {
                 topics,
                 events: PAGE_EVENTS,
                 bytes: PAGE_BYTES,
+                fill: true,
             };
             let answer = self.log.replay(query).await;
             if answer.is_err() {

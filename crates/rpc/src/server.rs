@@ -12,8 +12,11 @@ use tonic::{Request, Response, Status};
 use crate::v1::{self, event_log_server::EventLogServer};
 use crate::{MESSAGE_BYTES_MAX, wire};
 
-/// Pages being made at a time: with [`crate::PAGE_BYTES_MAX`] each, what bounds the memory of answers.
+/// Pages being made at a time: with [`crate::PAGE_BYTES_MAX`] each, these two bound the memory of answers.
 const PAGES_AT_ONCE: usize = 32;
+/// Likewise for gateways that catch up with the live feed. All their listeners wait for these, so they have
+/// places of their own, that no crowd of replays can take.
+const FILLS_AT_ONCE: usize = 8;
 /// How long a request waits for its turn before it is told to come back.
 const TURN_DEADLINE: Duration = Duration::from_secs(4);
 /// The longest that a request may wait for an entry to be committed.
@@ -29,6 +32,7 @@ pub fn event_log(log: Arc<dyn EventLog>, shards: ShardCount) -> EventLogServer<E
         log,
         shards,
         pages: Semaphore::new(PAGES_AT_ONCE),
+        fills: Semaphore::new(FILLS_AT_ONCE),
         waits: Semaphore::new(COMMITTED_AT_ONCE),
     };
     EventLogServer::new(service)
@@ -41,15 +45,13 @@ pub struct EventLogService {
     log: Arc<dyn EventLog>,
     shards: ShardCount,
     pages: Semaphore,
+    fills: Semaphore,
     waits: Semaphore,
 }
 
 impl EventLogService {
     async fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
-        match tokio::time::timeout(TURN_DEADLINE, self.pages.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Status::unavailable("too many replays at a time; ask another replica, or again later")),
-        }
+        turn_of(&self.pages).await
     }
 }
 
@@ -60,7 +62,8 @@ impl v1::event_log_server::EventLog for EventLogService {
         request: Request<v1::ReplayRequest>,
     ) -> Result<Response<v1::ReplayResponse>, Status> {
         let query = wire::replay_query(request.get_ref(), self.shards).map_err(Status::invalid_argument)?;
-        let _turn = self.turn().await?;
+        let turns = if query.fill { &self.fills } else { &self.pages };
+        let _turn = turn_of(turns).await?;
         let replay = self.log.replay(query).await.map_err(unavailable)?;
         Ok(Response::new(wire::replay_response(replay)))
     }
@@ -115,6 +118,13 @@ impl v1::event_log_server::EventLog for EventLogService {
             Duration::from_millis(u64::from(request.get_ref().deadline_ms)).min(COMMITTED_DEADLINE_MAX);
         let committed = self.log.committed(position, key, deadline).await.map_err(unavailable)?;
         Ok(Response::new(wire::committed_response(committed)))
+    }
+}
+
+async fn turn_of(turns: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
+    match tokio::time::timeout(TURN_DEADLINE, turns.acquire()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(Status::unavailable("too many replays at a time; ask another replica, or again later")),
     }
 }
 

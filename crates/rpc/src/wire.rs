@@ -30,6 +30,7 @@ pub(crate) fn replay_request(query: &ReplayQuery) -> v1::ReplayRequest {
         topics: topic_texts(&query.topics),
         events: count(query.events),
         bytes: query.bytes as u64,
+        fill: query.fill,
     }
 }
 
@@ -44,6 +45,7 @@ pub(crate) fn replay_query(
         topics: topics(&request.topics)?,
         events: bounded(u64::from(request.events), PAGE_EVENTS_MAX),
         bytes: bounded(request.bytes, PAGE_BYTES_MAX),
+        fill: request.fill,
     })
 }
 
@@ -147,12 +149,19 @@ pub(crate) fn history_query(request: v1::HistoryRequest) -> Result<HistoryQuery,
 
 /// As much of the page as fits an answer; `more` says when the rest was left for the next one.
 pub(crate) fn history_response(page: HistoryPage) -> v1::HistoryResponse {
-    let mut response = v1::HistoryResponse { epoch: page.epoch.get(), events: Vec::new(), more: page.more };
+    let mut response = v1::HistoryResponse {
+        epoch: page.epoch.get(),
+        events: Vec::new(),
+        more: page.more,
+        reached: page.reached,
+    };
     let mut bytes = 0;
     for event in page.events {
         bytes += event.data.len();
-        if bytes > PAGE_BYTES_MAX && !response.events.is_empty() {
-            response.more = true;
+        if let Some(last) = response.events.last()
+            && bytes > PAGE_BYTES_MAX
+        {
+            (response.more, response.reached) = (true, last.seq);
             break;
         }
         response.events.push(v1::HistoryEvent {
@@ -180,11 +189,13 @@ pub(crate) fn history(response: v1::HistoryResponse) -> Result<HistoryPage, Malf
             data: event.data,
         })
     });
-    Ok(HistoryPage {
-        epoch: Epoch::new(response.epoch),
-        events: events.collect::<Result<_, _>>()?,
-        more: response.more,
-    })
+    let events: Vec<HistoryEvent> = events.collect::<Result<_, _>>()?;
+    // A replica of before this field ends its pages with an event.
+    let reached = match (response.reached, events.last()) {
+        (0, Some(last)) => last.seq,
+        (reached, _) => reached,
+    };
+    Ok(HistoryPage { epoch: Epoch::new(response.epoch), events, more: response.more, reached })
 }
 
 pub(crate) fn committed_request(

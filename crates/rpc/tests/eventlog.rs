@@ -32,6 +32,8 @@ use tokio::sync::watch;
 struct Fake {
     down: bool,
     wrong_shard: bool,
+    /// Histories that have begun, when they are not to end.
+    stuck: Option<watch::Sender<usize>>,
 }
 
 fn batch(shard: Shard, epoch: Epoch, after: u64) -> Batch {
@@ -53,6 +55,10 @@ impl EventLog for Fake {
         Box::pin(async move {
             self.check()?;
             assert!(query.events <= PAGE_EVENTS_MAX && query.bytes <= PAGE_BYTES_MAX);
+            if query.fill {
+                let (reason, epoch) = (ResetReason::Hole, Epoch::new(1));
+                return Ok(Replay::Reset { reason, epoch, after: 0 });
+            }
             if query.topics[0].as_str() == "gone" {
                 let (reason, epoch) = (ResetReason::Expired, Epoch::new(9));
                 return Ok(Replay::Reset { reason, epoch, after: query.events as u64 });
@@ -84,6 +90,10 @@ impl EventLog for Fake {
     fn history(&self, query: HistoryQuery) -> Future<'_, Result<HistoryPage, LogError>> {
         Box::pin(async move {
             self.check()?;
+            if let Some(begun) = &self.stuck {
+                begun.send_modify(|begun| *begun += 1);
+                std::future::pending::<()>().await;
+            }
             let event = |seq| HistoryEvent {
                 seq,
                 time: Timestamp::from_micros(7),
@@ -92,7 +102,8 @@ impl EventLog for Fake {
                 data: Bytes::from(vec![b'x'; 1 << 20]),
             };
             let events = (1..=query.limit as u64).map(event).collect();
-            Ok(HistoryPage { epoch: Epoch::new(query.after.unwrap()), events, more: query.before.is_some() })
+            let (epoch, more) = (Epoch::new(query.after.unwrap()), query.before.is_some());
+            Ok(HistoryPage { epoch, events, more, reached: 100 })
         })
     }
 
@@ -157,6 +168,7 @@ fn query(shard: u64, topic: &str) -> ReplayQuery {
         topics: Arc::new([Pattern::parse(topic).unwrap()]),
         events: 5,
         bytes: usize::MAX,
+        fill: false,
     }
 }
 
@@ -170,6 +182,8 @@ async fn questions_and_answers_survive_the_way() {
     let reset = log.replay(query(2, "gone")).await.unwrap();
     let Replay::Reset { reason: ResetReason::Expired, epoch, after: 5 } = reset else { panic!("{reset:?}") };
     assert_eq!(epoch.get(), 9);
+    let filled = log.replay(ReplayQuery { fill: true, ..query(2, "a.>") }).await.unwrap();
+    assert!(matches!(filled, Replay::Reset { reason: ResetReason::Hole, .. }), "{filled:?}");
     let most = ReplayQuery { events: usize::MAX, ..query(2, "gone") };
     let bounded = log.replay(most).await.unwrap();
     assert!(matches!(bounded, Replay::Reset { after, .. } if after == PAGE_EVENTS_MAX as u64));
@@ -187,10 +201,10 @@ async fn questions_and_answers_survive_the_way() {
     let history =
         HistoryQuery { channel: Channel::parse("a").unwrap(), after: Some(8), before: None, limit: 2 };
     let page = log.history(history.clone()).await.unwrap();
-    assert_eq!((page.epoch.get(), page.events.len(), page.more), (8, 2, false));
+    assert_eq!((page.epoch.get(), page.events.len(), page.more, page.reached), (8, 2, false, 100));
     assert_eq!(page.events[0].event_type.as_deref(), Some("paid"));
     let cut = log.history(HistoryQuery { limit: 100, ..history }).await.unwrap();
-    assert_eq!((cut.events.len(), cut.more), (4, true), "as much as an answer holds");
+    assert_eq!((cut.events.len(), cut.more, cut.reached), (4, true, 4), "as much as an answer holds");
 }
 
 #[tokio::test]
@@ -245,11 +259,40 @@ async fn another_replica_answers_for_one_that_is_gone_down_or_odd() {
 }
 
 #[tokio::test]
+async fn gateways_catch_up_however_many_others_wait() {
+    let (begun, mut count) = watch::channel(0);
+    let replica = replica(Fake { stuck: Some(begun), ..Fake::default() }).await;
+    let (log, _) = remote(&[&replica]);
+    let log = Arc::new(log);
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let log = Arc::clone(&log);
+        let channel = Channel::parse("a").unwrap();
+        waiting.spawn(async move {
+            log.history(HistoryQuery { channel, after: None, before: None, limit: 1 }).await
+        });
+    }
+    count.wait_for(|begun| *begun == 32).await.unwrap();
+    // Answered, and by the log: no place had to be waited for.
+    let filled = log.replay(ReplayQuery { fill: true, ..query(2, "a.>") }).await.unwrap();
+    assert!(matches!(filled, Replay::Reset { .. }), "{filled:?}");
+    assert_eq!(*count.borrow(), 32, "as many as have a place");
+    waiting.abort_all();
+}
+
+#[tokio::test]
 async fn absurd_requests_are_refused() {
     let replica = replica(Fake::default()).await;
     let mut client = v1::event_log_client::EventLogClient::connect(replica.url).await.unwrap();
-    let good =
-        v1::ReplayRequest { shard: 1, epoch: 1, after: 0, topics: vec!["a".into()], events: 1, bytes: 1 };
+    let good = v1::ReplayRequest {
+        shard: 1,
+        epoch: 1,
+        after: 0,
+        topics: vec!["a".into()],
+        events: 1,
+        bytes: 1,
+        fill: false,
+    };
     client.replay(good.clone()).await.unwrap();
     for (bad, hint) in [
         (v1::ReplayRequest { shard: 4, ..good.clone() }, "--shards"),

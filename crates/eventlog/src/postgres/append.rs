@@ -14,8 +14,9 @@ use crate::metrics::Metrics;
 use crate::record::{Record, to_i64};
 use crate::standing::era_text;
 
-/// Most entries in a batch.
-pub(super) const BATCH_ENTRIES: usize = 1000;
+/// Most entries in a batch. A commit costs the same for few as for many, and what waits while it is under
+/// way makes the next batch: so this bounds only how much of a backlog goes at a time.
+pub(super) const BATCH_ENTRIES: usize = 4000;
 /// Most bytes in a batch, unless it is one entry.
 pub(super) const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Most changes of policies that are remembered per shard; older cursors are judged more strictly.

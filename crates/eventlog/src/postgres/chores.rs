@@ -1,50 +1,41 @@
-//! What a writer does beside writing: it measures how far the log is behind, and trims the journal.
+//! What a writer does beside writing: it trims the journal.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use foghorn_core::position::Epoch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::writer::{Ended, Writer, answer};
 
-/// How often lag is measured and, a dozen times less often, the journal trimmed.
-const CHORES_EVERY: Duration = Duration::from_secs(5);
-const TRIM_EVERY: u32 = 12;
+/// How often the journal is trimmed.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 
-/// Measures the lag and trims the journal, for as long as the tenure lasts.
-pub(super) async fn chores(writer: &Writer) -> Ended {
-    let mut every = interval(CHORES_EVERY);
+/// Trims the journal behind `head`, for as long as the tenure lasts. It is the tenure's own head and no
+/// other: what any other process has seen may be undone, as when PostgreSQL is restored from a backup.
+pub(super) async fn chores(writer: &Writer, epoch: Epoch, head: &AtomicU64) -> Ended {
+    let mut every = interval(TRIM_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for round in 0u32.. {
+    loop {
         every.tick().await;
-        if let Err(error) = chore(writer, round.is_multiple_of(TRIM_EVERY)).await {
+        if let Err(error) = trim(writer, epoch, head).await {
             writer.metrics.failed("trim");
-            tracing::warn!(shard = %writer.shard, %error, "the journal could not be measured or trimmed; tried again soon");
+            tracing::warn!(shard = %writer.shard, %error, "the journal could not be trimmed; tried again soon");
         }
     }
-    Ended::Stopped
 }
 
-async fn chore(writer: &Writer, trim: bool) -> Result<(), Ended> {
+async fn trim(writer: &Writer, epoch: Epoch, head: &AtomicU64) -> Result<(), Ended> {
     let shard = writer.shard;
-    let head = *writer.database.head(shard).borrow();
     let bounds = answer(writer.journal.bounds(shard)).await?;
-    writer.metrics.journal(shard, (bounds.last + 1).saturating_sub(bounds.first));
-    if bounds.epoch != head.epoch {
+    if bounds.epoch != epoch {
         return Ok(());
     }
-    let behind = bounds.last.saturating_sub(head.seq);
-    let mut waited = Duration::ZERO;
-    if behind > 0 {
-        let page = answer(writer.journal.read(shard, head.seq, 1, 1)).await?;
-        waited = page.entries.first().map_or(waited, |entry| writer.clock.now().since(entry.time));
-    }
-    writer.metrics.lag(shard, behind, waited);
-    if trim {
-        let old = answer(writer.journal.seek(shard, writer.clock.now().minus(writer.trim_behind))).await?;
-        let through = old.min(head.seq);
-        if through >= bounds.first {
-            answer(writer.journal.trim(shard, through)).await?;
-        }
+    let old = answer(writer.journal.seek(shard, writer.clock.now().minus(writer.trim_behind))).await?;
+    // The last entry stays: by it, times can be found and heads be compared without PostgreSQL.
+    let through = old.min(head.load(Ordering::Relaxed)).min(bounds.last.saturating_sub(1));
+    if through >= bounds.first {
+        answer(writer.journal.trim(shard, through)).await?;
     }
     Ok(())
 }

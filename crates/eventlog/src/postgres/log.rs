@@ -11,26 +11,26 @@ use foghorn_bus::log::{
 use foghorn_core::batch::Batch;
 use foghorn_core::entry::Key;
 use foghorn_core::policy::Policies;
-use foghorn_core::position::Position;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use futures::FutureExt;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::recent::{Recent, answer, bounds, recent};
+use super::doubts::Doubts;
+use super::recent::{Recent, answer, bounds, not_behind, recent};
 use super::rows::Connection;
 use super::{Database, Head, READ_DEADLINE};
 use crate::metrics::Metrics;
-use crate::pages::{self, Reader};
-use crate::record::Record;
+use crate::pages::{self, HISTORY_BYTES, Reader};
 use crate::shared::{Clock, SharedPolicies};
 use crate::source::{Limit, Order, Span};
 use crate::standing::Standing;
 use crate::topics::Topics;
 
-/// About the most bytes in a page of history.
-const HISTORY_BYTES: usize = 2 * 1024 * 1024;
+/// How long looks for a head may fail before whoever waits is told.
+const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long between two looks for a head that another process moves, jittered.
 const HEAD_LOOK: Duration = Duration::from_millis(40);
 
@@ -43,6 +43,8 @@ pub struct PostgresLog {
     pub(super) metrics: Metrics,
     /// One look at PostgreSQL's heads at a time, for all who wait.
     looking: Mutex<()>,
+    /// Cursors ahead of what is known here.
+    pub(super) doubts: Doubts,
 }
 
 impl PostgresLog {
@@ -54,7 +56,8 @@ impl PostgresLog {
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
-        PostgresLog { database, journal, policies, clock, metrics, looking: Mutex::new(()) }
+        let (looking, doubts) = (Mutex::new(()), Doubts::default());
+        PostgresLog { database, journal, policies, clock, metrics, looking, doubts }
     }
 
     pub(super) fn reader<'a>(&self, policies: &'a Policies) -> Reader<'a> {
@@ -91,7 +94,8 @@ impl PostgresLog {
             let (standing, recent) = self.whole(*shard, &topics, &policies).await?;
             let span =
                 Span { shard: *shard, epoch: standing.epoch, after: standing.start, upto: standing.tip };
-            let connection = Connection::new(&self.database).await?;
+            let mut connection = Connection::new(&self.database).await?;
+            connection.only(standing.classes(&topics));
             let stored = connection
                 .within(READ_DEADLINE, async |c| reader.newest(c, span, &topics, query.each, limit).await);
             let mut records = stored.await?;
@@ -114,49 +118,71 @@ impl PostgresLog {
         standing.tip = recent.tip;
         let (order, span) = pages::history_span(shard, &standing, &query);
         let stored = Span { upto: span.upto.min(head), ..span };
-        let connection = Connection::new(&self.database).await?;
+        let mut connection = Connection::new(&self.database).await?;
+        connection.only(standing.classes(&topics));
         let channel = query.channel.as_str();
-        let rows = connection
+        let stored = connection
             .within(READ_DEADLINE, async |c| reader.history(c, stored, channel, order, limit).await);
-        let mut rows = rows.await?;
-        let beyond =
-            recent.records.into_iter().filter(|record| record.seq > span.after && record.seq <= span.upto);
+        let mut past = stored.await?;
+        let mut beyond = recent.records;
+        beyond.retain(|record| record.seq > span.after && record.seq <= span.upto);
+        reader.keep_fresh(&mut beyond);
         match order {
             // Where the stored ones were cut, what comes after them is not the next.
-            Order::Oldest if rows.cut => {}
-            Order::Oldest => rows.records.extend(beyond),
-            Order::Newest => rows.records.extend(beyond),
+            Order::Oldest if past.more => {}
+            Order::Oldest => {
+                past.records.extend(beyond);
+                past.reached = span.upto;
+            }
+            Order::Newest => {
+                beyond.reverse();
+                beyond.append(&mut past.records);
+                past.records = beyond;
+            }
         }
-        rows.records.sort_unstable_by_key(|record| record.seq);
-        if order == Order::Newest {
-            rows.records.reverse();
-        }
-        let more = rows.cut || rows.records.len() > limit.events;
-        rows.records.truncate(limit.events);
-        let events = rows.records.into_iter().map(Record::history).collect();
-        Ok(HistoryPage { epoch: standing.epoch, events, more })
+        Ok(pages::history_page(standing.epoch, past, limit))
     }
 
     async fn answer_locate(&self, shard: Shard, time: Timestamp) -> Result<Located, LogError> {
         let now = bounds(&*self.journal, shard).await?;
-        let connection = Connection::new(&self.database).await?;
-        let stored = connection.within(READ_DEADLINE, async |c| {
-            let standing = c.standing(shard).await?.map(|(standing, _)| standing);
-            let Some(standing) = standing.filter(|standing| standing.epoch == now.epoch) else {
-                return Ok(None);
-            };
-            let span = Span { shard, epoch: standing.epoch, after: standing.start, upto: standing.tip };
-            Ok(Some((pages::locate(c, span, time).await?, standing.tip)))
-        });
-        let after = match stored.await? {
-            Some((after, head)) if after < head => after,
-            other => {
+        let after = match self.locate_stored(shard, now.epoch, time).await {
+            Ok(Some((after, head))) if after < head => after,
+            Ok(other) => {
                 let after = answer(self.journal.seek(shard, time)).await?;
                 after.max(other.map_or(0, |(_, head)| head))
+            }
+            Err(error) => {
+                self.metrics.failed("read");
+                let after = answer(self.journal.seek(shard, time)).await?;
+                // Before the journal's first entry, only PostgreSQL knows what there was.
+                if after < now.first && now.first > 1 {
+                    return Err(error);
+                }
+                after
             }
         };
         let tip = now.last.max(after);
         Ok(Located { epoch: now.epoch, after, tip })
+    }
+
+    /// The position among what is stored, and where that ends. None when nothing of this epoch is.
+    async fn locate_stored(
+        &self,
+        shard: Shard,
+        epoch: Epoch,
+        time: Timestamp,
+    ) -> Result<Option<(u64, u64)>, LogError> {
+        let connection = Connection::new(&self.database).await?;
+        let stored = connection.within(READ_DEADLINE, async |c| {
+            let standing = c.standing(shard).await?.map(|(standing, _)| standing);
+            not_behind(shard, standing.as_ref(), epoch)?;
+            let Some(standing) = standing.filter(|standing| standing.epoch == epoch) else {
+                return Ok(None);
+            };
+            let span = Span { shard, epoch, after: standing.start, upto: standing.tip };
+            Ok(Some((pages::locate(c, span, time).await?, standing.tip)))
+        });
+        stored.await
     }
 
     async fn answer_committed(
@@ -175,9 +201,21 @@ impl PostgresLog {
             return Ok(Committed::NotYet);
         }
         let connection = Connection::new(&self.database).await?;
-        let (stored, lost) = connection
-            .within(READ_DEADLINE, async |c| Ok((c.key_at(at).await?, c.is_in_hole(at).await?)))
-            .await?;
+        let looked = connection.within(READ_DEADLINE, async |c| {
+            let (stored, lost) = (c.key_at(at).await?, c.is_in_hole(at).await?);
+            let standing = if stored.is_none() { c.standing(position.shard).await? } else { None };
+            Ok((stored, lost, standing))
+        });
+        let (stored, lost, standing) = looked.await?;
+        if let Some((standing, _)) = standing {
+            // No row is an answer only where the head is past it, and not where it was before PostgreSQL
+            // was restored from a backup.
+            let head = Head { epoch: standing.epoch, seq: standing.tip };
+            if (head.epoch, head.seq) < (position.epoch, position.seq) {
+                self.database.set_head(position.shard, head);
+                return Ok(Committed::NotYet);
+            }
+        }
         let newer = self.database.head(position.shard).borrow().epoch > position.epoch;
         Ok(match stored {
             // In an epoch that is over no listener can get it any more, stored or not.
@@ -193,6 +231,7 @@ impl PostgresLog {
         let shard = position.shard;
         let mut heads = self.database.head(shard).subscribe();
         let there = |head: &Head| (head.epoch, head.seq) >= (position.epoch, position.seq);
+        let mut failing: Option<Instant> = None;
         loop {
             if there(&heads.borrow_and_update()) {
                 return Ok(true);
@@ -206,15 +245,30 @@ impl PostgresLog {
                 return Ok(false);
             }
             // Whoever comes second finds what the first has seen.
-            let _one = self.looking.lock().await;
-            if !there(&heads.borrow()) {
-                let connection = Connection::new(&self.database).await?;
-                let found = connection.within(READ_DEADLINE, async |c| c.standing(shard).await).await?;
-                if let Some((standing, _)) = found {
-                    self.database.saw_head(shard, Head { epoch: standing.epoch, seq: standing.tip });
+            let Ok(_one) = timeout_at(deadline, self.looking.lock()).await else { return Ok(false) };
+            if there(&heads.borrow()) {
+                continue;
+            }
+            match self.look_for_head(shard, deadline).await {
+                Ok(()) => failing = None,
+                Err(error) => {
+                    let since = *failing.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= LOOK_PATIENCE {
+                        return Err(error);
+                    }
                 }
             }
         }
+    }
+
+    async fn look_for_head(&self, shard: Shard, deadline: Instant) -> Result<(), LogError> {
+        let connection = Connection::new(&self.database).await?;
+        let limit = deadline.saturating_duration_since(Instant::now()).min(READ_DEADLINE);
+        let found = connection.within(limit, async |c| c.standing(shard).await).await?;
+        if let Some((standing, _)) = found {
+            self.database.saw_head(shard, Head { epoch: standing.epoch, seq: standing.tip });
+        }
+        Ok(())
     }
 }
 

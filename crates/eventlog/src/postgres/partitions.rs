@@ -7,15 +7,17 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::state::{Known, class_number};
 
 const MICROS: i64 = 1_000_000;
-/// A slice is a 24th of the class's age, so that no more than that is kept too long, within these bounds
-/// in seconds.
-const SLICE_SECONDS: (u32, u32) = (60, 86_400);
+/// A class has about so many slices, so that no more than a 24th of its age is kept too long; and, whatever
+/// the age, no statement has more than their tables and indexes to lock.
+const SLICES: u32 = 24;
+/// No slice is shorter, in seconds.
+const SLICE_SECONDS_MIN: u32 = 60;
 /// Held while partitions are made or dropped. The number is arbitrary, and only ours in this database.
 const LOCK: i64 = 0x666f_6768_6f72_6e31;
 
 /// The slice `[from, to)` that a time lies in, in microseconds.
 pub(super) fn slice(class: RetentionClass, time: Timestamp) -> (i64, i64) {
-    let size = MICROS * i64::from((class.0 / 24).clamp(SLICE_SECONDS.0, SLICE_SECONDS.1));
+    let size = MICROS * i64::from((class.0 / SLICES).max(SLICE_SECONDS_MIN));
     let from = time.as_micros().div_euclid(size) * size;
     (from, from + size)
 }
@@ -40,35 +42,64 @@ pub(super) async fn ensure(
 
 async fn create(connection: &mut PgConnection, class: RetentionClass, from: i64) -> sqlx::Result<()> {
     let (_, to) = slice(class, Timestamp::from_micros(from));
-    let of_class = table_of(class);
-    let name = format!("{of_class}_{}", from / MICROS);
     let mut tx = connection.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
-    let there: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM foghorn.partitions WHERE class = $1 AND from_us = $2)",
+    let there: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT from_us, to_us FROM foghorn.partitions
+         WHERE class = $1 AND to_us > $2 AND from_us < $3 ORDER BY from_us",
     )
     .bind(class_number(class))
     .bind(from)
-    .fetch_one(&mut *tx)
+    .bind(to)
+    .fetch_all(&mut *tx)
     .await?;
-    if !there {
-        // Made apart and then attached: CREATE ... PARTITION OF would lock out every reader and writer.
-        let sql = format!(
-            "DO $$ BEGIN
-                 IF to_regclass('foghorn.{of_class}') IS NULL THEN
-                     CREATE TABLE foghorn.{of_class} (LIKE foghorn.events) PARTITION BY RANGE (time_us);
-                     ALTER TABLE foghorn.events ATTACH PARTITION foghorn.{of_class} FOR VALUES IN ({class});
-                 END IF;
-             END $$;
-             CREATE TABLE foghorn.{name} (LIKE foghorn.events);
-             ALTER TABLE foghorn.{of_class} ATTACH PARTITION foghorn.{name} FOR VALUES FROM ({from}) TO ({to});
-             INSERT INTO foghorn.partitions (class, from_us, to_us, name) VALUES ({class}, {from}, {to}, '{name}')",
-            class = class.0
-        );
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await?;
-        tracing::info!(partition = %name, "made a partition of the event log");
+    for (from, to) in gaps(from, to, &there) {
+        create_one(&mut tx, class, from, to).await?;
     }
     tx.commit().await
+}
+
+/// What of `[from, to)` none of these covers, which are in order: an older version may have cut slices
+/// differently, and partitions can't overlap.
+fn gaps(from: i64, to: i64, there: &[(i64, i64)]) -> Vec<(i64, i64)> {
+    let mut gaps = Vec::new();
+    let mut at = from;
+    for &(begin, end) in there {
+        if at < begin {
+            gaps.push((at, begin.min(to)));
+        }
+        at = at.max(end);
+    }
+    if at < to {
+        gaps.push((at, to));
+    }
+    gaps
+}
+
+async fn create_one(
+    connection: &mut PgConnection,
+    class: RetentionClass,
+    from: i64,
+    to: i64,
+) -> sqlx::Result<()> {
+    let of_class = table_of(class);
+    let name = format!("{of_class}_{}", from / MICROS);
+    // Made apart and then attached: CREATE ... PARTITION OF would lock out every reader and writer.
+    let sql = format!(
+        "DO $$ BEGIN
+             IF to_regclass('foghorn.{of_class}') IS NULL THEN
+                 CREATE TABLE foghorn.{of_class} (LIKE foghorn.events) PARTITION BY RANGE (time_us);
+                 ALTER TABLE foghorn.events ATTACH PARTITION foghorn.{of_class} FOR VALUES IN ({class});
+             END IF;
+         END $$;
+         CREATE TABLE foghorn.{name} (LIKE foghorn.events);
+         ALTER TABLE foghorn.{of_class} ATTACH PARTITION foghorn.{name} FOR VALUES FROM ({from}) TO ({to});
+         INSERT INTO foghorn.partitions (class, from_us, to_us, name) VALUES ({class}, {from}, {to}, '{name}')",
+        class = class.0
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    tracing::info!(partition = %name, "made a partition of the event log");
+    Ok(())
 }
 
 /// Drops a partition, recording in the same transaction the highest seqs that go with it. False when
@@ -128,12 +159,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slices_are_a_24th_of_the_age_within_bounds() {
+    fn slices_are_a_24th_of_the_age_and_so_are_never_many() {
         let time = Timestamp::from_micros(1_000_000_000 * MICROS + 5);
-        for (age, seconds) in [(60, 60), (86_400, 3600), (400 * 86_400, 86_400)] {
+        const YEAR: u32 = 365 * 86_400;
+        for (age, seconds) in
+            [(60, 60), (1440, 60), (86_400, 3600), (YEAR, YEAR / 24), (10 * YEAR, 10 * YEAR / 24)]
+        {
             let (from, to) = slice(RetentionClass(age), time);
-            assert_eq!(to - from, seconds * MICROS);
-            assert!(from <= time.as_micros() && time.as_micros() < to && from % (seconds * MICROS) == 0);
+            assert_eq!(to - from, i64::from(seconds) * MICROS);
+            assert!(from <= time.as_micros() && time.as_micros() < to && from % (to - from) == 0);
+            // All that are kept, the one being dropped, and the next one.
+            assert!(i64::from(age) * MICROS / (to - from) + 3 <= 60, "{age}");
         }
+    }
+
+    #[test]
+    fn slices_are_made_around_what_is_there() {
+        assert_eq!(gaps(10, 20, &[]), [(10, 20)]);
+        assert_eq!(gaps(10, 20, &[(10, 20)]), []);
+        assert_eq!(gaps(10, 20, &[(0, 30)]), []);
+        assert_eq!(gaps(10, 20, &[(5, 12), (14, 16), (16, 18)]), [(12, 14), (18, 20)]);
+        assert_eq!(gaps(10, 20, &[(12, 30)]), [(10, 12)]);
     }
 }

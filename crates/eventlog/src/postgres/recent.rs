@@ -13,10 +13,11 @@ use tokio::time::timeout;
 
 use crate::record::Record;
 use crate::source::Limit;
+use crate::standing::Standing;
 use crate::topics::Topics;
 
-/// Longest wait for an answer of the journal's.
-const DEADLINE: Duration = Duration::from_secs(8);
+/// Longest wait for an answer of the journal's: within what clients give a replica.
+const DEADLINE: Duration = Duration::from_secs(3);
 /// How far the log may be behind and queries about the newest events still be answered.
 const RECENT_ENTRIES: u64 = 20_000;
 const RECENT_BYTES: usize = 16 * 1024 * 1024;
@@ -41,13 +42,26 @@ pub(super) async fn answer<T>(asked: BoxFuture<'_, Result<T, JournalError>>) -> 
     answered.map_err(|error| LogError(error.to_string()))
 }
 
-/// What of these entries is replayed to `topics`. Entries that are never replayed lie in the journal too.
-pub(super) fn select(entries: Vec<Entry>, topics: &Topics, policies: &Policies) -> Vec<Record> {
+/// An error when the log is in a later epoch than the journal seems to be: this process has not heard of
+/// it yet, and would take entries of the new epoch for those of the old.
+pub(super) fn not_behind(shard: Shard, stored: Option<&Standing>, journal: Epoch) -> Result<(), LogError> {
+    match stored {
+        Some(standing) if standing.epoch > journal => Err(LogError(format!(
+            "the journal of shard {shard} is in epoch {}, as seen from here {journal}; try again",
+            standing.epoch
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What of these entries is for `topics`. Entries that are never replayed lie in the journal too: they
+/// are for a ring that is filled, and for nobody else.
+pub(super) fn select(entries: Vec<Entry>, topics: &Topics, policies: &Policies, fill: bool) -> Vec<Record> {
     let records = entries.into_iter().filter_map(Record::of);
     records
         .filter(|record| {
             let channel = record.event.channel.as_str();
-            topics.matches(channel) && policies.of(channel).class() != RetentionClass::NONE
+            topics.matches(channel) && (fill || policies.of(channel).class() != RetentionClass::NONE)
         })
         .collect()
 }
@@ -75,7 +89,7 @@ pub(super) async fn recent(
             )));
         }
         at = page.to;
-        let found = select(page.entries, topics, policies);
+        let found = select(page.entries, topics, policies, false);
         bytes += found.iter().map(Record::bytes).sum::<usize>();
         records.extend(found);
         if at >= page.tip {

@@ -5,9 +5,11 @@ use foghorn_bus::log::{LogError, Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
 use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::reason::ResetReason;
+use tokio::time::Instant;
 
+use super::doubts::{EPOCH_PATIENCE, TIP_PATIENCE};
 use super::log::PostgresLog;
-use super::recent::{bounds, read, select};
+use super::recent::{bounds, not_behind, read, select};
 use super::rows::Connection;
 use super::{Head, READ_DEADLINE};
 use crate::metrics::PageSource;
@@ -44,6 +46,11 @@ impl PostgresLog {
     pub(super) async fn answer_replay(&self, query: ReplayQuery) -> Result<Replay, LogError> {
         let topics = Topics::new(&query.topics);
         let limit = Limit::new(query.events, query.bytes);
+        if query.fill
+            && let Some(page) = self.journal_page(&query, &topics, limit).await
+        {
+            return Ok(page);
+        }
         let stored = match Connection::new(&self.database).await {
             Ok(connection) => {
                 connection.within(READ_DEADLINE, async |c| self.stored(c, &query, &topics, limit).await).await
@@ -66,12 +73,13 @@ impl PostgresLog {
             Ok(Stored::Reset { reason, epoch, after }) => Ok(self.reset(reason, epoch, after)),
             Ok(Stored::OtherEpoch { standing }) => {
                 let now = bounds(&*self.journal, query.shard).await?;
+                not_behind(query.shard, standing.as_ref(), now.epoch)?;
                 if now.epoch == query.epoch {
                     // The log's writer will hear of this epoch soon; the journal has all of it.
                     let page = Page { records: Vec::new(), to: query.after.max(now.first.saturating_sub(1)) };
                     return self.with_recent(&query, &topics, limit, page, None).await;
                 }
-                Ok(self.other_epoch(&query, &topics, standing.as_ref(), now))
+                self.other_epoch(&query, &topics, standing.as_ref(), now)
             }
             Err(error) => self.without_postgres(&query, &topics, limit, error).await,
         }
@@ -101,6 +109,7 @@ impl PostgresLog {
         };
         let policies = self.policies.get();
         let span = Span { shard: query.shard, epoch: query.epoch, after, upto };
+        connection.only(standing.classes(topics));
         let page = self.reader(&policies).page(connection, span, topics, limit).await?;
         // Retention may have dropped a partition between the two looks, and it says so in the same
         // transaction: what is vouched for now was there all the while.
@@ -131,9 +140,22 @@ impl PostgresLog {
                 let tip = page.to;
                 return Ok(self.page(query, &page, tip, head));
             }
-            return Ok(self.other_epoch(query, topics, stored.as_ref().map(|(standing, _)| standing), now));
+            return self.other_epoch(query, topics, stored.as_ref().map(|(standing, _)| standing), now);
+        }
+        if page.to > now.last && page.to > query.after {
+            // The log has it, the journal's leader will.
+            let tip = page.to;
+            return Ok(self.page(query, &page, tip, head));
         }
         if page.to > now.last {
+            let vouched = head.is_some_and(|(tip, _)| page.to <= tip);
+            let unknown = (shard, query.epoch, page.to);
+            if vouched || !self.doubts.confirmed(unknown, TIP_PATIENCE, Instant::now()) {
+                let last = now.last;
+                return Err(LogError(format!(
+                    "the journal of shard {shard} seems to end at {last}, before the cursor; try again"
+                )));
+            }
             let begins = now.first.saturating_sub(1);
             let earliest = stored.as_ref().map_or(begins, |(standing, _)| standing.beginning(topics));
             return Ok(self.reset(ResetReason::Cursor, now.epoch, earliest));
@@ -157,10 +179,31 @@ impl PostgresLog {
         let digest = found.entries.last().filter(|last| last.seq == found.to).map(|last| last.digest);
         let policies = self.policies.get();
         let reader = self.reader(&policies);
-        page.records.extend(select(found.entries, topics, &policies));
+        page.records.extend(select(found.entries, topics, &policies, query.fill));
         page.to = found.to;
-        reader.keep_owed(&mut page.records);
+        if query.fill {
+            // Whoever listens is owed all of them; a count is about what is kept.
+            reader.keep_fresh(&mut page.records);
+        } else {
+            reader.keep_owed(&mut page.records);
+        }
         Ok(self.page(query, &page, found.tip, digest.map(|digest| (found.to, digest)).or(head)))
+    }
+
+    /// The page from the journal alone, if it has everything after the cursor. PostgreSQL is not asked, so
+    /// rings stay level with the live feed while it is away.
+    async fn journal_page(&self, query: &ReplayQuery, topics: &Topics, limit: Limit) -> Option<Replay> {
+        let found = read(&*self.journal, query.shard, query.after, limit).await.ok()?;
+        if found.epoch != query.epoch || found.from != query.after || found.tip < query.after {
+            return None;
+        }
+        self.metrics.page(PageSource::Journal);
+        let last = found.entries.last().filter(|last| last.seq == found.to);
+        let known = last.map(|last| (found.to, last.digest));
+        let policies = self.policies.get();
+        let mut records = select(found.entries, topics, &policies, true);
+        self.reader(&policies).keep_fresh(&mut records);
+        Some(self.page(query, &Page { records, to: found.to }, found.tip, known))
     }
 
     /// PostgreSQL is not there. If the journal has everything after the cursor, nobody need notice.
@@ -186,13 +229,22 @@ impl PostgresLog {
         topics: &Topics,
         standing: Option<&Standing>,
         now: Bounds,
-    ) -> Replay {
+    ) -> Result<Replay, LogError> {
+        let shard = query.shard;
+        if query.epoch > now.epoch
+            && !self.doubts.confirmed((shard, query.epoch, 0), EPOCH_PATIENCE, Instant::now())
+        {
+            return Err(LogError(format!(
+                "the journal of shard {shard} seems to be in epoch {}, before the cursor's; try again",
+                now.epoch
+            )));
+        }
         let empty = Standing::empty(now.epoch, now.first.saturating_sub(1));
         let standing = standing.filter(|standing| standing.epoch == now.epoch).unwrap_or(&empty);
-        match standing.judge(query.epoch, query.after, topics) {
+        Ok(match standing.judge(query.epoch, query.after, topics) {
             Verdict::Reset { reason, after } => self.reset(reason, now.epoch, after),
             Verdict::Serve { .. } => self.reset(ResetReason::Epoch, now.epoch, standing.start),
-        }
+        })
     }
 
     fn reset(&self, reason: ResetReason, epoch: Epoch, after: u64) -> Replay {

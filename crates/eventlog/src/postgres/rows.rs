@@ -1,18 +1,22 @@
 //! The queries of `source` on PostgreSQL. Each is a statement, and so a snapshot, of its own: what was
 //! dropped between two of them is found by looking at the standing again afterwards.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use foghorn_bus::log::LogError;
+use foghorn_core::policy::RetentionClass;
 use foghorn_core::position::Digest;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgArguments;
 use sqlx::{AssertSqlSafe, Postgres};
+use tokio::time::Instant;
 
+use super::Database;
+use super::breaker::InHand;
 use super::state::{self, log_error, number};
-use super::{Database, READ_DEADLINE};
 use crate::record::{Columns, to_i64, to_u64};
 use crate::source::{Limit, Order, Rows, Source, Span};
 use crate::standing::Standing;
@@ -21,6 +25,9 @@ use crate::topics::Topics;
 /// A connection that reads. One that doesn't answer in time is closed and not used again.
 pub(super) struct Connection {
     inner: PoolConnection<Postgres>,
+    /// What is added to every condition, see [`Connection::only`].
+    classes: String,
+    _in_hand: InHand,
 }
 
 /// What every query begins with: $1 to $4 are the span.
@@ -39,8 +46,34 @@ type Query<'q> = sqlx::query::QueryAs<'q, Postgres, Row, PgArguments>;
 
 impl Connection {
     pub(super) async fn new(database: &Database) -> Result<Self, LogError> {
-        let inner = database.read.acquire().await.map_err(|error| log_error("connecting", &error))?;
-        Ok(Connection { inner })
+        if !database.breaker.admits(Instant::now()) {
+            return Err(LogError(
+                "PostgreSQL could not be reached a moment ago; it is tried again soon".into(),
+            ));
+        }
+        match database.read.acquire().await {
+            Ok(inner) => {
+                let _in_hand = database.breaker.worked();
+                Ok(Connection { inner, classes: String::new(), _in_hand })
+            }
+            Err(error) => {
+                database.breaker.failed(Instant::now(), database.read.options().get_max_connections());
+                Err(log_error("connecting", &error))
+            }
+        }
+    }
+
+    /// From now on reads events of these classes only; of all when not known.
+    ///
+    /// The numbers are part of the statement and not bound to it. So PostgreSQL prunes the partitions of all
+    /// other classes while planning, before it locks anything: `EXPLAIN` shows only those that are left. Bound
+    /// ones would be pruned at execution once the plan is generic, and by then every partition is locked, with
+    /// its indexes, out of `max_locks_per_transaction` for all together. Time can't prune: readers know seqs.
+    pub(super) fn only(&mut self, classes: Option<BTreeSet<RetentionClass>>) {
+        self.classes = classes.map_or_else(String::new, |classes| {
+            let numbers: Vec<String> = classes.iter().map(|class| class.0.to_string()).collect();
+            format!(" AND e.class IN ({})", numbers.join(","))
+        });
     }
 
     pub(super) async fn standing(&mut self, shard: Shard) -> Result<Option<(Standing, Digest)>, LogError> {
@@ -80,7 +113,7 @@ impl Connection {
         if done.is_err() {
             self.inner.close_on_drop();
         }
-        done.map_err(|_| LogError(format!("PostgreSQL did not answer within {READ_DEADLINE:?}")))?
+        done.map_err(|_| LogError(format!("PostgreSQL did not answer within {limit:?}")))?
     }
 
     async fn fetch(&mut self, query: Query<'_>, limit: Limit) -> Result<Rows, LogError> {
@@ -145,12 +178,13 @@ impl Source for Connection {
         channels: &[(String, u64)],
         limit: Limit,
     ) -> Result<Rows, LogError> {
+        let classes = self.classes.clone();
         let (names, afters): (Vec<String>, Vec<i64>) =
             channels.iter().map(|(channel, after)| (channel.clone(), to_i64(*after))).unzip();
         let rows = format!(
             "SELECT e.* FROM UNNEST($7::text[], $8::bigint[]) AS c (channel, after) CROSS JOIN LATERAL (
                  SELECT {COLUMNS} FROM foghorn.events e
-                 WHERE {SPAN} AND e.channel = c.channel AND e.seq > c.after ORDER BY e.seq LIMIT $6
+                 WHERE {SPAN}{classes} AND e.channel = c.channel AND e.seq > c.after ORDER BY e.seq LIMIT $6
              ) e ORDER BY e.seq LIMIT $6"
         );
         let sql = within_bytes(&rows, Order::Oldest);
@@ -165,10 +199,11 @@ impl Source for Connection {
         order: Order,
         limit: Limit,
     ) -> Result<Rows, LogError> {
+        let classes = self.classes.clone();
         let matching =
             if topics.is_everything() { "" } else { "AND (e.channel = ANY($7) OR e.channel ~ ANY($8))" };
         let rows = format!(
-            "SELECT {COLUMNS} FROM foghorn.events e WHERE {SPAN} {matching} ORDER BY e.seq {} LIMIT $6",
+            "SELECT {COLUMNS} FROM foghorn.events e WHERE {SPAN}{classes} {matching} ORDER BY e.seq {} LIMIT $6",
             direction(order)
         );
         let mut query = bind(sqlx::query_as(AssertSqlSafe(within_bytes(&rows, order))), span, limit);
@@ -185,8 +220,9 @@ impl Source for Connection {
         order: Order,
         limit: Limit,
     ) -> Result<Rows, LogError> {
+        let classes = self.classes.clone();
         let rows = format!(
-            "SELECT {COLUMNS} FROM foghorn.events e WHERE {SPAN} AND e.channel = $7 ORDER BY e.seq {} LIMIT $6",
+            "SELECT {COLUMNS} FROM foghorn.events e WHERE {SPAN}{classes} AND e.channel = $7 ORDER BY e.seq {} LIMIT $6",
             direction(order)
         );
         let sql = within_bytes(&rows, order);
@@ -201,16 +237,18 @@ impl Source for Connection {
         below: &str,
         most: usize,
     ) -> Result<Vec<String>, LogError> {
+        let classes = self.classes.clone();
         // From one channel to the next by the index: the cost is that of the channels, not of their events.
         let sql = format!(
             "WITH RECURSIVE names (channel) AS (
-                 (SELECT channel FROM foghorn.events WHERE channel >= $5 ORDER BY channel LIMIT 1)
+                 (SELECT e.channel FROM foghorn.events e WHERE e.channel >= $5{classes} ORDER BY e.channel LIMIT 1)
                  UNION ALL
-                 SELECT (SELECT e.channel FROM foghorn.events e WHERE e.channel > n.channel ORDER BY e.channel LIMIT 1)
+                 SELECT (SELECT e.channel FROM foghorn.events e WHERE e.channel > n.channel{classes}
+                     ORDER BY e.channel LIMIT 1)
                  FROM names n WHERE n.channel < $6
              )
              SELECT channel FROM names n
-             WHERE channel < $6 AND EXISTS (SELECT FROM foghorn.events e WHERE {SPAN} AND e.channel = n.channel)
+             WHERE channel < $6 AND EXISTS (SELECT FROM foghorn.events e WHERE {SPAN}{classes} AND e.channel = n.channel)
              LIMIT $7"
         );
         bind_span_scalar(sqlx::query_scalar(AssertSqlSafe(sql)), span)
@@ -223,11 +261,12 @@ impl Source for Connection {
     }
 
     async fn nth_newest(&mut self, span: Span, channels: &[(String, u32)]) -> Result<Vec<u64>, LogError> {
+        let classes = self.classes.clone();
         let (names, nths): (Vec<String>, Vec<i64>) =
             channels.iter().map(|(channel, nth)| (channel.clone(), i64::from(*nth) - 1)).unzip();
         let sql = format!(
             "SELECT coalesce((
-                 SELECT e.seq FROM foghorn.events e WHERE {SPAN} AND e.channel = c.channel
+                 SELECT e.seq FROM foghorn.events e WHERE {SPAN}{classes} AND e.channel = c.channel
                  ORDER BY e.seq DESC OFFSET c.skip LIMIT 1
              ), 0) FROM UNNEST($5::text[], $6::bigint[]) WITH ORDINALITY AS c (channel, skip, nth) ORDER BY c.nth"
         );
@@ -241,8 +280,10 @@ impl Source for Connection {
     }
 
     async fn first(&mut self, span: Span) -> Result<Option<(u64, Timestamp)>, LogError> {
-        let sql =
-            format!("SELECT e.seq, e.time_us FROM foghorn.events e WHERE {SPAN} ORDER BY e.seq LIMIT 1");
+        let classes = self.classes.clone();
+        let sql = format!(
+            "SELECT e.seq, e.time_us FROM foghorn.events e WHERE {SPAN}{classes} ORDER BY e.seq LIMIT 1"
+        );
         let found: Option<(i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
             .bind(number(span.shard))
             .bind(to_i64(span.epoch.get()))

@@ -6,6 +6,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
@@ -17,11 +18,14 @@ use foghorn_core::shard::Shard;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::BoxStream;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::append::{Batch, append};
 use super::chores::chores;
+use super::measure::measure;
 use super::state::{Known, WriteError, WriterHead, begin_epoch, record_hole, take_over};
 use super::{Database, Head, WRITE_DEADLINE};
 use crate::metrics::Metrics;
@@ -77,6 +81,8 @@ pub(super) enum Ended {
     Journals(String),
 }
 
+type Tail = BoxStream<'static, Result<Entry, JournalError>>;
+
 /// Why following a tail ended without anything being wrong with this tenure.
 enum Realign {
     /// The epoch changed or entries are missing: look at what the journal has.
@@ -86,14 +92,24 @@ enum Realign {
 }
 
 impl Writer {
-    /// Writes until `stop`. May also be dropped at any moment: that is a crash like another.
+    /// Writes until `stop`, and measures how far the log is behind, whoever writes. May also be dropped at any
+    /// moment: that is a crash like another.
     pub async fn run(&self, stop: &CancellationToken) {
+        let writes = AtomicBool::new(false);
+        tokio::select! {
+            () = self.tenures(stop, &writes) => {}
+            never = measure(self, &writes) => match never {},
+        }
+    }
+
+    async fn tenures(&self, stop: &CancellationToken, writes: &AtomicBool) {
         let mut backoff = Backoff::default();
         while let Some(lease) =
             stop.run_until_cancelled(self.leases.acquire(format!("writer.{}", self.shard))).await
         {
-            let mut tenure = Tenure { writer: self, lease, known: Known::default(), wrote: false };
+            let mut tenure = Tenure { writer: self, lease, known: Known::default(), wrote: false, writes };
             let ended = tenure.hold(stop).await;
+            writes.store(false, Ordering::Relaxed);
             self.metrics.writes(self.shard, false);
             let Tenure { lease, wrote, .. } = tenure;
             // Whatever it was that failed here may work elsewhere.
@@ -174,6 +190,8 @@ struct Tenure<'a> {
     lease: Box<dyn Lease>,
     known: Known,
     wrote: bool,
+    /// Whether this process moves the head.
+    writes: &'a AtomicBool,
 }
 
 impl Tenure<'_> {
@@ -194,9 +212,10 @@ impl Tenure<'_> {
             let seq = head.seq;
             head = self.align(head).await?;
             let tail = writer.journal.tail(writer.shard, head.seq);
-            let mut chores = pin!(chores(writer));
+            let reached = AtomicU64::new(head.seq);
+            let mut chores = pin!(chores(writer, head.epoch, &reached));
             let realign = tokio::select! {
-                realign = self.follow(tail, &mut head) => realign?,
+                realign = self.follow(tail, &mut head, &reached) => realign?,
                 ended = &mut chores => return Err(ended),
             };
             if head.seq > seq {
@@ -213,7 +232,8 @@ impl Tenure<'_> {
         let term = self.lease.term();
         let head =
             on_database(writer, async |connection| take_over(connection, writer.shard, term).await).await?;
-        writer.database.saw_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
+        writer.database.set_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
+        self.writes.store(true, Ordering::Relaxed);
         writer.metrics.writes(writer.shard, true);
         tracing::info!(shard = %writer.shard, epoch = %head.epoch, head = head.seq, term = head.term, "writing the log");
         Ok(head)
@@ -256,8 +276,9 @@ impl Tenure<'_> {
     /// is stored first.
     async fn follow(
         &mut self,
-        mut tail: BoxStream<'static, Result<Entry, JournalError>>,
+        mut tail: Tail,
         head: &mut WriterHead,
+        reached: &AtomicU64,
     ) -> Result<Realign, Ended> {
         let writer = self.writer;
         let mut renew = interval(RENEW_EVERY);
@@ -268,11 +289,13 @@ impl Tenure<'_> {
         let mut ending: Option<Realign> = None;
         let mut commit: OptionFuture<BoxFuture<'_, Result<Stored, WriteError>>> = None.into();
         let mut committing = false;
+        let mut connection = None;
         loop {
             let ready = waiting.is_full() || ending.is_some() || Instant::now() >= due;
             if !committing && !waiting.is_empty() && ready {
                 let batch = std::mem::take(&mut waiting);
-                commit = Some(store(writer, Arc::clone(&self.known), *head, batch).boxed()).into();
+                let known = Arc::clone(&self.known);
+                commit = Some(store(writer, connection.take(), known, *head, batch).boxed()).into();
                 committing = true;
             }
             if !committing && waiting.is_empty() && ending.is_some() {
@@ -283,29 +306,19 @@ impl Tenure<'_> {
                     (commit, committing) = (None.into(), false);
                     let stored = stored?;
                     *head = stored.head;
+                    // Kept only for a batch that waits already: the pool asks whether it still works.
+                    connection = Some(stored.connection).filter(|_| !waiting.is_empty());
+                    reached.store(head.seq, Ordering::Relaxed);
                     self.wrote = true;
                     writer.metrics.committed(stored.entries, stored.took);
                     writer.database.saw_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
                 }
-                entry = tail.next(), if ending.is_none() && !waiting.is_full() => match entry {
-                    Some(Ok(entry)) => {
-                        if entry.seq > taken + 1 && writer.is_hole(taken + 1).await? {
-                            ending = Some(Realign::Bounds);
-                            continue;
-                        }
-                        if waiting.is_empty() {
-                            due = Instant::now() + LINGER;
-                        }
-                        taken = entry.seq;
-                        waiting.push(entry, &writer.metrics);
+                first = tail.next(), if ending.is_none() && !waiting.is_full() => {
+                    if waiting.is_empty() {
+                        due = Instant::now() + LINGER;
                     }
-                    Some(Err(JournalError::Epoch { .. })) => ending = Some(Realign::Bounds),
-                    Some(Err(error)) => {
-                        tracing::debug!(%error, "the journal's tail broke and is made anew");
-                        ending = Some(Realign::Tail);
-                    }
-                    None => ending = Some(Realign::Tail),
-                },
+                    ending = gather(writer, &mut tail, first, &mut taken, &mut waiting).await?;
+                }
                 () = sleep_until(due), if !committing && !waiting.is_empty() => {}
                 _ = renew.tick() => {
                     let kept = timeout(EXPIRES_AFTER, self.lease.renew(head.seq)).await;
@@ -317,20 +330,64 @@ impl Tenure<'_> {
     }
 }
 
+/// Takes in what the tail has ready, as far as the batch has room: waiting for each entry apart costs more
+/// than taking it. What ended it, if anything did.
+async fn gather(
+    writer: &Writer,
+    tail: &mut Tail,
+    first: Option<Result<Entry, JournalError>>,
+    taken: &mut u64,
+    waiting: &mut Batch,
+) -> Result<Option<Realign>, Ended> {
+    let mut next = Some(first);
+    while let Some(entry) = next.take() {
+        match entry {
+            Some(Ok(entry)) => {
+                if entry.seq > *taken + 1 && writer.is_hole(*taken + 1).await? {
+                    return Ok(Some(Realign::Bounds));
+                }
+                *taken = entry.seq;
+                waiting.push(entry, &writer.metrics);
+            }
+            Some(Err(JournalError::Epoch { .. })) => return Ok(Some(Realign::Bounds)),
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the journal's tail broke and is made anew");
+                return Ok(Some(Realign::Tail));
+            }
+            None => return Ok(Some(Realign::Tail)),
+        }
+        if !waiting.is_full() {
+            next = tail.next().now_or_never();
+        }
+    }
+    Ok(None)
+}
+
 struct Stored {
+    connection: PoolConnection<Postgres>,
     head: WriterHead,
     entries: usize,
     took: Duration,
 }
 
-async fn store(writer: &Writer, known: Known, head: WriterHead, batch: Batch) -> Result<Stored, WriteError> {
+async fn store(
+    writer: &Writer,
+    connection: Option<PoolConnection<Postgres>>,
+    known: Known,
+    head: WriterHead,
+    batch: Batch,
+) -> Result<Stored, WriteError> {
     let begun = Instant::now();
+    let mut connection = match connection {
+        Some(connection) => connection,
+        None => writer.database.write.acquire().await?,
+    };
     let (policies, now) = (writer.policies.get(), writer.clock.now());
-    let appended = on_database(writer, async |connection| {
+    let appended = bounded(&mut connection, async |connection| {
         append(connection, &known, head, &batch, &policies, now).await
     });
     let head = appended.await.inspect_err(|_| known.lock().clear())?;
-    Ok(Stored { head, entries: batch.entries(), took: begun.elapsed() })
+    Ok(Stored { connection, head, entries: batch.entries(), took: begun.elapsed() })
 }
 
 /// Waits for the journal, but not for ever.
@@ -338,14 +395,20 @@ pub(super) async fn answer<T>(asked: BoxFuture<'_, Result<T, JournalError>>) -> 
     Ok(timeout(JOURNAL_DEADLINE, asked).await.map_err(|_| Ended::JournalSlow)??)
 }
 
-/// Works on a connection, but not for ever. One that was given up on may be in the middle of anything
-/// and is closed: what it did is found out from the head.
 async fn on_database<T, F>(writer: &Writer, work: F) -> Result<T, WriteError>
 where
-    F: AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, WriteError>,
+    F: AsyncFnOnce(&mut PgConnection) -> Result<T, WriteError>,
 {
-    let mut connection = writer.database.write.acquire().await?;
-    let done = timeout(WRITE_DEADLINE, work(&mut connection)).await;
+    bounded(&mut writer.database.write.acquire().await?, work).await
+}
+
+/// Works on a connection, but not for ever. One that was given up on may be in the middle of anything
+/// and is closed: what it did is found out from the head.
+async fn bounded<T, F>(connection: &mut PoolConnection<Postgres>, work: F) -> Result<T, WriteError>
+where
+    F: AsyncFnOnce(&mut PgConnection) -> Result<T, WriteError>,
+{
+    let done = timeout(WRITE_DEADLINE, work(connection)).await;
     if !matches!(done, Ok(Ok(_))) {
         connection.close_on_drop();
     }

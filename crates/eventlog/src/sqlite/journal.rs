@@ -142,7 +142,8 @@ async fn read(inner: &Inner, shard: Shard, after: u64, limit: Limit) -> Result<J
         _ => tip.max(from),
     };
     let entries = rows.records.into_iter().map(Record::entry).collect();
-    Ok(JournalPage { epoch, from, to, tip: tip.max(to), entries })
+    // A caller ahead of the journal sees it by the tip.
+    Ok(JournalPage { epoch, from, to, tip, entries })
 }
 
 /// The epoch and the range that it spans now.

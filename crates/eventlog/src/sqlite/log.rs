@@ -18,14 +18,10 @@ use futures::FutureExt;
 use super::rows::{Snapshot, log_error, position as row_of};
 use super::{Inner, SqliteLog};
 use crate::metrics::PageSource;
-use crate::pages::{self, Reader};
-use crate::record::Record;
+use crate::pages::{self, HISTORY_BYTES, Page, Reader};
 use crate::source::{Limit, Span};
 use crate::standing::Verdict;
 use crate::topics::Topics;
-
-/// About the most bytes in a page of history.
-const HISTORY_BYTES: usize = 2 * 1024 * 1024;
 
 impl EventLog for SqliteLog {
     fn replay(&self, query: ReplayQuery) -> Future<'_, Result<Replay, LogError>> {
@@ -76,7 +72,17 @@ async fn replay(inner: &Inner, query: ReplayQuery) -> Result<Replay, LogError> {
     let policies = inner.policies.get();
     let span = Span { shard, epoch, after, upto };
     let limit = Limit::new(query.events, query.bytes);
-    let page = reader(inner, &policies).page(&mut source, span, &topics, limit).await?;
+    let reader = reader(inner, &policies);
+    let page = if query.fill {
+        let rows = source.journal(span, limit).await?;
+        let to = rows.records.last().filter(|_| rows.cut).map_or(span.upto, |last| last.seq);
+        let mut records = rows.records;
+        records.retain(|record| topics.matches(record.event.channel.as_str()));
+        reader.keep_fresh(&mut records);
+        Page { records, to }
+    } else {
+        reader.page(&mut source, span, &topics, limit).await?
+    };
     inner.metrics.page(PageSource::Sqlite);
     let mut batch = Batch::empty(shard, epoch, asked, page.to.max(asked));
     batch.tip = standing.tip;
@@ -110,9 +116,8 @@ async fn history(inner: &Inner, query: HistoryQuery) -> Result<HistoryPage, LogE
     let policies = inner.policies.get();
     let limit = Limit::new(query.limit, HISTORY_BYTES);
     let channel = query.channel.as_str();
-    let rows = reader(inner, &policies).history(&mut source, span, channel, order, limit).await?;
-    let events = rows.records.into_iter().map(Record::history).collect();
-    Ok(HistoryPage { epoch: standing.epoch, events, more: rows.cut })
+    let past = reader(inner, &policies).history(&mut source, span, channel, order, limit).await?;
+    Ok(pages::history_page(standing.epoch, past, limit))
 }
 
 /// What is acked here is committed, so all that can be found out is whether the position is of this

@@ -30,6 +30,8 @@ const KEYS_SWEPT_EVERY: Duration = Duration::from_secs(1);
 const KEYS_SWEPT: u64 = 2_000;
 /// Most changes of policies that are remembered per shard; older cursors are judged more strictly.
 pub(crate) const ERAS: i64 = 32;
+/// How often it is said that transactions fail.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 /// Rows per statement, most first: each size is prepared once.
 const CHUNKS: [usize; 3] = [64, 8, 1];
 
@@ -54,6 +56,7 @@ pub(super) struct Writer {
     /// Classes that have a row among the floors.
     classes: HashSet<(Shard, RetentionClass)>,
     swept: Instant,
+    complaint: Complaint,
 }
 
 /// What a transaction did, to be told when it is committed.
@@ -74,7 +77,17 @@ impl Writer {
     ) -> Self {
         let policies = inner.upgrade().map(|inner| inner.policies.get()).unwrap_or_default();
         let recorded = vec![None; ends.len()];
-        Writer { inner, queue, ends, policies, era, recorded, classes: HashSet::new(), swept: Instant::now() }
+        Writer {
+            inner,
+            queue,
+            ends,
+            policies,
+            era,
+            recorded,
+            classes: HashSet::new(),
+            swept: Instant::now(),
+            complaint: Complaint::default(),
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -130,11 +143,18 @@ impl Writer {
                 }
             }
             Err(error) => {
-                inner.metrics.failed("commit");
-                tracing::error!(%error, events, "events could not be stored; their publishers were told to retry");
+                let full = is_full(&error);
+                inner.metrics.failed(if full { "full" } else { "commit" });
+                if let Some(unsaid) = self.complaint.due(Instant::now()) {
+                    tracing::error!(%error, events, unsaid, "events could not be stored; their publishers were told to retry");
+                }
                 let text = format!("the database could not store it: {error}");
                 for run in group {
-                    let _gone = run.ack.send(Err(AppendError::Unavailable(text.clone())));
+                    // Of a transaction that found no room, nothing is left.
+                    let shard = run.entries.first().map_or(Shard::ZERO, |(shard, _)| *shard);
+                    let error =
+                        if full { AppendError::Full(shard) } else { AppendError::Unavailable(text.clone()) };
+                    let _gone = run.ack.send(Err(error));
                 }
             }
         }
@@ -307,6 +327,31 @@ impl Writer {
     }
 }
 
+/// Says something at most once a second: a full disk fails every transaction.
+#[derive(Debug, Default)]
+struct Complaint {
+    said: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Complaint {
+    /// How many were left unsaid since the last, if it is time to say something again.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        if self.said.is_some_and(|said| now.duration_since(said) < COMPLAINT_EVERY) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+/// Whether SQLite found no room, on the disk or within its bound. (SQLITE_FULL has no extended codes.)
+fn is_full(error: &sqlx::Error) -> bool {
+    const SQLITE_FULL: &str = "13";
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(SQLITE_FULL))
+}
+
 /// Records the policies of what comes after `since`, unless they are those of what came before.
 async fn record_era(
     connection: &mut SqliteConnection,
@@ -365,4 +410,19 @@ fn next_chunk<'a, T>(rest: &mut &'a [T]) -> Option<&'a [T]> {
 fn insert_sql(head: &str, columns: usize, rows: usize) -> String {
     let row = format!("({})", vec!["?"; columns].join(","));
     format!("{head} VALUES {}", vec![row.as_str(); rows].join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_said_once_a_second_and_counted() {
+        let (mut complaint, begin) = (Complaint::default(), Instant::now());
+        assert_eq!(complaint.due(begin), Some(0));
+        assert_eq!(complaint.due(begin), None);
+        assert_eq!(complaint.due(begin + COMPLAINT_EVERY / 2), None);
+        assert_eq!(complaint.due(begin + COMPLAINT_EVERY), Some(2));
+        assert_eq!(complaint.due(begin + 2 * COMPLAINT_EVERY), Some(0));
+    }
 }

@@ -108,6 +108,10 @@ pub struct ReplayRequest {
     /// About the most bytes of frames in the page.
     #[prost(uint64, tag = "6")]
     pub bytes: u64,
+    /// A gateway catches up with the live feed: events that are never replayed are wanted too, as far as the
+    /// journal has them.
+    #[prost(bool, tag = "7")]
+    pub fill: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReplayResponse {
@@ -203,6 +207,9 @@ pub struct HistoryResponse {
     pub events: ::prost::alloc::vec::Vec<HistoryEvent>,
     #[prost(bool, tag = "3")]
     pub more: bool,
+    /// How far the page reaches: the next one is after this seq, or before it.
+    #[prost(uint64, tag = "4")]
+    pub reached: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HistoryEvent {
