@@ -3,7 +3,9 @@
 mod cluster;
 mod crash;
 mod journal;
+mod poison;
 mod ports;
+mod raw;
 mod throughput;
 
 use std::time::Duration;

@@ -13,6 +13,7 @@ pub struct Metrics {
     pub(crate) connected: Gauge,
     pub(crate) connections_lost: Counter,
     pub(crate) connect_retries: Counter,
+    pub(crate) clients_replaced: Counter,
     pub(crate) server_errors: Counter,
     pub(crate) setup_retries: Counter,
 
@@ -111,6 +112,11 @@ impl Metrics {
             connected: gauge(registry, "connected", "1 while the connection to NATS stands"),
             connections_lost: counter(registry, "connections_lost", "Times the connection to NATS broke"),
             connect_retries: counter(registry, "connect_retries", "Failed attempts to connect to NATS"),
+            clients_replaced: counter(
+                registry,
+                "clients_replaced",
+                "NATS clients that died and were replaced (of a message they can't read, most likely)",
+            ),
             server_errors: counter(registry, "server_errors", "Errors that the NATS server reported"),
             setup_retries: counter(
                 registry,
@@ -165,6 +171,11 @@ impl Metrics {
     /// Batches that live subscriptions dropped since the start because their queue was full.
     pub fn live_dropped(&self) -> u64 {
         self.live_dropped.get()
+    }
+
+    /// NATS clients that died and were replaced since the start.
+    pub fn clients_replaced(&self) -> u64 {
+        self.clients_replaced.get()
     }
 
     /// Times this process saw an epoch change.

@@ -1,7 +1,5 @@
 //! The journal on a server that is well.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use foghorn_bus::journal::{AppendError, Journal};
@@ -14,6 +12,7 @@ use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use serde_json::{Value, json};
 
+use super::raw::store;
 use super::{LIMIT, Nats, append, data, follow, new_entry, parameters};
 
 const ZERO: Shard = Shard::ZERO;
@@ -164,21 +163,16 @@ async fn absurd_entries_are_covered_and_skipped() {
     let other = journal.shards().shards().find(|other| *other != shard).unwrap();
     assert_eq!(append(&journal, "a", "first").await.position.seq, 1);
     let subject = format!("foghorn.journal.{shard}.a");
-    raw_publish(&nats, &subject, b"NATS/1.0\r\nFoghorn-Ttl: soon\r\n\r\n", b"x");
-    raw_publish(&nats, &subject, b"", b"ab\xff");
-    raw_publish(&nats, &format!("foghorn.journal.{shard}.a$"), b"", b"x");
+    store(&nats, &subject, b"NATS/1.0\r\nFoghorn-Ttl: soon\r\n\r\n", b"x");
+    store(&nats, &subject, b"", b"ab\xff");
+    store(&nats, &format!("foghorn.journal.{shard}.a$"), b"", b"x");
     // Headers that the client library drops the connection over: not UTF-8, no header at all, and a
     // status that is none.
-    raw_publish(&nats, &subject, b"NATS/1.0\r\nFoghorn-Id: \xff\r\n\r\n", b"x");
-    raw_publish(&nats, &subject, b"NATS/1.0\r\nnonsense\r\n\r\n", b"passed");
-    raw_publish(&nats, &subject, b"NATS/1.0 abc\r\n\r\n", b"passed");
+    store(&nats, &subject, b"NATS/1.0\r\nFoghorn-Id: \xff\r\n\r\n", b"x");
+    store(&nats, &subject, b"NATS/1.0\r\nnonsense\r\n\r\n", b"passed");
+    store(&nats, &subject, b"NATS/1.0 abc\r\n\r\n", b"passed");
     // What the server itself says, in a publisher's mouth.
-    raw_publish(
-        &nats,
-        &subject,
-        b"NATS/1.0 204 EOB\r\nNats-Sequence: 1\r\nNats-Num-Pending: 0\r\n\r\n",
-        b"passed",
-    );
+    store(&nats, &subject, b"NATS/1.0 204 EOB\r\nNats-Sequence: 1\r\nNats-Num-Pending: 0\r\n\r\n", b"passed");
     assert_eq!(append(&journal, "a", "last").await.position.seq, 9);
 
     let tailed = follow(&journal, shard, 0, 9).await;
@@ -195,7 +189,7 @@ async fn absurd_entries_are_covered_and_skipped() {
     assert!(errors[5..].iter().all(Option::is_none), "{errors:?}");
     assert!(tailed[5..8].iter().all(|entry| data(entry) == "passed"));
 
-    raw_publish(&nats, &format!("foghorn.journal.{other}.a"), b"", b"x");
+    store(&nats, &format!("foghorn.journal.{other}.a"), b"", b"x");
     let strayed = follow(&journal, other, 0, 1).await;
     assert!(matches!(strayed[0].event, Err(InvalidEntry::WrongShard { found, .. }) if found == other));
 }
@@ -277,24 +271,4 @@ async fn two_processes_agree_on_the_epoch() {
     let entry = NewEntry { key: Key::of(&entry.event.channel, &id), ..entry };
     let (one, two) = tokio::join!(one.append(entry.clone()), two.append(entry));
     assert_eq!(one.unwrap().position, two.unwrap().position);
-}
-
-/// Publishes what no decent client would, and waits until it is stored.
-fn raw_publish(nats: &Nats, subject: &str, headers: &[u8], payload: &[u8]) {
-    let address = nats.server.url().replace("nats://", "");
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
-    socket.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\nSUB ack 1\r\n").unwrap();
-    let (sizes, verb) = if headers.is_empty() {
-        (payload.len().to_string(), "PUB")
-    } else {
-        (format!("{} {}", headers.len(), headers.len() + payload.len()), "HPUB")
-    };
-    write!(socket, "{verb} {subject} ack {sizes}\r\n").unwrap();
-    socket.write_all(headers).unwrap();
-    socket.write_all(payload).unwrap();
-    socket.write_all(b"\r\n").unwrap();
-    let ack = lines.find(|line| line.as_ref().unwrap().contains("\"stream\"")).unwrap().unwrap();
-    assert!(ack.contains("\"seq\""), "{ack}");
 }

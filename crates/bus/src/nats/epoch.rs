@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use async_nats::Subscriber;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -223,21 +224,18 @@ impl Epochs {
     /// upon [suspicion](Self::suspect), and every few seconds.
     pub(super) async fn keep(self) {
         let rarely = Rarely::default();
-        let mut connected = self.0.bus.0.connected.clone();
+        let mut gone = self.0.bus.0.gone.clone();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        // Only a hint that something changed: puts that lose their compare-and-set come over it too.
-        let mut changes = match self.0.bus.0.client.subscribe(self.0.bucket.subject()).await {
-            Ok(changes) => changes.left_stream(),
-            Err(error) => {
-                tracing::warn!(%error, "epoch changes are seen late: can't subscribe to them");
-                futures::stream::pending().right_stream()
-            }
-        };
+        let mut changes = None;
         loop {
+            if changes.is_none() {
+                changes = self.changes().await;
+            }
             tokio::select! {
-                _ = changes.next() => {}
+                // Only a hint that something changed: puts that lose their compare-and-set come over it too.
+                change = next(&mut changes) => if change.is_none() { changes = None },
                 () = self.0.suspicion.notified() => {}
-                changed = connected.changed() => if changed.is_err() { return },
+                changed = gone.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             while self.0.bus.connected() {
@@ -258,8 +256,23 @@ impl Epochs {
         }
     }
 
+    /// What is put into the bucket; none when it can't be heard of now, which only makes it known late.
+    /// Over the reader's connection: others may write there too.
+    async fn changes(&self) -> Option<Subscriber> {
+        let client = self.0.bus.reader_link().await.ok()?.client()?;
+        client.subscribe(self.0.bucket.subject()).await.ok()
+    }
+
     fn known(&self, shard: Shard) -> &Known {
         &self.0.shards[shard.index()]
+    }
+}
+
+/// The next message; never, while there is no subscription.
+async fn next(changes: &mut Option<Subscriber>) -> Option<async_nats::Message> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
     }
 }
 

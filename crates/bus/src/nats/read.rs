@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, HeaderName, header};
+use async_nats::{HeaderMap, HeaderName, header};
 use futures::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
@@ -13,6 +13,7 @@ use foghorn_core::entry::Entry;
 use foghorn_core::time::Timestamp;
 
 use super::api::{Api, ApiError, Get};
+use super::link::Link;
 use super::message::{Fields, Rules};
 use super::stream;
 use crate::journal::Bounds;
@@ -29,7 +30,8 @@ const BATCH_BYTES: usize = 8 << 20;
 const PENDING: HeaderName = HeaderName::from_static("Nats-Num-Pending");
 
 pub(super) struct Reader<'a> {
-    pub(super) client: &'a Client,
+    /// What entries come over; requests to the leader go over the other.
+    pub(super) link: &'a Link,
     pub(super) api: &'a Api,
     pub(super) metrics: &'a Metrics,
     pub(super) rules: Rules,
@@ -135,12 +137,13 @@ impl Reader<'_> {
             max_bytes: Some(page.bytes_left.min(BATCH_BYTES)),
             ..Get::default()
         };
+        let Some(client) = self.link.connected_client() else { return Ok(BatchEnd::Broken) };
         let body = serde_json::to_vec(&get).map_err(|error| ApiError::Unreachable(error.to_string()))?;
         let failed = |error: &dyn std::fmt::Display| ApiError::Unreachable(error.to_string());
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
         let subject = format!("$JS.API.DIRECT.GET.{}", stream::name(self.rules.shard));
-        self.client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| failed(&error))?;
+        client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| failed(&error))?;
         loop {
             let Ok(Some(answer)) = timeout_at(Instant::now() + BATCH_TIMEOUT, answers.next()).await else {
                 return Ok(BatchEnd::Broken);

@@ -1,11 +1,12 @@
 //! Publish requests over NATS, as they come: unchecked.
 
-use async_nats::{Client, HeaderMap, Subject};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
 use foghorn_core::entry::{HEADER_ACK, HEADER_EVENT, HEADER_ID, HEADER_TTL};
 
-use super::pump::Pumped;
+use super::link::Link;
+use super::pump::{Pumped, Shared};
 use super::{Bus, BusError};
 
 const PREFIX: &str = "foghorn.publish.";
@@ -15,7 +16,8 @@ const PREFIX: &str = "foghorn.publish.";
 #[derive(Debug)]
 pub struct Requests {
     messages: Pumped,
-    client: Client,
+    /// Answers go over the main connection: this one's can be made to break by whoever may publish.
+    answers: Link,
 }
 
 /// A request. Everything in it is the sender's word.
@@ -36,20 +38,19 @@ pub struct NatsRequest {
     /// The body.
     pub data: Bytes,
     reply: Option<Subject>,
-    client: Client,
+    answers: Link,
 }
 
 impl Requests {
     pub(super) async fn open(bus: &Bus, group: &str) -> Result<Self, BusError> {
         let subject = format!("{PREFIX}>");
-        let subscribed = bus.0.client.queue_subscribe(subject.clone(), group.to_owned()).await;
-        let subscriber = subscribed.map_err(|error| BusError::Refused {
-            what: format!("subscribe to {subject} in the group {group:?}"),
-            why: error.to_string(),
-        })?;
-        let bytes = bus.0.options.request_queue_bytes;
-        let messages = Pumped::new(subscriber, bytes, bus.0.metrics.requests_dropped.clone());
-        Ok(Requests { messages, client: bus.0.client.clone() })
+        let what = format!("subscribe to {subject} in the group {group:?}");
+        let shared = Shared { link: bus.requests_link().await?.clone(), subject, group: group.to_owned() };
+        let (bytes, dropped) = (bus.0.options.request_queue_bytes, bus.0.metrics.requests_dropped.clone());
+        let messages = Pumped::lasting(shared, bytes, dropped)
+            .await
+            .map_err(|error| BusError::Refused { what, why: error.to_string() })?;
+        Ok(Requests { messages, answers: bus.0.main.clone() })
     }
 
     /// The next request; `None` when there will be none any more. Cancel-safe.
@@ -68,7 +69,7 @@ impl Requests {
             traceparent: text("traceparent"),
             data: message.payload,
             reply: message.reply,
-            client: self.client.clone(),
+            answers: self.answers.clone(),
         })
     }
 
@@ -87,9 +88,9 @@ impl NatsRequest {
 
     /// Answers with JSON. At most once, like the request: when the answer is lost the sender asks again.
     pub async fn respond(self, json: Bytes) {
-        if let Some(reply) = self.reply
-            && let Err(error) = self.client.publish(reply, json).await
-        {
+        let Some(reply) = self.reply else { return };
+        let Some(client) = self.answers.client() else { return };
+        if let Err(error) = client.publish(reply, json).await {
             tracing::debug!(%error, channel = self.channel, "a publish request can't be answered");
         }
     }

@@ -4,6 +4,7 @@
 //! so anything lost on the way ends the tail, and it sends heartbeats, so silence does too. Ending is
 //! all the repair there is: the caller tails anew from the last seq it got.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderName, Message, Subscriber, header};
@@ -44,7 +45,7 @@ pub(super) struct Tail {
     prefix: String,
     /// An entry that was read before the consumer began.
     first: Option<Entry>,
-    client: Client,
+    client: Arc<Client>,
     messages: Subscriber,
     /// The consumer's number of the last message that arrived.
     delivered: u64,
@@ -67,15 +68,15 @@ impl Tail {
         if bounds.epoch != epoch {
             return Err(JournalError::Epoch { shard, epoch: bounds.epoch });
         }
-        let client =
-            bus.reader().await.map_err(|error| JournalError::Unavailable(error.to_string()))?.clone();
-        let api = Api::new(client.clone());
+        let link = bus.reader_link().await.map_err(|error| JournalError::Unavailable(error.to_string()))?;
+        let (api, link) = (Api::new(link.clone()), link.clone());
         // The first entry is read on its own, in a form that any entry can be read in: where the client
         // dropped the connection over an entry, the next tail begins with that one and passes it.
-        let reader = Reader { client: &client, api: &bus.0.api, metrics: &bus.0.metrics, rules };
+        let reader = Reader { link: &link, api: &bus.0.api, metrics: &bus.0.metrics, rules };
         let first = reader.next(after).await.map_err(unavailable)?.map(|(entry, _)| entry);
         let from = first.as_ref().map_or(after, |entry| entry.seq) + 1;
 
+        let client = link.live_client().await;
         let inbox = client.new_inbox();
         let broken = |error: &dyn std::fmt::Display| JournalError::Unavailable(error.to_string());
         let messages = client.subscribe(inbox.clone()).await.map_err(|error| broken(&error))?;
