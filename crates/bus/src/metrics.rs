@@ -23,6 +23,7 @@ pub struct Metrics {
     pub(crate) tails_opened: Counter,
     pub(crate) tails_ended: Family<TailEndLabel, Counter>,
     pub(crate) read_retries: Counter,
+    pub(crate) entries_read_again: Counter,
     pub(crate) epoch_changes: Counter,
 
     pub(crate) live_dropped: Counter,
@@ -129,6 +130,11 @@ impl Metrics {
             tails_opened: counter(registry, "tails_opened", "Journal tails opened"),
             tails_ended: Family::default(),
             read_retries: counter(registry, "read_retries", "Journal reads that had to ask again"),
+            entries_read_again: counter(
+                registry,
+                "entries_read_again",
+                "Journal entries read a second time because of unusual headers",
+            ),
             epoch_changes: counter(registry, "epoch_changes", "New epochs seen after the first"),
             live_dropped: counter(registry, "live_batches_dropped", "Live batches that didn't fit the queue"),
             live_undecodable: counter(

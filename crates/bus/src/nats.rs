@@ -14,6 +14,7 @@ mod cluster;
 mod stream;
 
 mod append;
+mod block;
 mod epoch;
 mod journal;
 mod message;

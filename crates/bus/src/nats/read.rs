@@ -3,9 +3,13 @@
 //! Direct gets are spread over the replicas and know nothing of what was acked a moment ago, so what
 //! they answer is checked against the leader's tip, and what they leave out is asked of the leader.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{HeaderMap, HeaderName, header};
+use async_nats::connection::State;
+use async_nats::{Client, HeaderMap, HeaderName, Message, Statistics, Subscriber, header};
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
@@ -13,6 +17,7 @@ use foghorn_core::entry::Entry;
 use foghorn_core::time::Timestamp;
 
 use super::api::{Api, ApiError, Get};
+use super::block::{PENDING, is_harmless, is_usual_direct};
 use super::link::Link;
 use super::message::{Fields, Rules};
 use super::stream;
@@ -27,7 +32,15 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 const BATCH_ENTRIES: usize = 1000;
 const BATCH_BYTES: usize = 8 << 20;
 
-const PENDING: HeaderName = HeaderName::from_static("Nats-Num-Pending");
+/// How often a batch that has fallen silent is looked after.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How many entries in a row have to be harmless before they are taken in a form that the client library
+/// may drop the connection over, or die of.
+const CAREFUL: usize = 8;
+/// Bounds on what is read so at a time: entries, about so many bytes, and when it ends.
+const AHEAD_ENTRIES: usize = 512;
+const AHEAD_BYTES: usize = 8 << 20;
+const AHEAD_DEADLINE: Duration = Duration::from_secs(3);
 
 pub(super) struct Reader<'a> {
     /// What entries come over; requests to the leader go over the other.
@@ -37,14 +50,26 @@ pub(super) struct Reader<'a> {
     pub(super) rules: Rules,
 }
 
+/// An entry from the leader, in a form that any entry can be read in.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) entry: Entry,
+    bytes: usize,
+    /// Whether the client library could surely read it in the other forms too.
+    harmless: bool,
+}
+
 /// Entries read so far.
 #[derive(Debug)]
 struct Page {
     entries: Vec<Entry>,
+    /// The range read begins after this.
+    after: u64,
     /// The range read ends here.
     to: u64,
     events_left: usize,
     bytes_left: usize,
+    deadline: Instant,
 }
 
 impl Page {
@@ -53,6 +78,10 @@ impl Page {
         self.entries.push(entry);
         self.events_left -= 1;
         self.bytes_left = self.bytes_left.saturating_sub(bytes);
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
     }
 
     fn is_full(&self) -> bool {
@@ -80,45 +109,97 @@ impl Reader<'_> {
         events: usize,
         bytes: usize,
     ) -> Result<(Vec<Entry>, u64), ApiError> {
-        let deadline = Instant::now() + PAGE_DEADLINE;
-        let mut page =
-            Page { entries: Vec::new(), to: after, events_left: events.max(1), bytes_left: bytes.max(1) };
+        let mut page = Page {
+            entries: Vec::new(),
+            after,
+            to: after,
+            events_left: events.max(1),
+            bytes_left: bytes.max(1),
+            deadline: Instant::now() + PAGE_DEADLINE,
+        };
         while page.to < bounds.last && !page.is_full() {
-            if Instant::now() >= deadline {
+            if page.is_late() {
+                if page.to > page.after {
+                    break;
+                }
                 return Err(ApiError::Unreachable(format!("a page took over {PAGE_DEADLINE:?}")));
             }
             match self.batch(&mut page).await? {
                 BatchEnd::More => continue,
-                BatchEnd::All if page.to >= bounds.last => break,
-                BatchEnd::All | BatchEnd::Broken if page.is_full() => break,
                 BatchEnd::All => {}
                 BatchEnd::Broken => {
                     self.metrics.read_retries.inc();
                 }
             }
-            // Deleted up to the tip, or a replica that is behind, or an entry that the client can't
-            // read: only the leader knows.
-            match self.next(page.to).await? {
-                Some((entry, size)) => page.push(entry, size),
-                None => page.to = bounds.last,
-            }
+            // Deleted up to the tip, or a replica that is behind, or entries that the client can't read:
+            // only the leader knows.
+            self.carefully(&mut page, bounds).await?;
         }
         Ok((page.entries, page.to))
     }
 
-    /// The entry after `after`, from the leader and in a form that any entry can be read in.
-    pub(super) async fn next(&self, after: u64) -> Result<Option<(Entry, usize)>, ApiError> {
-        let get = Get { seq: Some(after + 1), next_by_subject: Some(">"), ..Get::default() };
+    /// Takes at least the next entry from the leader, and what is near to one that does harm.
+    async fn carefully(&self, page: &mut Page, bounds: Bounds) -> Result<(), ApiError> {
+        let mut left = 1;
+        while left > 0 && page.to < bounds.last && !page.is_full() {
+            let Some(stored) = self.next(page.to).await? else {
+                page.to = bounds.last;
+                break;
+            };
+            left = if stored.harmless { left - 1 } else { CAREFUL };
+            page.push(stored.entry, stored.bytes);
+            if page.is_late() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries after `after` that should be taken in this form: up to the first few that are harmless
+    /// in a row. One alone would not do: a caller may begin with an entry that it had already.
+    pub(super) async fn ahead(&self, mut after: u64) -> Result<Vec<Entry>, ApiError> {
+        let deadline = Instant::now() + AHEAD_DEADLINE;
+        let (mut entries, mut bytes, mut harmless) = (Vec::new(), 0, 0);
+        while harmless < CAREFUL && entries.len() < AHEAD_ENTRIES {
+            if entries.len() >= 2 && (bytes >= AHEAD_BYTES || Instant::now() >= deadline) {
+                break;
+            }
+            let Some(stored) = self.next(after).await? else { break };
+            harmless = if stored.harmless { harmless + 1 } else { 0 };
+            after = stored.entry.seq;
+            bytes += stored.bytes;
+            entries.push(stored.entry);
+        }
+        Ok(entries)
+    }
+
+    /// The entry after `after`, from the leader.
+    async fn next(&self, after: u64) -> Result<Option<Stored>, ApiError> {
+        self.stored(Get { seq: Some(after + 1), next_by_subject: Some(">"), ..Get::default() }).await
+    }
+
+    /// The entry at `seq`, from the leader; none when it was deleted. For one that came in a form that
+    /// doesn't show all of it.
+    pub(super) async fn again(&self, seq: u64, time: Timestamp) -> Result<Option<Entry>, ApiError> {
+        self.metrics.entries_read_again.inc();
+        let stored = self.stored(Get { seq: Some(seq), ..Get::default() }).await?;
+        match stored {
+            Some(Stored { entry, .. }) if entry.time != time => {
+                Err(ApiError::Unreachable(format!("the journal has another entry at {seq} now")))
+            }
+            stored => Ok(stored.map(|stored| stored.entry)),
+        }
+    }
+
+    async fn stored(&self, get: Get) -> Result<Option<Stored>, ApiError> {
         let Some(message) = self.api.get(&stream::name(self.rules.shard), &get).await? else {
             return Ok(None);
         };
-        let prefix = stream::subject_prefix(self.rules.shard);
-        let channel = message.subject.strip_prefix(&prefix).unwrap_or_default();
-        let size = message.subject.len() + message.hdrs.len() + message.data.len();
-        let (seq, time) = (message.seq, message.time()?);
-        let mut unfolded = String::new();
-        let fields = Fields::parse(&message.hdrs, &mut unfolded);
-        Ok(Some((self.rules.entry(seq, time, channel, fields, &message.data.into()), size)))
+        let (seq, time, data) = (message.seq, message.time()?, Bytes::from(message.data));
+        let bytes = message.subject.len() + message.hdrs.len() + data.len();
+        let harmless = is_harmless(&message.hdrs);
+        let entry = self.rules.stored(seq, time, &message.subject, &message.hdrs, &data);
+        Ok(Some(Stored { entry, bytes, harmless }))
     }
 
     /// The seq of the first entry at `time` or later; none when there is none.
@@ -144,36 +225,85 @@ impl Reader<'_> {
         let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
         let subject = format!("$JS.API.DIRECT.GET.{}", stream::name(self.rules.shard));
         client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| failed(&error))?;
+        let link = Health::of(&client);
+        let stream = stream::name(self.rules.shard);
+        // What the server says it sent before this, in this batch: nothing at first.
+        let mut before = 0;
         loop {
-            let Ok(Some(answer)) = timeout_at(Instant::now() + BATCH_TIMEOUT, answers.next()).await else {
-                return Ok(BatchEnd::Broken);
-            };
+            let Some(answer) = link.next(&mut answers).await else { return Ok(BatchEnd::Broken) };
             // A stored message may carry a status line of its publisher's making; only the server's own
             // answers lack a subject.
             let headers = answer.headers.as_ref();
-            if let Some((seq, time, channel)) = headers.and_then(|headers| self.stored(headers)) {
-                let entry = self.rules.entry(seq, time, channel, Fields::of(headers), &answer.payload);
-                if seq > page.to && !page.is_full() {
+            if number(headers, header::NATS_LAST_SEQUENCE).is_some_and(|said| said != before) {
+                // Something was lost on the way, most likely with a connection.
+                return Ok(BatchEnd::Broken);
+            }
+            if let Some((seq, time, subject)) = headers.and_then(stored) {
+                before = seq;
+                if seq <= page.to || page.is_full() {
+                    continue;
+                }
+                if is_usual_direct(&answer, &stream) {
+                    let entry = self.rules.entry(seq, time, subject, Fields::of(headers), &answer.payload);
                     page.push(entry, answer.length);
+                } else if page.is_late() {
+                    return Ok(BatchEnd::Broken);
+                } else {
+                    match self.again(seq, time).await? {
+                        Some(entry) => page.push(entry, answer.length),
+                        None => page.to = seq,
+                    }
                 }
                 continue;
             }
-            let pending = headers.and_then(|headers| headers.get_last(PENDING)).map(|value| value.as_str());
             return Ok(match answer.status.map(|status| status.as_u16()) {
-                Some(204) if pending.is_some_and(|pending| pending != "0") => BatchEnd::More,
+                Some(204) if number(headers, PENDING).is_some_and(|pending| pending > 0) => BatchEnd::More,
                 Some(204 | 404) => BatchEnd::All,
                 _ => BatchEnd::Broken,
             });
         }
     }
+}
 
-    /// Seq, time and channel, from headers that the server puts last: earlier ones of the same name are
-    /// the publisher's.
-    fn stored<'h>(&self, headers: &'h HeaderMap) -> Option<(u64, Timestamp, &'h str)> {
-        let seq = headers.get_last(header::NATS_SEQUENCE)?.as_str().parse().ok()?;
-        let time = headers.get_last(header::NATS_TIME_STAMP)?.as_str().parse().ok()?;
-        let subject = headers.get_last(header::NATS_SUBJECT)?.as_str();
-        let prefix = stream::subject_prefix(self.rules.shard);
-        Some((seq, time, subject.strip_prefix(&prefix).unwrap_or_default()))
+/// Tells whether a batch may still come over its connection.
+struct Health<'a> {
+    client: &'a Client,
+    statistics: Arc<Statistics>,
+    connects: u64,
+}
+
+impl<'a> Health<'a> {
+    fn of(client: &'a Client) -> Self {
+        let statistics = client.statistics();
+        let connects = statistics.connects.load(Ordering::Relaxed);
+        Health { client, statistics, connects }
     }
+
+    /// The next answer; none when none will come: after a reconnect the rest is lost.
+    async fn next(&self, answers: &mut Subscriber) -> Option<Message> {
+        let silent = Instant::now() + BATCH_TIMEOUT;
+        loop {
+            let look = silent.min(Instant::now() + LOOK_EVERY);
+            if let Ok(answer) = timeout_at(look, answers.next()).await {
+                return answer;
+            }
+            let same = self.statistics.connects.load(Ordering::Relaxed) == self.connects;
+            let stands = self.client.connection_state() == State::Connected;
+            if !same || !stands || Instant::now() >= silent {
+                return None;
+            }
+        }
+    }
+}
+
+/// Seq, time and subject, from headers that the server puts last: earlier ones of the same name are the
+/// publisher's.
+fn stored(headers: &HeaderMap) -> Option<(u64, Timestamp, &str)> {
+    let seq = headers.get_last(header::NATS_SEQUENCE)?.as_str().parse().ok()?;
+    let time = headers.get_last(header::NATS_TIME_STAMP)?.as_str().parse().ok()?;
+    Some((seq, time, headers.get_last(header::NATS_SUBJECT)?.as_str()))
+}
+
+fn number(headers: Option<&HeaderMap>, name: HeaderName) -> Option<u64> {
+    headers?.get_last(name)?.as_str().parse().ok()
 }
