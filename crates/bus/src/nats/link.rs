@@ -5,13 +5,14 @@
 //! nothing, and still says that it is connected. So every client is watched, and replaced when it is dead.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::connection::State;
-use futures::StreamExt;
+use async_nats::{Client, Message, Statistics, Subscriber};
+use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::BusError;
 use super::connect::{NatsOptions, connect};
@@ -29,6 +30,9 @@ const QUEUE_MESSAGES: usize = 64 * 1024;
 /// The same for journal tails. JetStream's flow control lets 32 MiB be on the way at once; more
 /// messages than this can't fit into that.
 const TAIL_QUEUE_MESSAGES: usize = 1024 * 1024;
+
+/// How often a connection is looked after while nothing comes over it.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a connection is for. Whatever receives what others wrote is apart from what must not stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,4 +164,54 @@ async fn supervise(options: NatsOptions, role: Role, current: watch::Sender<Curr
 async fn until_dead(client: &Client) {
     let Ok(mut canary) = client.subscribe(client.new_inbox()).await else { return };
     while canary.next().await.is_some() {}
+}
+
+/// A subscription that ends with its connection. The client library would go on with the next one, less
+/// what was lost in between.
+#[derive(Debug)]
+pub(super) struct Watched {
+    subscriber: Subscriber,
+    client: Arc<Client>,
+    statistics: Arc<Statistics>,
+    /// How many connections there had been when it began.
+    connects: u64,
+}
+
+/// Why no message came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoMessage {
+    /// None was sent, or it is late.
+    Silent,
+    /// None will come.
+    Lost,
+}
+
+impl Watched {
+    pub(super) fn new(subscriber: Subscriber, client: &Arc<Client>) -> Self {
+        let statistics = client.statistics();
+        let connects = statistics.connects.load(Ordering::Relaxed);
+        Watched { subscriber, client: client.clone(), statistics, connects }
+    }
+
+    /// The next message, waited for so long.
+    pub(super) async fn next(&mut self, patience: Duration) -> Result<Message, NoMessage> {
+        // Without a timer while there is something to read: most messages come from here.
+        if let Some(message) = self.subscriber.next().now_or_never() {
+            return message.ok_or(NoMessage::Lost);
+        }
+        let silent = Instant::now() + patience;
+        loop {
+            let look = silent.min(Instant::now() + LOOK_EVERY);
+            if let Ok(message) = timeout_at(look, self.subscriber.next()).await {
+                return message.ok_or(NoMessage::Lost);
+            }
+            let connects = self.statistics.connects.load(Ordering::Relaxed);
+            if connects != self.connects || self.client.connection_state() != State::Connected {
+                return Err(NoMessage::Lost);
+            }
+            if Instant::now() >= silent {
+                return Err(NoMessage::Silent);
+            }
+        }
+    }
 }

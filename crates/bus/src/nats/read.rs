@@ -3,22 +3,18 @@
 //! Direct gets are spread over the replicas and know nothing of what was acked a moment ago, so what
 //! they answer is checked against the leader's tip, and what they leave out is asked of the leader.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::connection::State;
-use async_nats::{Client, HeaderMap, HeaderName, Message, Statistics, Subscriber, header};
+use async_nats::{HeaderMap, HeaderName, header};
 use bytes::Bytes;
-use futures::StreamExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use foghorn_core::entry::Entry;
 use foghorn_core::time::Timestamp;
 
 use super::api::{Api, ApiError, Get};
 use super::block::{PENDING, is_harmless, is_usual_direct};
-use super::link::Link;
+use super::link::{Link, Watched};
 use super::message::{Fields, Rules};
 use super::stream;
 use crate::journal::Bounds;
@@ -32,8 +28,6 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 const BATCH_ENTRIES: usize = 1000;
 const BATCH_BYTES: usize = 8 << 20;
 
-/// How often a batch that has fallen silent is looked after.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How many entries in a row have to be harmless before they are taken in a form that the client library
 /// may drop the connection over, or die of.
 const CAREFUL: usize = 8;
@@ -222,15 +216,15 @@ impl Reader<'_> {
         let body = serde_json::to_vec(&get).map_err(|error| ApiError::Unreachable(error.to_string()))?;
         let failed = |error: &dyn std::fmt::Display| ApiError::Unreachable(error.to_string());
         let inbox = client.new_inbox();
-        let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
+        let answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
         let subject = format!("$JS.API.DIRECT.GET.{}", stream::name(self.rules.shard));
         client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| failed(&error))?;
-        let link = Health::of(&client);
+        let mut answers = Watched::new(answers, &client);
         let stream = stream::name(self.rules.shard);
         // What the server says it sent before this, in this batch: nothing at first.
         let mut before = 0;
         loop {
-            let Some(answer) = link.next(&mut answers).await else { return Ok(BatchEnd::Broken) };
+            let Ok(answer) = answers.next(BATCH_TIMEOUT).await else { return Ok(BatchEnd::Broken) };
             // A stored message may carry a status line of its publisher's making; only the server's own
             // answers lack a subject.
             let headers = answer.headers.as_ref();
@@ -261,37 +255,6 @@ impl Reader<'_> {
                 Some(204 | 404) => BatchEnd::All,
                 _ => BatchEnd::Broken,
             });
-        }
-    }
-}
-
-/// Tells whether a batch may still come over its connection.
-struct Health<'a> {
-    client: &'a Client,
-    statistics: Arc<Statistics>,
-    connects: u64,
-}
-
-impl<'a> Health<'a> {
-    fn of(client: &'a Client) -> Self {
-        let statistics = client.statistics();
-        let connects = statistics.connects.load(Ordering::Relaxed);
-        Health { client, statistics, connects }
-    }
-
-    /// The next answer; none when none will come: after a reconnect the rest is lost.
-    async fn next(&self, answers: &mut Subscriber) -> Option<Message> {
-        let silent = Instant::now() + BATCH_TIMEOUT;
-        loop {
-            let look = silent.min(Instant::now() + LOOK_EVERY);
-            if let Ok(answer) = timeout_at(look, answers.next()).await {
-                return answer;
-            }
-            let same = self.statistics.connects.load(Ordering::Relaxed) == self.connects;
-            let stands = self.client.connection_state() == State::Connected;
-            if !same || !stands || Instant::now() >= silent {
-                return None;
-            }
         }
     }
 }

@@ -8,9 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderName, Message, Subscriber, header};
+use async_nats::{Client, HeaderName, Message, header};
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -23,7 +22,7 @@ use super::Bus;
 use super::api::{Api, ApiError};
 use super::block::is_usual;
 use super::epoch::Epochs;
-use super::link::Link;
+use super::link::{Link, NoMessage, Watched};
 use super::message::{Fields, Rules};
 use super::read::Reader;
 use super::stream;
@@ -49,7 +48,7 @@ pub(super) struct Tail {
     ahead: VecDeque<Entry>,
     link: Link,
     client: Arc<Client>,
-    messages: Subscriber,
+    messages: Watched,
     /// The consumer's number of the last message that arrived.
     delivered: u64,
     /// The last seq that the caller was given.
@@ -83,6 +82,7 @@ impl Tail {
         let inbox = client.new_inbox();
         let broken = |error: &dyn std::fmt::Display| JournalError::Unavailable(error.to_string());
         let messages = client.subscribe(inbox.clone()).await.map_err(|error| broken(&error))?;
+        let messages = Watched::new(messages, &client);
         create_consumer(&api, shard, &inbox, from).await.map_err(unavailable)?;
         bus.0.metrics.tails_opened.inc();
         Ok(Tail { bus, epochs, rules, epoch, ahead, link, client, messages, delivered: 0, after })
@@ -94,16 +94,14 @@ impl Tail {
             return Ok(self.give(entry));
         }
         loop {
-            // Without a timer while there is something to read: most entries come from here.
-            let message = match self.messages.next().now_or_never() {
-                Some(message) => message,
-                None => match timeout(SILENCE_MOST, self.messages.next()).await {
-                    Ok(message) => message,
-                    Err(_) => return Err(self.end(TailEnd::Silent, "neither entries nor heartbeats come")),
-                },
-            };
-            let Some(message) = message else {
-                return Err(self.end(TailEnd::Closed, "the connection is closed"));
+            let message = match self.messages.next(SILENCE_MOST).await {
+                Ok(message) => message,
+                Err(NoMessage::Lost) => {
+                    return Err(self.end(TailEnd::Closed, "the connection was lost"));
+                }
+                Err(NoMessage::Silent) => {
+                    return Err(self.end(TailEnd::Silent, "neither entries nor heartbeats come"));
+                }
             };
             let epoch = self.epochs.current(self.rules.shard);
             if epoch != self.epoch {
