@@ -30,6 +30,7 @@ pub struct Metrics {
     pub(crate) live_undecodable: Counter,
     pub(crate) client_queue_overflows: Counter,
     pub(crate) requests_dropped: Counter,
+    pub(crate) requests_refused: Counter,
 
     pub(crate) leases_acquired: Counter,
     pub(crate) leases_lost: Counter,
@@ -152,6 +153,11 @@ impl Metrics {
                 "requests_dropped",
                 "NATS requests that didn't fit the queue",
             ),
+            requests_refused: counter(
+                registry,
+                "requests_refused",
+                "NATS requests whose reply subject is none of their sender's",
+            ),
             leases_acquired: counter(registry, "leases_acquired", "Leases this process got"),
             leases_lost: counter(registry, "leases_lost", "Leases this process lost without giving them up"),
             lease_retries: counter(registry, "lease_retries", "Failed attempts to read or write a lease"),
@@ -182,6 +188,16 @@ impl Metrics {
     /// NATS clients that died and were replaced since the start.
     pub fn clients_replaced(&self) -> u64 {
         self.clients_replaced.get()
+    }
+
+    /// Publish requests refused since the start because of where they wanted their answer.
+    pub fn requests_refused(&self) -> u64 {
+        self.requests_refused.get()
+    }
+
+    /// Attempts to read or write a lease that failed since the start.
+    pub fn lease_retries(&self) -> u64 {
+        self.lease_retries.get()
     }
 
     /// Times this process saw an epoch change.

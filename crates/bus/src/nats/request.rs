@@ -1,6 +1,6 @@
 //! Publish requests over NATS, as they come: unchecked.
 
-use async_nats::{HeaderMap, Subject};
+use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 
 use foghorn_core::entry::{HEADER_ACK, HEADER_EVENT, HEADER_ID, HEADER_TTL};
@@ -8,6 +8,7 @@ use foghorn_core::entry::{HEADER_ACK, HEADER_EVENT, HEADER_ID, HEADER_TTL};
 use super::link::Link;
 use super::pump::{Pumped, Shared};
 use super::{Bus, BusError};
+use crate::metrics::Metrics;
 
 const PREFIX: &str = "foghorn.publish.";
 
@@ -18,6 +19,7 @@ pub struct Requests {
     messages: Pumped,
     /// Answers go over the main connection: this one's can be made to break by whoever may publish.
     answers: Link,
+    metrics: Metrics,
 }
 
 /// A request. Everything in it is the sender's word.
@@ -50,12 +52,12 @@ impl Requests {
         let messages = Pumped::lasting(shared, bytes, dropped)
             .await
             .map_err(|error| BusError::Refused { what, why: error.to_string() })?;
-        Ok(Requests { messages, answers: bus.0.main.clone() })
+        Ok(Requests { messages, answers: bus.0.main.clone(), metrics: bus.0.metrics.clone() })
     }
 
     /// The next request; `None` when there will be none any more. Cancel-safe.
     pub async fn next(&mut self) -> Option<NatsRequest> {
-        let message = self.messages.next().await?;
+        let message = self.next_answerable().await?;
         let text = |name: &str| {
             let headers: &HeaderMap = message.headers.as_ref()?;
             headers.get(name).map(|value| value.as_str().to_owned())
@@ -71,6 +73,25 @@ impl Requests {
             reply: message.reply,
             answers: self.answers.clone(),
         })
+    }
+
+    /// The next message that may be answered where it asks for it. Others are not even published: who
+    /// sends them is up to no good.
+    async fn next_answerable(&mut self) -> Option<Message> {
+        loop {
+            let message = self.messages.next().await?;
+            match message.reply.as_deref().filter(|reply| !may_answer(reply)) {
+                None => return Some(message),
+                Some(reply) => {
+                    self.metrics.requests_refused.inc();
+                    tracing::debug!(
+                        subject = %message.subject,
+                        reply,
+                        "refused a publish request that wants its answer where it may not write itself"
+                    );
+                }
+            }
+        }
     }
 
     /// Takes no more requests; those that came already are still given out, then [`next`](Self::next)
@@ -92,6 +113,33 @@ impl NatsRequest {
         let Some(client) = self.answers.client() else { return };
         if let Err(error) = client.publish(reply, json).await {
             tracing::debug!(%error, channel = self.channel, "a publish request can't be answered");
+        }
+    }
+}
+
+/// Whether an answer may go to this subject. We may write where the sender of a request may not: to the
+/// journal, the live feed, buckets and the server's API.
+fn may_answer(reply: &str) -> bool {
+    !reply.starts_with('$') && !reply.starts_with("foghorn.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_go_to_nobody_elses_subjects() {
+        for reply in ["_INBOX.x.1", "_R_.x", "answers", "Foghorn.x", "foghorn", "a.foghorn.journal"] {
+            assert!(may_answer(reply), "{reply}");
+        }
+        for reply in [
+            "foghorn.journal.0.victim",
+            "foghorn.live.0",
+            "foghorn.publish.a",
+            "$KV.FOGHORN_epochs.0",
+            "$JS.API.X",
+        ] {
+            assert!(!may_answer(reply), "{reply}");
         }
     }
 }
