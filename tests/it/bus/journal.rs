@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use foghorn_bus::journal::{AppendError, Journal};
 use foghorn_bus::metrics::Metrics;
-use foghorn_bus::nats::{Bus, BusError, NatsOptions};
+use foghorn_bus::nats::{Bus, BusError, NatsJournal, NatsOptions};
 use foghorn_core::entry::{InvalidEntry, Key, NewEntry};
 use foghorn_core::event::{EventError, EventId, EventType, Ttl};
 use foghorn_core::position::Position;
@@ -221,6 +221,62 @@ async fn parameters_that_differ_are_named() {
     smaller.event_bytes = 1000;
     let error = bus.agree(&smaller).await.unwrap_err().to_string();
     assert!(error.contains("at most 1000 bytes, the cluster runs 262144"), "{error}");
+}
+
+/// As `nats kv del` does: a message without content that says so.
+async fn delete_key(client: &async_nats::Client, subject: &str) {
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("KV-Operation", "DEL");
+    let ack = client.request_with_headers(subject.to_owned(), headers, "".into()).await.unwrap();
+    assert!(serde_json::from_slice::<Value>(&ack.payload).unwrap()["seq"].is_u64());
+}
+
+/// The last JSON under a key.
+async fn get_key(client: &async_nats::Client, bucket: &str, key: &str) -> Value {
+    let body = json!({ "last_by_subj": format!("$KV.{bucket}.{key}") }).to_string();
+    let answer = client.request(format!("$JS.API.DIRECT.GET.KV_{bucket}"), body.into()).await.unwrap();
+    serde_json::from_slice(&answer.payload).unwrap()
+}
+
+#[tokio::test]
+async fn another_number_of_shards_is_a_new_epoch_in_each() {
+    let nats = Nats::start().await;
+    let client = nats.client().await;
+    let epochs = |journal: &NatsJournal| -> Vec<_> {
+        journal.shards().shards().map(|shard| journal.epoch(shard)).collect()
+    };
+    let first = epochs(&nats.journal(2).await);
+    assert_eq!(epochs(&nats.journal(2).await), first, "a restart is no new epoch");
+
+    let change = async |shards: u64| {
+        delete_key(&client, "$KV.FOGHORN_cluster.parameters").await;
+        let journal = nats.journal(shards).await;
+        let changed = epochs(&journal);
+        assert_eq!(epochs(&nats.journal(shards).await), changed, "nor is it one after the change");
+        changed
+    };
+    let second = change(1).await;
+    assert!(second[0] > first[0]);
+    // Back to what it was: the second shard's record never said anything else.
+    let third = change(2).await;
+    assert!(third[0] > second[0] && third[1] > first[1], "{first:?} {second:?} {third:?}");
+    // And it can be written again after it was deleted, by whoever is first.
+    delete_key(&client, "$KV.FOGHORN_cluster.parameters").await;
+    assert_eq!(epochs(&nats.journal(2).await), third, "the same number is no new epoch");
+    assert_eq!(get_key(&client, "FOGHORN_cluster", "parameters").await["shards"], 2);
+}
+
+#[tokio::test]
+async fn an_epoch_recorded_without_the_number_of_shards_goes_on() {
+    let nats = Nats::start().await;
+    let client = nats.client().await;
+    let epoch = nats.journal(1).await.epoch(ZERO);
+    let mut record = get_key(&client, "FOGHORN_epochs", "0").await;
+    assert_eq!(record.as_object_mut().unwrap().remove("shards"), Some(json!(1)));
+    client.request("$KV.FOGHORN_epochs.0", record.to_string().into()).await.unwrap();
+    assert_eq!(nats.journal(1).await.epoch(ZERO), epoch);
+    // From now on it says so.
+    assert_eq!(get_key(&client, "FOGHORN_epochs", "0").await["shards"], 1);
 }
 
 #[tokio::test]
