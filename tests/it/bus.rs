@@ -3,7 +3,9 @@
 mod cluster;
 mod crash;
 mod journal;
+mod poison;
 mod ports;
+mod raw;
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ pub struct Metrics {
     pub(crate) connected: Gauge,
     pub(crate) connections_lost: Counter,
     pub(crate) connect_retries: Counter,
+    pub(crate) clients_replaced: Counter,
     pub(crate) server_errors: Counter,
     pub(crate) setup_retries: Counter,
 
@@ -22,12 +23,14 @@ pub struct Metrics {
     pub(crate) tails_opened: Counter,
     pub(crate) tails_ended: Family<TailEndLabel, Counter>,
     pub(crate) read_retries: Counter,
+    pub(crate) entries_read_again: Counter,
     pub(crate) epoch_changes: Counter,
 
     pub(crate) live_dropped: Counter,
     pub(crate) live_undecodable: Counter,
     pub(crate) client_queue_overflows: Counter,
     pub(crate) requests_dropped: Counter,
+    pub(crate) requests_refused: Counter,
 
     pub(crate) leases_acquired: Counter,
     pub(crate) leases_lost: Counter,
@@ -111,6 +114,11 @@ impl Metrics {
             connected: gauge(registry, "connected", "1 while the connection to NATS stands"),
             connections_lost: counter(registry, "connections_lost", "Times the connection to NATS broke"),
             connect_retries: counter(registry, "connect_retries", "Failed attempts to connect to NATS"),
+            clients_replaced: counter(
+                registry,
+                "clients_replaced",
+                "NATS clients that died and were replaced (of a message they can't read, most likely)",
+            ),
             server_errors: counter(registry, "server_errors", "Errors that the NATS server reported"),
             setup_retries: counter(
                 registry,
@@ -123,6 +131,11 @@ impl Metrics {
             tails_opened: counter(registry, "tails_opened", "Journal tails opened"),
             tails_ended: Family::default(),
             read_retries: counter(registry, "read_retries", "Journal reads that had to ask again"),
+            entries_read_again: counter(
+                registry,
+                "entries_read_again",
+                "Journal entries read a second time because of unusual headers",
+            ),
             epoch_changes: counter(registry, "epoch_changes", "New epochs seen after the first"),
             live_dropped: counter(registry, "live_batches_dropped", "Live batches that didn't fit the queue"),
             live_undecodable: counter(
@@ -139,6 +152,11 @@ impl Metrics {
                 registry,
                 "requests_dropped",
                 "NATS requests that didn't fit the queue",
+            ),
+            requests_refused: counter(
+                registry,
+                "requests_refused",
+                "NATS requests whose reply subject is none of their sender's",
             ),
             leases_acquired: counter(registry, "leases_acquired", "Leases this process got"),
             leases_lost: counter(registry, "leases_lost", "Leases this process lost without giving them up"),
@@ -165,6 +183,21 @@ impl Metrics {
     /// Batches that live subscriptions dropped since the start because their queue was full.
     pub fn live_dropped(&self) -> u64 {
         self.live_dropped.get()
+    }
+
+    /// NATS clients that died and were replaced since the start.
+    pub fn clients_replaced(&self) -> u64 {
+        self.clients_replaced.get()
+    }
+
+    /// Publish requests refused since the start because of where they wanted their answer.
+    pub fn requests_refused(&self) -> u64 {
+        self.requests_refused.get()
+    }
+
+    /// Attempts to read or write a lease that failed since the start.
+    pub fn lease_retries(&self) -> u64 {
+        self.lease_retries.get()
     }
 
     /// Times this process saw an epoch change.

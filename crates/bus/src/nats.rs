@@ -4,6 +4,7 @@
 //! Read first: [`Bus`] (the connection, from which everything else is had), then `journal` and `tail`.
 
 mod connect;
+mod link;
 
 mod api;
 mod bucket;
@@ -13,6 +14,7 @@ mod cluster;
 mod stream;
 
 mod append;
+mod block;
 mod epoch;
 mod journal;
 mod message;
@@ -28,8 +30,6 @@ mod lease;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::connection::State;
 use foghorn_core::shard::ShardCount;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
@@ -44,16 +44,12 @@ pub use self::live::NatsLive;
 pub use self::request::{NatsRequest, Requests};
 
 use self::api::Api;
+use self::link::{Link, Role};
 use self::setup::Aborted;
 
 /// How often the connection's state is looked at. async-nats tells it by events too, but drops those
 /// when they come too fast.
 const STATE_EVERY: Duration = Duration::from_millis(50);
-/// Messages that a subscription of the main connection queues at most before the client drops.
-const QUEUE_MESSAGES: usize = 64 * 1024;
-/// The same for journal tails. JetStream's flow control lets 32 MiB be on the way at once; more
-/// messages than this can't fit into that.
-const TAIL_QUEUE_MESSAGES: usize = 1024 * 1024;
 
 /// Why the bus can't be used. Each of these is final: what may pass is retried inside.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,19 +85,23 @@ pub enum BusError {
     },
 }
 
-/// A connection to NATS. Cheap to clone; the connection ends with the last clone and everything that
-/// was made from it.
+/// NATS. Cheap to clone; its connections end with the last clone and everything that was made from it.
+///
+/// What others wrote comes over connections of their own: a backlog delays no acks, and a message that
+/// the client library can't read, upon which it drops the connection or dies, cuts nothing else.
 #[derive(Debug, Clone)]
 pub struct Bus(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    client: Client,
-    /// Journal entries come over a connection of their own: a backlog doesn't delay acks, and a foreign
-    /// entry whose headers the client can't parse, upon which it drops the connection, cuts nothing else.
-    reader: OnceCell<Client>,
+    main: Link,
+    reader: OnceCell<Link>,
+    live: OnceCell<Link>,
+    requests: OnceCell<Link>,
+    /// Over the main connection.
     api: Api,
-    connected: watch::Receiver<bool>,
+    /// Since when the main connection is gone; none while it stands.
+    gone: watch::Receiver<Option<Instant>>,
     options: NatsOptions,
     metrics: Metrics,
     _watching: Aborted,
@@ -111,14 +111,16 @@ impl Bus {
     /// Connects. While NATS can't be reached it tries again for ever, saying so in the log; the only
     /// errors are [`BusError::Options`].
     pub async fn connect(options: NatsOptions, metrics: Metrics) -> Result<Self, BusError> {
-        let client = connect::connect(&options, "", QUEUE_MESSAGES, &metrics).await?;
-        let (state, connected) = watch::channel(true);
-        let watching = Aborted::spawn(watch_state(client.clone(), state, metrics.clone()));
+        let main = Link::open(&options, Role::Main, &metrics).await?;
+        let (state, gone) = watch::channel(None);
+        let watching = Aborted::spawn(watch_state(main.clone(), state, metrics.clone()));
         Ok(Bus(Arc::new(Inner {
-            api: Api::new(client.clone()),
-            client,
+            api: Api::new(main.clone()),
+            main,
             reader: OnceCell::new(),
-            connected,
+            live: OnceCell::new(),
+            requests: OnceCell::new(),
+            gone,
             options,
             metrics,
             _watching: watching,
@@ -127,7 +129,16 @@ impl Bus {
 
     /// Whether the connection stands now: a view for readiness, no promise about the next request.
     pub fn connected(&self) -> bool {
-        self.0.client.connection_state() == State::Connected
+        self.0.main.connected_client().is_some()
+    }
+
+    /// For how long the connection has been gone; none while it stands. For readiness, which should not
+    /// end with every reconnect.
+    pub fn disconnected_for(&self) -> Option<Duration> {
+        if self.connected() {
+            return None;
+        }
+        Some((*self.0.gone.borrow()).map_or(Duration::ZERO, |gone| gone.elapsed()))
     }
 
     /// Makes sure that this process and the cluster agree on what all must have alike. The first process
@@ -158,9 +169,23 @@ impl Bus {
         Requests::open(self, group).await
     }
 
-    async fn reader(&self) -> Result<&Client, BusError> {
-        let open = || connect::connect(&self.0.options, "-reader", TAIL_QUEUE_MESSAGES, &self.0.metrics);
-        self.0.reader.get_or_try_init(open).await
+    /// The connection that journal entries come over.
+    async fn reader_link(&self) -> Result<&Link, BusError> {
+        self.link(&self.0.reader, Role::Reader).await
+    }
+
+    /// The connection that live batches come over.
+    async fn live_link(&self) -> Result<&Link, BusError> {
+        self.link(&self.0.live, Role::Live).await
+    }
+
+    /// The connection that publish requests come over.
+    async fn requests_link(&self) -> Result<&Link, BusError> {
+        self.link(&self.0.requests, Role::Requests).await
+    }
+
+    async fn link<'a>(&'a self, cell: &'a OnceCell<Link>, role: Role) -> Result<&'a Link, BusError> {
+        cell.get_or_try_init(|| Link::open(&self.0.options, role, &self.0.metrics)).await
     }
 
     /// Waits until the connection stands; false when it does not by `deadline`.
@@ -168,21 +193,23 @@ impl Bus {
         if self.connected() {
             return true;
         }
-        let mut connected = self.0.connected.clone();
-        let stands = tokio::time::timeout_at(deadline, connected.wait_for(|stands| *stands)).await;
+        let mut gone = self.0.gone.clone();
+        let stands = tokio::time::timeout_at(deadline, gone.wait_for(Option::is_none)).await;
         matches!(stands, Ok(Ok(_)))
     }
 }
 
-/// Keeps `state` current until nobody looks at it.
-async fn watch_state(client: Client, state: watch::Sender<bool>, metrics: Metrics) {
+/// Keeps `gone` current until nobody looks at it.
+async fn watch_state(main: Link, gone: watch::Sender<Option<Instant>>, metrics: Metrics) {
     metrics.connected.set(1);
-    while !state.is_closed() {
+    while !gone.is_closed() {
         tokio::time::sleep(STATE_EVERY).await;
-        let stands = client.connection_state() == State::Connected;
-        state.send_if_modified(|stood| {
-            let changed = *stood != stands;
-            *stood = stands;
+        let stands = main.connected_client().is_some();
+        gone.send_if_modified(|since| {
+            let changed = since.is_none() != stands;
+            if changed {
+                *since = (!stands).then(Instant::now);
+            }
             changed
         });
         metrics.connected.set(i64::from(stands));

@@ -182,6 +182,25 @@ async fn whoever_starts_first_waits_for_the_server() {
     until("the bus to notice", LIMIT, async || (!bus.connected()).then_some(())).await;
 }
 
+#[tokio::test]
+async fn the_bus_knows_for_how_long_its_server_has_been_gone() {
+    let mut nats = Nats::start().await;
+    let bus = nats.bus().await;
+    assert_eq!(bus.disconnected_for(), None);
+    let killed = std::time::Instant::now();
+    nats.server.kill();
+    let a_while = std::time::Duration::from_millis(300);
+    until("a while without a server", LIMIT, async || {
+        let gone = bus.disconnected_for()?;
+        assert!(gone <= killed.elapsed(), "{gone:?}");
+        (gone >= a_while).then_some(())
+    })
+    .await;
+    assert!(killed.elapsed() >= a_while);
+    nats.server.restart().await;
+    until("the server", LIMIT, async || bus.disconnected_for().is_none().then_some(())).await;
+}
+
 fn copy_all(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

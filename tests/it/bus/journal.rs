@@ -1,12 +1,10 @@
 //! The journal on a server that is well.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use foghorn_bus::journal::{AppendError, Journal};
 use foghorn_bus::metrics::Metrics;
-use foghorn_bus::nats::{Bus, BusError, NatsOptions};
+use foghorn_bus::nats::{Bus, BusError, NatsJournal, NatsOptions};
 use foghorn_core::entry::{InvalidEntry, Key, NewEntry};
 use foghorn_core::event::{EventError, EventId, EventType, Ttl};
 use foghorn_core::position::Position;
@@ -14,6 +12,7 @@ use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use serde_json::{Value, json};
 
+use super::raw::store;
 use super::{LIMIT, Nats, append, data, follow, new_entry, parameters};
 
 const ZERO: Shard = Shard::ZERO;
@@ -164,21 +163,16 @@ async fn absurd_entries_are_covered_and_skipped() {
     let other = journal.shards().shards().find(|other| *other != shard).unwrap();
     assert_eq!(append(&journal, "a", "first").await.position.seq, 1);
     let subject = format!("foghorn.journal.{shard}.a");
-    raw_publish(&nats, &subject, b"NATS/1.0\r\nFoghorn-Ttl: soon\r\n\r\n", b"x");
-    raw_publish(&nats, &subject, b"", b"ab\xff");
-    raw_publish(&nats, &format!("foghorn.journal.{shard}.a$"), b"", b"x");
+    store(&nats, &subject, b"NATS/1.0\r\nFoghorn-Ttl: soon\r\n\r\n", b"x");
+    store(&nats, &subject, b"", b"ab\xff");
+    store(&nats, &format!("foghorn.journal.{shard}.a$"), b"", b"x");
     // Headers that the client library drops the connection over: not UTF-8, no header at all, and a
     // status that is none.
-    raw_publish(&nats, &subject, b"NATS/1.0\r\nFoghorn-Id: \xff\r\n\r\n", b"x");
-    raw_publish(&nats, &subject, b"NATS/1.0\r\nnonsense\r\n\r\n", b"passed");
-    raw_publish(&nats, &subject, b"NATS/1.0 abc\r\n\r\n", b"passed");
+    store(&nats, &subject, b"NATS/1.0\r\nFoghorn-Id: \xff\r\n\r\n", b"x");
+    store(&nats, &subject, b"NATS/1.0\r\nnonsense\r\n\r\n", b"passed");
+    store(&nats, &subject, b"NATS/1.0 abc\r\n\r\n", b"passed");
     // What the server itself says, in a publisher's mouth.
-    raw_publish(
-        &nats,
-        &subject,
-        b"NATS/1.0 204 EOB\r\nNats-Sequence: 1\r\nNats-Num-Pending: 0\r\n\r\n",
-        b"passed",
-    );
+    store(&nats, &subject, b"NATS/1.0 204 EOB\r\nNats-Sequence: 1\r\nNats-Num-Pending: 0\r\n\r\n", b"passed");
     assert_eq!(append(&journal, "a", "last").await.position.seq, 9);
 
     let tailed = follow(&journal, shard, 0, 9).await;
@@ -195,7 +189,7 @@ async fn absurd_entries_are_covered_and_skipped() {
     assert!(errors[5..].iter().all(Option::is_none), "{errors:?}");
     assert!(tailed[5..8].iter().all(|entry| data(entry) == "passed"));
 
-    raw_publish(&nats, &format!("foghorn.journal.{other}.a"), b"", b"x");
+    store(&nats, &format!("foghorn.journal.{other}.a"), b"", b"x");
     let strayed = follow(&journal, other, 0, 1).await;
     assert!(matches!(strayed[0].event, Err(InvalidEntry::WrongShard { found, .. }) if found == other));
 }
@@ -227,6 +221,62 @@ async fn parameters_that_differ_are_named() {
     smaller.event_bytes = 1000;
     let error = bus.agree(&smaller).await.unwrap_err().to_string();
     assert!(error.contains("at most 1000 bytes, the cluster runs 262144"), "{error}");
+}
+
+/// As `nats kv del` does: a message without content that says so.
+async fn delete_key(client: &async_nats::Client, subject: &str) {
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("KV-Operation", "DEL");
+    let ack = client.request_with_headers(subject.to_owned(), headers, "".into()).await.unwrap();
+    assert!(serde_json::from_slice::<Value>(&ack.payload).unwrap()["seq"].is_u64());
+}
+
+/// The last JSON under a key.
+async fn get_key(client: &async_nats::Client, bucket: &str, key: &str) -> Value {
+    let body = json!({ "last_by_subj": format!("$KV.{bucket}.{key}") }).to_string();
+    let answer = client.request(format!("$JS.API.DIRECT.GET.KV_{bucket}"), body.into()).await.unwrap();
+    serde_json::from_slice(&answer.payload).unwrap()
+}
+
+#[tokio::test]
+async fn another_number_of_shards_is_a_new_epoch_in_each() {
+    let nats = Nats::start().await;
+    let client = nats.client().await;
+    let epochs = |journal: &NatsJournal| -> Vec<_> {
+        journal.shards().shards().map(|shard| journal.epoch(shard)).collect()
+    };
+    let first = epochs(&nats.journal(2).await);
+    assert_eq!(epochs(&nats.journal(2).await), first, "a restart is no new epoch");
+
+    let change = async |shards: u64| {
+        delete_key(&client, "$KV.FOGHORN_cluster.parameters").await;
+        let journal = nats.journal(shards).await;
+        let changed = epochs(&journal);
+        assert_eq!(epochs(&nats.journal(shards).await), changed, "nor is it one after the change");
+        changed
+    };
+    let second = change(1).await;
+    assert!(second[0] > first[0]);
+    // Back to what it was: the second shard's record never said anything else.
+    let third = change(2).await;
+    assert!(third[0] > second[0] && third[1] > first[1], "{first:?} {second:?} {third:?}");
+    // And it can be written again after it was deleted, by whoever is first.
+    delete_key(&client, "$KV.FOGHORN_cluster.parameters").await;
+    assert_eq!(epochs(&nats.journal(2).await), third, "the same number is no new epoch");
+    assert_eq!(get_key(&client, "FOGHORN_cluster", "parameters").await["shards"], 2);
+}
+
+#[tokio::test]
+async fn an_epoch_recorded_without_the_number_of_shards_goes_on() {
+    let nats = Nats::start().await;
+    let client = nats.client().await;
+    let epoch = nats.journal(1).await.epoch(ZERO);
+    let mut record = get_key(&client, "FOGHORN_epochs", "0").await;
+    assert_eq!(record.as_object_mut().unwrap().remove("shards"), Some(json!(1)));
+    client.request("$KV.FOGHORN_epochs.0", record.to_string().into()).await.unwrap();
+    assert_eq!(nats.journal(1).await.epoch(ZERO), epoch);
+    // From now on it says so.
+    assert_eq!(get_key(&client, "FOGHORN_epochs", "0").await["shards"], 1);
 }
 
 #[tokio::test]
@@ -277,24 +327,4 @@ async fn two_processes_agree_on_the_epoch() {
     let entry = NewEntry { key: Key::of(&entry.event.channel, &id), ..entry };
     let (one, two) = tokio::join!(one.append(entry.clone()), two.append(entry));
     assert_eq!(one.unwrap().position, two.unwrap().position);
-}
-
-/// Publishes what no decent client would, and waits until it is stored.
-fn raw_publish(nats: &Nats, subject: &str, headers: &[u8], payload: &[u8]) {
-    let address = nats.server.url().replace("nats://", "");
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
-    socket.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\nSUB ack 1\r\n").unwrap();
-    let (sizes, verb) = if headers.is_empty() {
-        (payload.len().to_string(), "PUB")
-    } else {
-        (format!("{} {}", headers.len(), headers.len() + payload.len()), "HPUB")
-    };
-    write!(socket, "{verb} {subject} ack {sizes}\r\n").unwrap();
-    socket.write_all(headers).unwrap();
-    socket.write_all(payload).unwrap();
-    socket.write_all(b"\r\n").unwrap();
-    let ack = lines.find(|line| line.as_ref().unwrap().contains("\"stream\"")).unwrap().unwrap();
-    assert!(ack.contains("\"seq\""), "{ack}");
 }

@@ -4,8 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use async_nats::connection::State;
-use async_nats::{Client, Request, RequestErrorKind};
+use async_nats::{Request, RequestErrorKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,12 +15,14 @@ use tokio::time::timeout;
 
 use foghorn_core::time::Timestamp;
 
+use super::link::Link;
+
 /// How long a request may take, the wait for room in the client's queue included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone)]
 pub(super) struct Api {
-    client: Client,
+    link: Link,
 }
 
 /// Why a request to JetStream failed.
@@ -136,8 +137,8 @@ pub(super) struct Get {
 }
 
 impl Api {
-    pub(super) fn new(client: Client) -> Self {
-        Api { client }
+    pub(super) fn new(link: Link) -> Self {
+        Api { link }
     }
 
     /// `$JS.API.<call>`.
@@ -167,10 +168,10 @@ impl Api {
     /// A request whose answer is the payload. Not sent into a broken connection: it would only be sent
     /// when that comes back, long after its sender gave it up.
     pub(super) async fn request(&self, subject: String, request: Request) -> Result<Bytes, ApiError> {
-        if self.client.connection_state() != State::Connected {
+        let Some(client) = self.link.connected_client() else {
             return Err(ApiError::Unreachable("no connection to NATS".to_owned()));
-        }
-        let request = self.client.send_request(subject, request.timeout(None));
+        };
+        let request = client.send_request(subject, request.timeout(None));
         match timeout(REQUEST_TIMEOUT, request).await {
             Ok(Ok(answer)) => Ok(answer.payload),
             Ok(Err(error)) => Err(ApiError::Unreachable(match error.kind() {

@@ -79,14 +79,15 @@ impl Inner {
         may_be_stored: bool,
     ) -> Try {
         // Into a broken connection requests only queue up, to be sent when nobody waits for them.
-        if !self.bus.until_connected(deadline).await {
+        let stands = self.bus.until_connected(deadline).await;
+        let Some(client) = self.bus.0.main.client().filter(|_| stands) else {
             return Try::NotStored("no connection to NATS".to_owned());
-        }
+        };
         // Whatever is stored from now on is numbered above what was seen until now.
         let (before, seen) = self.epochs.seen(shard);
         let request = Request::new().headers(headers(entry)).payload(entry.event.data.as_bytes().clone());
         // One timer, over queueing and ack; the request's own is off.
-        let request = self.bus.0.client.send_request(subject.to_owned(), request.timeout(None));
+        let request = client.send_request(subject.to_owned(), request.timeout(None));
         let answer = match timeout_at(deadline.min(Instant::now() + ACK_TIMEOUT), request).await {
             Err(_) => return Try::Unknown("no ack in time".to_owned()),
             Ok(Ok(answer)) => answer,

@@ -23,6 +23,8 @@ pub(super) struct Record<T> {
     pub(super) value: Option<T>,
     /// To compare with; 0 when there never was anything.
     pub(super) revision: u64,
+    /// Whether there is nothing: there never was, or it was deleted.
+    pub(super) absent: bool,
 }
 
 /// How a compare-and-set ended.
@@ -76,9 +78,11 @@ impl Bucket {
         let get = Get { last_by_subject, ..Get::default() };
         Ok(match self.api.get(&format!("KV_{}", self.name), &get).await? {
             Some(message) => {
-                Record { value: serde_json::from_slice(&message.data).ok(), revision: message.seq }
+                let absent = is_marker(&message.hdrs);
+                let value = if absent { None } else { serde_json::from_slice(&message.data).ok() };
+                Record { value, revision: message.seq, absent }
             }
-            None => Record { value: None, revision: 0 },
+            None => Record { value: None, revision: 0, absent: true },
         })
     }
 
@@ -103,5 +107,32 @@ impl Bucket {
             Err(ApiError::Refused(refusal)) if refusal.is_conflict() => Ok(Put::Conflict),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Whether a message with these headers says that its key was deleted, by `nats kv del` or `purge` or by
+/// the server.
+fn is_marker(headers: &[u8]) -> bool {
+    String::from_utf8_lossy(headers).lines().filter_map(|line| line.split_once(':')).any(|(name, value)| {
+        match name {
+            "KV-Operation" => matches!(value.trim(), "DEL" | "PURGE"),
+            "Nats-Marker-Reason" => true,
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deleted_keys_are_told_from_unreadable_ones() {
+        assert!(is_marker(b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n"));
+        assert!(is_marker(b"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\r\n"));
+        assert!(is_marker(b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\n\r\n"));
+        assert!(!is_marker(b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: 0\r\n\r\n"));
+        assert!(!is_marker(b"NATS/1.0\r\nKV-Operation: PUT\r\n\r\n"));
+        assert!(!is_marker(b""));
     }
 }

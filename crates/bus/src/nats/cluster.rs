@@ -37,9 +37,9 @@ pub(super) async fn agree(bus: &Bus, parameters: &Parameters) -> Result<(), BusE
     patiently("read the cluster's parameters", &bus.0.metrics, || async move {
         bucket.ensure().await?;
         let record = bucket.get::<Stored>(KEY).await?;
-        match (record.value, record.revision) {
-            (Some(theirs), _) => Ok(compare(ours, &theirs)),
-            (None, 0) => match bucket.put(KEY, ours, 0).await? {
+        match record.value {
+            Some(theirs) => Ok(compare(ours, &theirs)),
+            None if record.absent => match bucket.put(KEY, ours, record.revision).await? {
                 Put::Done(_) => Ok(Ok(())),
                 // Another was first; what it set must be there.
                 Put::Conflict => Ok(match bucket.get::<Stored>(KEY).await?.value {
@@ -47,7 +47,7 @@ pub(super) async fn agree(bus: &Bus, parameters: &Parameters) -> Result<(), BusE
                     None => Err(unreadable()),
                 }),
             },
-            (None, _) => Ok(Err(unreadable())),
+            None => Ok(Err(unreadable())),
         }
     })
     .await?

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 
 use super::BusError;
+use super::link::Role;
 use super::setup::Rarely;
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
@@ -98,23 +99,23 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A connection whose subscriptions queue at most `queue_messages`. Tries for ever.
+/// A client of its own connection. Tries for ever.
 pub(super) async fn connect(
     options: &NatsOptions,
-    suffix: &str,
-    queue_messages: usize,
+    role: Role,
     metrics: &Metrics,
 ) -> Result<Client, BusError> {
     let (servers, in_url) = servers(&options.urls)?;
     let names: Vec<String> = servers.iter().map(|s| format!("{}:{}", s.host(), s.port())).collect();
     let names = names.join(", ");
+    let name = format!("{}{}", options.name, role.suffix());
     let credentials = options.credentials.clone().or(in_url);
     let rarely = Rarely::default();
     let mut backoff = Backoff::default();
     loop {
-        // Anew each time: a credentials file may be put there, or renewed, while we wait.
-        let attempt = connect_options(options, credentials.as_ref(), metrics).await?;
-        let attempt = attempt.name(format!("{}{suffix}", options.name)).subscription_capacity(queue_messages);
+        // Anew each time: a credentials file may be renewed while we wait. One that is missing is final.
+        let attempt = connect_options(options, &name, credentials.as_ref(), metrics).await?;
+        let attempt = attempt.name(&name).subscription_capacity(role.queue_messages());
         match attempt.connect(servers.clone()).await {
             Ok(client) => return Ok(client),
             Err(error) => {
@@ -130,10 +131,11 @@ pub(super) async fn connect(
 
 async fn connect_options(
     options: &NatsOptions,
+    name: &str,
     credentials: Option<&Credentials>,
     metrics: &Metrics,
 ) -> Result<ConnectOptions, BusError> {
-    let metrics = metrics.clone();
+    let (metrics, name, rarely) = (metrics.clone(), name.to_owned(), Rarely::default());
     let mut connect = ConnectOptions::new()
         .ping_interval(PING_EVERY)
         .connection_timeout(CONNECT_TIMEOUT)
@@ -146,7 +148,7 @@ async fn connect_options(
             bound.mul_f64(rand::random::<f64>())
         })
         .event_callback(move |event| {
-            note(&event, &metrics);
+            note(&event, &name, &rarely, &metrics);
             std::future::ready(())
         });
     connect = match credentials {
@@ -203,12 +205,15 @@ fn servers(urls: &[String]) -> Result<(Vec<ServerAddr>, Option<Credentials>), Bu
 }
 
 /// Events come through a short queue that drops: good for telling people, not for counting on.
-fn note(event: &Event, metrics: &Metrics) {
+fn note(event: &Event, connection: &str, rarely: &Rarely, metrics: &Metrics) {
     match event {
-        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Connected => tracing::info!(connection, "connected to NATS"),
         Event::Disconnected => {
             metrics.connections_lost.inc();
-            tracing::warn!("lost the connection to NATS; reconnecting");
+            // Whoever may publish can make the client drop a connection, as often as they like.
+            if rarely.now() {
+                tracing::warn!(connection, "lost the connection to NATS; reconnecting");
+            }
         }
         Event::LameDuckMode => {
             tracing::info!("the NATS server is about to stop; the client moves on by itself");

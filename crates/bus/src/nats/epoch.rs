@@ -5,6 +5,10 @@
 //! compare-and-set; everybody else hears of it by the bucket's own subject, and looks again every few
 //! seconds in case that was missed.
 //!
+//! The record also says of how many shards it is one. Another number means that channels have moved
+//! between shards, so the first process that starts with it begins new epochs in all of them: a cursor of
+//! the old layout would miss what went elsewhere.
+//!
 //! A journal that lost its tail and has grown past it since looks sound from here. Digests tell it
 //! apart; whoever compares them calls [`Epochs::begin_anew`].
 
@@ -12,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use async_nats::Subscriber;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -22,7 +27,7 @@ use foghorn_core::shard::{Shard, ShardCount};
 
 use super::Bus;
 use super::api::ApiError;
-use super::bucket::{Bucket, Put};
+use super::bucket::{Bucket, Put, Record};
 use super::setup::Rarely;
 use super::stream::{self, Info};
 use crate::backoff::Backoff;
@@ -47,6 +52,7 @@ struct Inner {
     bus: Bus,
     bucket: Bucket,
     shards: Vec<Known>,
+    count: ShardCount,
     /// Something looks wrong: look soon.
     suspicion: Notify,
 }
@@ -73,6 +79,9 @@ struct Stored {
     /// The first seq of the epoch.
     first_seq: u64,
     stream_created: String,
+    /// How many shards there are in the epoch; earlier versions didn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shards: Option<u8>,
 }
 
 impl Epochs {
@@ -82,6 +91,7 @@ impl Epochs {
             bucket: Bucket::new(bus.0.api.clone(), BUCKET, bus.0.options.replicas),
             bus: bus.clone(),
             shards: shards.shards().map(known).collect(),
+            count: shards,
             suspicion: Notify::new(),
         }))
     }
@@ -153,20 +163,20 @@ impl Epochs {
         let key = shard.to_string();
         let mut info = info.clone();
         for _ in 0..CONFLICTS_MOST {
-            let record = match self.0.bucket.get::<Stored>(&key).await {
-                Err(error) if error.is_no_stream() => {
-                    self.0.bucket.ensure().await?;
-                    continue;
-                }
-                record => record?,
-            };
+            let record = self.record(shard).await?;
             let known = self.current(shard);
             let stored = record.value.as_ref().map(|stored| Epoch::new(stored.epoch));
             if let (Some(value), Some(stored)) = (&record.value, stored)
                 && value.stream_created == info.created
                 && stored >= known
                 && over.is_none_or(|over| stored > over)
+                && self.is_ours(value)?
             {
+                if value.shards.is_none() {
+                    // Of an earlier version: the same, and its layout. Somebody else may do it first.
+                    let value = Stored { shards: Some(self.0.count.get()), ..value.clone() };
+                    self.0.bucket.put(&key, &value, record.revision).await?;
+                }
                 self.adopt(shard, stored, &info.created);
                 return Ok(stored);
             }
@@ -180,8 +190,12 @@ impl Epochs {
             let last = stored.max((known.get() > 0).then_some(known));
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let next = Epoch::next(last, now);
-            let value =
-                Stored { epoch: next.get(), first_seq: info.first(), stream_created: info.created.clone() };
+            let value = Stored {
+                epoch: next.get(),
+                first_seq: info.first(),
+                stream_created: info.created.clone(),
+                shards: Some(self.0.count.get()),
+            };
             if let Put::Done(_) = self.0.bucket.put(&key, &value, record.revision).await? {
                 self.adopt(shard, next, &info.created);
                 return Ok(next);
@@ -210,11 +224,48 @@ impl Epochs {
         }
     }
 
+    async fn record(&self, shard: Shard) -> Result<Record<Stored>, ApiError> {
+        match self.0.bucket.get(&shard.to_string()).await {
+            Err(error) if error.is_no_stream() => {
+                self.0.bucket.ensure().await?;
+                self.0.bucket.get(&shard.to_string()).await
+            }
+            record => record,
+        }
+    }
+
+    /// Whether the record is of our number of shards. An error in a process that runs already, when
+    /// another one has begun anew with another number: the two would take turns for ever.
+    fn is_ours(&self, record: &Stored) -> Result<bool, ApiError> {
+        let ours = self.0.count.get();
+        match record.shards {
+            Some(theirs) if theirs != ours && self.current(Shard::ZERO).get() > 0 => {
+                let text = format!("the cluster runs {theirs} shards now, this process {ours}: restart it");
+                Err(ApiError::Unreachable(text))
+            }
+            theirs => Ok(theirs.is_none_or(|theirs| theirs == ours)),
+        }
+    }
+
     /// Compares every shard with its record, and creates what is missing.
     pub(super) async fn look_at_all(&self) -> Result<(), ApiError> {
-        for known in &self.0.shards {
+        // The first shard's record, which every layout has, is the last to change.
+        let first = self.record(Shard::ZERO).await?.value;
+        let moved = match &first {
+            Some(first) => !self.is_ours(first)?,
+            None => false,
+        };
+        if moved {
+            let shards = self.0.count.get();
+            tracing::warn!(shards, "the number of shards has changed: beginning new epochs");
+        }
+        for known in self.0.shards.iter().rev() {
             let info = stream::ensure(&self.0.bus.0.api, known.shard, &self.0.bus.0.options).await?;
-            self.find(known.shard, &info).await?;
+            // When channels have moved, also over a record that looks like ours: this layout may be the one
+            // before the last.
+            let over = if moved { self.record(known.shard).await?.value } else { None };
+            let over = over.map(|stored| Epoch::new(stored.epoch));
+            self.settle(known.shard, &info, over).await?;
         }
         Ok(())
     }
@@ -223,21 +274,18 @@ impl Epochs {
     /// upon [suspicion](Self::suspect), and every few seconds.
     pub(super) async fn keep(self) {
         let rarely = Rarely::default();
-        let mut connected = self.0.bus.0.connected.clone();
+        let mut gone = self.0.bus.0.gone.clone();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        // Only a hint that something changed: puts that lose their compare-and-set come over it too.
-        let mut changes = match self.0.bus.0.client.subscribe(self.0.bucket.subject()).await {
-            Ok(changes) => changes.left_stream(),
-            Err(error) => {
-                tracing::warn!(%error, "epoch changes are seen late: can't subscribe to them");
-                futures::stream::pending().right_stream()
-            }
-        };
+        let mut changes = None;
         loop {
+            if changes.is_none() {
+                changes = self.changes().await;
+            }
             tokio::select! {
-                _ = changes.next() => {}
+                // Only a hint that something changed: puts that lose their compare-and-set come over it too.
+                change = next(&mut changes) => if change.is_none() { changes = None },
                 () = self.0.suspicion.notified() => {}
-                changed = connected.changed() => if changed.is_err() { return },
+                changed = gone.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             while self.0.bus.connected() {
@@ -258,8 +306,23 @@ impl Epochs {
         }
     }
 
+    /// What is put into the bucket; none when it can't be heard of now, which only makes it known late.
+    /// Over the reader's connection: others may write there too.
+    async fn changes(&self) -> Option<Subscriber> {
+        let client = self.0.bus.reader_link().await.ok()?.client()?;
+        client.subscribe(self.0.bucket.subject()).await.ok()
+    }
+
     fn known(&self, shard: Shard) -> &Known {
         &self.0.shards[shard.index()]
+    }
+}
+
+/// The next message; never, while there is no subscription.
+async fn next(changes: &mut Option<Subscriber>) -> Option<async_nats::Message> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -90,9 +90,9 @@ impl Inner {
                 entries: Vec::new(),
             });
         }
-        let client = self.bus.reader().await.map_err(|error| ApiError::Unreachable(error.to_string()))?;
+        let link = self.bus.reader_link().await.map_err(|error| ApiError::Unreachable(error.to_string()))?;
         let reader =
-            Reader { client, api: &self.bus.0.api, metrics: &self.bus.0.metrics, rules: self.rules(shard) };
+            Reader { link, api: &self.bus.0.api, metrics: &self.bus.0.metrics, rules: self.rules(shard) };
         let (entries, to) = reader.page(bounds, from, events, bytes).await?;
         self.epochs.saw(shard, bounds.epoch, to);
         Ok(JournalPage { epoch: bounds.epoch, from, to, tip: bounds.last.max(to), entries })
@@ -103,9 +103,9 @@ impl Inner {
         if info.last_time().is_none_or(|last| last < time) {
             return Ok(bounds.last);
         }
-        let client = &self.bus.0.client;
+        let link = &self.bus.0.main;
         let reader =
-            Reader { client, api: &self.bus.0.api, metrics: &self.bus.0.metrics, rules: self.rules(shard) };
+            Reader { link, api: &self.bus.0.api, metrics: &self.bus.0.metrics, rules: self.rules(shard) };
         Ok(reader.first_at(time).await?.map_or(bounds.last, |seq| seq - 1))
     }
 

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use foghorn_core::batch::Batch;
 use foghorn_core::shard::{Shard, ShardCount};
 
+use super::api::Api;
 use super::pump::Pumped;
 use super::setup::Rarely;
 use super::{Bus, stream};
@@ -44,17 +45,17 @@ impl NatsLive {
     }
 
     async fn send_now(&self, batch: &Batch) -> Result<(), LiveError> {
-        if !self.bus.connected() {
-            // Or it would be sent after the reconnect, when gateways have what is in it from the log.
+        // Or it would be sent after the reconnect, when gateways have what is in it from the log.
+        let Some(client) = self.bus.0.main.connected_client() else {
             return Err(LiveError("no connection to NATS".to_owned()));
-        }
+        };
         let bytes = batch.encode();
         if bytes.len() > self.batch_bytes() {
             let (is, most) = (bytes.len(), self.batch_bytes());
             return Err(LiveError(format!("a batch of {is} bytes is over the limit of {most}")));
         }
         // The client writes to the socket as soon as it has nothing more to add.
-        let sending = self.bus.0.client.publish(subject(batch.shard), bytes);
+        let sending = client.publish(subject(batch.shard), bytes);
         match timeout(SEND_TIMEOUT, sending).await {
             Ok(sent) => sent.map_err(|error| LiveError(error.to_string())),
             Err(_) => Err(LiveError("the connection takes nothing".to_owned())),
@@ -64,12 +65,14 @@ impl NatsLive {
     async fn subscribe_now(&self, shard: Shard) -> Result<Box<dyn LiveSubscription>, LiveError> {
         let failed = |error: &dyn std::fmt::Display| LiveError(error.to_string());
         let inner = &self.bus.0;
-        let subscriber = inner.client.subscribe(subject(shard)).await.map_err(|error| failed(&error))?;
+        let link = self.bus.live_link().await.map_err(|error| failed(&error))?;
+        let client = link.live_client().await;
+        let subscriber = client.subscribe(subject(shard)).await.map_err(|error| failed(&error))?;
         let dropped = inner.metrics.live_dropped.clone();
         let batches = Pumped::new(subscriber, inner.options.live_queue_bytes, dropped);
-        // An answer from the stream's leader has come the way that batches come, so the subscription is
-        // known there. A flush reaches the next server only.
-        stream::info(&inner.api, shard).await.map_err(|error| failed(&error))?;
+        // An answer from the stream's leader has come the way that batches come, over this connection, so
+        // the subscription is known there. A flush reaches the next server only.
+        stream::info(&Api::new(link.clone()), shard).await.map_err(|error| failed(&error))?;
         let (bus, shards) = (self.bus.clone(), self.shards);
         Ok(Box::new(NatsSubscription { batches, bus, shards, complained: Rarely::default() }))
     }
@@ -81,7 +84,7 @@ impl LiveFeed for NatsLive {
     }
 
     fn batch_bytes(&self) -> usize {
-        self.bus.0.client.max_payload().min(BATCH_BYTES_MAX).saturating_sub(SLACK)
+        self.bus.0.main.max_payload().min(BATCH_BYTES_MAX).saturating_sub(SLACK)
     }
 
     fn subscribe(&self, shard: Shard) -> Future<'_, Result<Box<dyn LiveSubscription>, LiveError>> {

@@ -9,7 +9,8 @@ use foghorn_core::entry::{
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 
-use super::Parameters;
+use super::block::{Block, canonical};
+use super::{Parameters, stream};
 
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 const TRACEPARENT: &str = "traceparent";
@@ -17,11 +18,13 @@ const TRACEPARENT: &str = "traceparent";
 const TRACEPARENT_BYTES_MAX: usize = 128;
 
 /// What decides, beside the entry itself, whether it is valid.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Rules {
     pub(super) shard: Shard,
     pub(super) shards: ShardCount,
     pub(super) frame_bytes: usize,
+    /// What the shard's subjects begin with.
+    pub(super) prefix: String,
 }
 
 /// The headers that matter to us. Of several with one name the first counts, as it does for JetStream.
@@ -35,18 +38,38 @@ pub(super) struct Fields<'a> {
 
 impl Rules {
     pub(super) fn new(shard: Shard, parameters: &Parameters) -> Self {
-        Rules { shard, shards: parameters.shards, frame_bytes: parameters.event_bytes }
+        Rules {
+            shard,
+            shards: parameters.shards,
+            frame_bytes: parameters.event_bytes,
+            prefix: stream::subject_prefix(shard),
+        }
     }
 
-    /// The entry of a message whose subject ends in `channel`.
+    /// The entry of a message as it is stored.
+    pub(super) fn stored(
+        &self,
+        seq: u64,
+        time: Timestamp,
+        subject: &str,
+        block: &[u8],
+        data: &Bytes,
+    ) -> Entry {
+        let block = canonical(block, subject.len() - subject.trim_end().len());
+        self.entry(seq, time, subject, Fields::stored(block.as_ref()), data)
+    }
+
+    /// The entry of a message that was published on `subject`.
     pub(super) fn entry(
         &self,
         seq: u64,
         time: Timestamp,
-        channel: &str,
+        subject: &str,
         fields: Fields<'_>,
         data: &Bytes,
     ) -> Entry {
+        // Without white space at the end, as the client library gives the subject of a direct get.
+        let channel = subject.strip_prefix(&*self.prefix).unwrap_or_default().trim_end();
         let key = fields.message_id.map(Key::from_message_id);
         let raw = RawEntry { channel, event_type: fields.event_type, id: fields.id, ttl: fields.ttl, data };
         Entry {
@@ -75,31 +98,22 @@ impl<'a> Fields<'a> {
         Fields { event_type: text(EVENT), id: text(ID), ttl: text(TTL), message_id }
     }
 
-    /// Of a header block as it is stored, for one that the client library can't read: it drops the
-    /// connection over it. What it can read gives the same fields either way.
-    pub(super) fn parse(block: &'a [u8], unfolded: &'a mut String) -> Self {
-        let Ok(block) = std::str::from_utf8(block) else {
-            // Nobody can say which header the bad bytes were meant for; NUL makes the entry invalid.
+    /// Of a header block as it is stored; none for one that can't be read.
+    fn stored(block: Option<&'a Block<'a>>) -> Self {
+        let Some(block) = block else {
+            // NUL makes the entry invalid, and its digest depends on nothing else in the block.
             return Fields { event_type: Some("\0"), ..Fields::default() };
         };
-        // A line that begins with white space goes on with the one before, white space and all.
-        for line in block.lines().skip(1) {
-            if line.starts_with(char::is_whitespace) {
-                unfolded.push_str(line);
-            } else if let Some((name, value)) = line.split_once(':') {
-                unfolded.extend(["\n", name, ":", value.trim_start()]);
-            }
-        }
         let mut fields = Fields::default();
-        for (name, value) in unfolded.lines().filter_map(|line| line.split_once(':')) {
-            let field = match name {
+        for (name, value) in &block.headers {
+            let field = match *name {
                 HEADER_EVENT => &mut fields.event_type,
                 HEADER_ID => &mut fields.id,
                 HEADER_TTL => &mut fields.ttl,
                 MESSAGE_ID => &mut fields.message_id,
                 _ => continue,
             };
-            field.get_or_insert(value.trim_end());
+            field.get_or_insert(value);
         }
         fields
     }
@@ -133,13 +147,26 @@ pub(super) fn headers(entry: &NewEntry) -> HeaderMap {
 mod tests {
     use super::*;
 
+    fn rules() -> Rules {
+        Rules {
+            shard: Shard::ZERO,
+            shards: ShardCount::ONE,
+            frame_bytes: 100,
+            prefix: stream::subject_prefix(Shard::ZERO),
+        }
+    }
+
+    fn entry(block: &[u8]) -> Entry {
+        let data = Bytes::from_static(b"x");
+        rules().stored(7, Timestamp::default(), "foghorn.journal.0.a", block, &data)
+    }
+
     #[test]
     fn stored_headers_are_read_as_the_client_reads_them() {
         let block = b"NATS/1.0\r\nFoghorn-Event:  tick \r\nFoghorn-Event: tock\r\nX: y\r\nNats-Msg-Id: a\r\n b\r\n\r\n";
-        let mut unfolded = String::new();
-        let fields = Fields::parse(block, &mut unfolded);
+        let block = canonical(block, 0);
         let expected = Fields { event_type: Some("tick"), message_id: Some("a b"), ..Fields::default() };
-        assert_eq!(fields, expected);
+        assert_eq!(Fields::stored(block.as_ref()), expected);
 
         let mut map = HeaderMap::new();
         map.append(HEADER_EVENT, "tick");
@@ -150,17 +177,28 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_are_no_text_make_the_entry_invalid() {
-        let rules = Rules { shard: Shard::ZERO, shards: ShardCount::ONE, frame_bytes: 100 };
-        for block in [&b"NATS/1.0\r\nFoghorn-Id: \xff\r\n\r\n"[..], b"NATS/1.0\r\nX: \xff\r\n\r\n"] {
-            let mut unfolded = String::new();
-            let fields = Fields::parse(block, &mut unfolded);
-            let entry = rules.entry(7, Timestamp::default(), "a", fields, &Bytes::from_static(b"x"));
-            assert!(entry.event.is_err());
-        }
+    fn headers_that_are_no_text_or_have_no_end_make_the_entry_invalid() {
+        let bad = [
+            &b"NATS/1.0\r\nFoghorn-Id: \xff\r\n\r\n"[..],
+            b"NATS/1.0\r\nX: \xff\r\n\r\n",
+            b"NATS/1.0\r\nFoghorn-Event: a",
+            b"NATS/1.0\r\nFoghorn-Event: a\r\n",
+            b"NATS/1.0\r\nFoghorn-Event: a\n\n",
+            b"GARBAGE",
+        ];
+        let digests: Vec<_> = bad.iter().map(|block| entry(block).digest).collect();
+        assert!(bad.iter().all(|block| entry(block).event.is_err()));
+        assert!(digests.iter().all(|digest| *digest == digests[0]), "nothing in them counts");
         // Lines that are no headers are passed over.
-        let mut unfolded = String::new();
-        let fields = Fields::parse(b"NATS/1.0\r\nnonsense\r\nFoghorn-Ttl: 5\r\n\r\n", &mut unfolded);
-        assert_eq!(fields.ttl, Some("5"));
+        let event = entry(b"NATS/1.0\r\nnonsense\r\nFoghorn-Event: a\r\n\r\n").event.unwrap();
+        assert_eq!(event.event_type.unwrap().as_str(), "a");
+    }
+
+    #[test]
+    fn white_space_after_the_subject_is_no_part_of_the_channel() {
+        let data = Bytes::from_static(b"x");
+        let subject = "foghorn.journal.0.a\u{2003}";
+        let entry = rules().stored(7, Timestamp::default(), subject, b"", &data);
+        assert_eq!(entry.event.unwrap().channel.as_str(), "a");
     }
 }

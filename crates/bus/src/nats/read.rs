@@ -5,14 +5,16 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, HeaderName, header};
-use futures::StreamExt;
-use tokio::time::{Instant, timeout_at};
+use async_nats::{HeaderMap, HeaderName, header};
+use bytes::Bytes;
+use tokio::time::Instant;
 
 use foghorn_core::entry::Entry;
 use foghorn_core::time::Timestamp;
 
 use super::api::{Api, ApiError, Get};
+use super::block::{PENDING, is_harmless, is_usual_direct};
+use super::link::{Link, Watched};
 use super::message::{Fields, Rules};
 use super::stream;
 use crate::journal::Bounds;
@@ -26,23 +28,42 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 const BATCH_ENTRIES: usize = 1000;
 const BATCH_BYTES: usize = 8 << 20;
 
-const PENDING: HeaderName = HeaderName::from_static("Nats-Num-Pending");
+/// How many entries in a row have to be harmless before they are taken in a form that the client library
+/// may drop the connection over, or die of.
+const CAREFUL: usize = 8;
+/// Bounds on what is read so at a time: entries, about so many bytes, and when it ends.
+const AHEAD_ENTRIES: usize = 512;
+const AHEAD_BYTES: usize = 8 << 20;
+const AHEAD_DEADLINE: Duration = Duration::from_secs(3);
 
 pub(super) struct Reader<'a> {
-    pub(super) client: &'a Client,
+    /// What entries come over; requests to the leader go over the other.
+    pub(super) link: &'a Link,
     pub(super) api: &'a Api,
     pub(super) metrics: &'a Metrics,
     pub(super) rules: Rules,
+}
+
+/// An entry from the leader, in a form that any entry can be read in.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) entry: Entry,
+    bytes: usize,
+    /// Whether the client library could surely read it in the other forms too.
+    harmless: bool,
 }
 
 /// Entries read so far.
 #[derive(Debug)]
 struct Page {
     entries: Vec<Entry>,
+    /// The range read begins after this.
+    after: u64,
     /// The range read ends here.
     to: u64,
     events_left: usize,
     bytes_left: usize,
+    deadline: Instant,
 }
 
 impl Page {
@@ -51,6 +72,10 @@ impl Page {
         self.entries.push(entry);
         self.events_left -= 1;
         self.bytes_left = self.bytes_left.saturating_sub(bytes);
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
     }
 
     fn is_full(&self) -> bool {
@@ -78,45 +103,97 @@ impl Reader<'_> {
         events: usize,
         bytes: usize,
     ) -> Result<(Vec<Entry>, u64), ApiError> {
-        let deadline = Instant::now() + PAGE_DEADLINE;
-        let mut page =
-            Page { entries: Vec::new(), to: after, events_left: events.max(1), bytes_left: bytes.max(1) };
+        let mut page = Page {
+            entries: Vec::new(),
+            after,
+            to: after,
+            events_left: events.max(1),
+            bytes_left: bytes.max(1),
+            deadline: Instant::now() + PAGE_DEADLINE,
+        };
         while page.to < bounds.last && !page.is_full() {
-            if Instant::now() >= deadline {
+            if page.is_late() {
+                if page.to > page.after {
+                    break;
+                }
                 return Err(ApiError::Unreachable(format!("a page took over {PAGE_DEADLINE:?}")));
             }
             match self.batch(&mut page).await? {
                 BatchEnd::More => continue,
-                BatchEnd::All if page.to >= bounds.last => break,
-                BatchEnd::All | BatchEnd::Broken if page.is_full() => break,
                 BatchEnd::All => {}
                 BatchEnd::Broken => {
                     self.metrics.read_retries.inc();
                 }
             }
-            // Deleted up to the tip, or a replica that is behind, or an entry that the client can't
-            // read: only the leader knows.
-            match self.next(page.to).await? {
-                Some((entry, size)) => page.push(entry, size),
-                None => page.to = bounds.last,
-            }
+            // Deleted up to the tip, or a replica that is behind, or entries that the client can't read:
+            // only the leader knows.
+            self.carefully(&mut page, bounds).await?;
         }
         Ok((page.entries, page.to))
     }
 
-    /// The entry after `after`, from the leader and in a form that any entry can be read in.
-    pub(super) async fn next(&self, after: u64) -> Result<Option<(Entry, usize)>, ApiError> {
-        let get = Get { seq: Some(after + 1), next_by_subject: Some(">"), ..Get::default() };
+    /// Takes at least the next entry from the leader, and what is near to one that does harm.
+    async fn carefully(&self, page: &mut Page, bounds: Bounds) -> Result<(), ApiError> {
+        let mut left = 1;
+        while left > 0 && page.to < bounds.last && !page.is_full() {
+            let Some(stored) = self.next(page.to).await? else {
+                page.to = bounds.last;
+                break;
+            };
+            left = if stored.harmless { left - 1 } else { CAREFUL };
+            page.push(stored.entry, stored.bytes);
+            if page.is_late() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries after `after` that should be taken in this form: up to the first few that are harmless
+    /// in a row. One alone would not do: a caller may begin with an entry that it had already.
+    pub(super) async fn ahead(&self, mut after: u64) -> Result<Vec<Entry>, ApiError> {
+        let deadline = Instant::now() + AHEAD_DEADLINE;
+        let (mut entries, mut bytes, mut harmless) = (Vec::new(), 0, 0);
+        while harmless < CAREFUL && entries.len() < AHEAD_ENTRIES {
+            if entries.len() >= 2 && (bytes >= AHEAD_BYTES || Instant::now() >= deadline) {
+                break;
+            }
+            let Some(stored) = self.next(after).await? else { break };
+            harmless = if stored.harmless { harmless + 1 } else { 0 };
+            after = stored.entry.seq;
+            bytes += stored.bytes;
+            entries.push(stored.entry);
+        }
+        Ok(entries)
+    }
+
+    /// The entry after `after`, from the leader.
+    async fn next(&self, after: u64) -> Result<Option<Stored>, ApiError> {
+        self.stored(Get { seq: Some(after + 1), next_by_subject: Some(">"), ..Get::default() }).await
+    }
+
+    /// The entry at `seq`, from the leader; none when it was deleted. For one that came in a form that
+    /// doesn't show all of it.
+    pub(super) async fn again(&self, seq: u64, time: Timestamp) -> Result<Option<Entry>, ApiError> {
+        self.metrics.entries_read_again.inc();
+        let stored = self.stored(Get { seq: Some(seq), ..Get::default() }).await?;
+        match stored {
+            Some(Stored { entry, .. }) if entry.time != time => {
+                Err(ApiError::Unreachable(format!("the journal has another entry at {seq} now")))
+            }
+            stored => Ok(stored.map(|stored| stored.entry)),
+        }
+    }
+
+    async fn stored(&self, get: Get) -> Result<Option<Stored>, ApiError> {
         let Some(message) = self.api.get(&stream::name(self.rules.shard), &get).await? else {
             return Ok(None);
         };
-        let prefix = stream::subject_prefix(self.rules.shard);
-        let channel = message.subject.strip_prefix(&prefix).unwrap_or_default();
-        let size = message.subject.len() + message.hdrs.len() + message.data.len();
-        let (seq, time) = (message.seq, message.time()?);
-        let mut unfolded = String::new();
-        let fields = Fields::parse(&message.hdrs, &mut unfolded);
-        Ok(Some((self.rules.entry(seq, time, channel, fields, &message.data.into()), size)))
+        let (seq, time, data) = (message.seq, message.time()?, Bytes::from(message.data));
+        let bytes = message.subject.len() + message.hdrs.len() + data.len();
+        let harmless = is_harmless(&message.hdrs);
+        let entry = self.rules.stored(seq, time, &message.subject, &message.hdrs, &data);
+        Ok(Some(Stored { entry, bytes, harmless }))
     }
 
     /// The seq of the first entry at `time` or later; none when there is none.
@@ -135,42 +212,61 @@ impl Reader<'_> {
             max_bytes: Some(page.bytes_left.min(BATCH_BYTES)),
             ..Get::default()
         };
+        let Some(client) = self.link.connected_client() else { return Ok(BatchEnd::Broken) };
         let body = serde_json::to_vec(&get).map_err(|error| ApiError::Unreachable(error.to_string()))?;
         let failed = |error: &dyn std::fmt::Display| ApiError::Unreachable(error.to_string());
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
         let subject = format!("$JS.API.DIRECT.GET.{}", stream::name(self.rules.shard));
-        self.client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| failed(&error))?;
+        client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| failed(&error))?;
+        let mut answers = Watched::new(answers, &client);
+        let stream = stream::name(self.rules.shard);
+        // What the server says it sent before this, in this batch: nothing at first.
+        let mut before = 0;
         loop {
-            let Ok(Some(answer)) = timeout_at(Instant::now() + BATCH_TIMEOUT, answers.next()).await else {
-                return Ok(BatchEnd::Broken);
-            };
+            let Ok(answer) = answers.next(BATCH_TIMEOUT).await else { return Ok(BatchEnd::Broken) };
             // A stored message may carry a status line of its publisher's making; only the server's own
             // answers lack a subject.
             let headers = answer.headers.as_ref();
-            if let Some((seq, time, channel)) = headers.and_then(|headers| self.stored(headers)) {
-                let entry = self.rules.entry(seq, time, channel, Fields::of(headers), &answer.payload);
-                if seq > page.to && !page.is_full() {
+            if number(headers, header::NATS_LAST_SEQUENCE).is_some_and(|said| said != before) {
+                // Something was lost on the way, most likely with a connection.
+                return Ok(BatchEnd::Broken);
+            }
+            if let Some((seq, time, subject)) = headers.and_then(stored) {
+                before = seq;
+                if seq <= page.to || page.is_full() {
+                    continue;
+                }
+                if is_usual_direct(&answer, &stream) {
+                    let entry = self.rules.entry(seq, time, subject, Fields::of(headers), &answer.payload);
                     page.push(entry, answer.length);
+                } else if page.is_late() {
+                    return Ok(BatchEnd::Broken);
+                } else {
+                    match self.again(seq, time).await? {
+                        Some(entry) => page.push(entry, answer.length),
+                        None => page.to = seq,
+                    }
                 }
                 continue;
             }
-            let pending = headers.and_then(|headers| headers.get_last(PENDING)).map(|value| value.as_str());
             return Ok(match answer.status.map(|status| status.as_u16()) {
-                Some(204) if pending.is_some_and(|pending| pending != "0") => BatchEnd::More,
+                Some(204) if number(headers, PENDING).is_some_and(|pending| pending > 0) => BatchEnd::More,
                 Some(204 | 404) => BatchEnd::All,
                 _ => BatchEnd::Broken,
             });
         }
     }
+}
 
-    /// Seq, time and channel, from headers that the server puts last: earlier ones of the same name are
-    /// the publisher's.
-    fn stored<'h>(&self, headers: &'h HeaderMap) -> Option<(u64, Timestamp, &'h str)> {
-        let seq = headers.get_last(header::NATS_SEQUENCE)?.as_str().parse().ok()?;
-        let time = headers.get_last(header::NATS_TIME_STAMP)?.as_str().parse().ok()?;
-        let subject = headers.get_last(header::NATS_SUBJECT)?.as_str();
-        let prefix = stream::subject_prefix(self.rules.shard);
-        Some((seq, time, subject.strip_prefix(&prefix).unwrap_or_default()))
-    }
+/// Seq, time and subject, from headers that the server puts last: earlier ones of the same name are the
+/// publisher's.
+fn stored(headers: &HeaderMap) -> Option<(u64, Timestamp, &str)> {
+    let seq = headers.get_last(header::NATS_SEQUENCE)?.as_str().parse().ok()?;
+    let time = headers.get_last(header::NATS_TIME_STAMP)?.as_str().parse().ok()?;
+    Some((seq, time, headers.get_last(header::NATS_SUBJECT)?.as_str()))
+}
+
+fn number(headers: Option<&HeaderMap>, name: HeaderName) -> Option<u64> {
+    headers?.get_last(name)?.as_str().parse().ok()
 }

@@ -1,12 +1,14 @@
 //! Publish requests over NATS, as they come: unchecked.
 
-use async_nats::{Client, HeaderMap, Subject};
+use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 
 use foghorn_core::entry::{HEADER_ACK, HEADER_EVENT, HEADER_ID, HEADER_TTL};
 
-use super::pump::Pumped;
+use super::link::Link;
+use super::pump::{Pumped, Shared};
 use super::{Bus, BusError};
+use crate::metrics::Metrics;
 
 const PREFIX: &str = "foghorn.publish.";
 
@@ -15,7 +17,9 @@ const PREFIX: &str = "foghorn.publish.";
 #[derive(Debug)]
 pub struct Requests {
     messages: Pumped,
-    client: Client,
+    /// Answers go over the main connection: this one's can be made to break by whoever may publish.
+    answers: Link,
+    metrics: Metrics,
 }
 
 /// A request. Everything in it is the sender's word.
@@ -36,25 +40,24 @@ pub struct NatsRequest {
     /// The body.
     pub data: Bytes,
     reply: Option<Subject>,
-    client: Client,
+    answers: Link,
 }
 
 impl Requests {
     pub(super) async fn open(bus: &Bus, group: &str) -> Result<Self, BusError> {
         let subject = format!("{PREFIX}>");
-        let subscribed = bus.0.client.queue_subscribe(subject.clone(), group.to_owned()).await;
-        let subscriber = subscribed.map_err(|error| BusError::Refused {
-            what: format!("subscribe to {subject} in the group {group:?}"),
-            why: error.to_string(),
-        })?;
-        let bytes = bus.0.options.request_queue_bytes;
-        let messages = Pumped::new(subscriber, bytes, bus.0.metrics.requests_dropped.clone());
-        Ok(Requests { messages, client: bus.0.client.clone() })
+        let what = format!("subscribe to {subject} in the group {group:?}");
+        let shared = Shared { link: bus.requests_link().await?.clone(), subject, group: group.to_owned() };
+        let (bytes, dropped) = (bus.0.options.request_queue_bytes, bus.0.metrics.requests_dropped.clone());
+        let messages = Pumped::lasting(shared, bytes, dropped)
+            .await
+            .map_err(|error| BusError::Refused { what, why: error.to_string() })?;
+        Ok(Requests { messages, answers: bus.0.main.clone(), metrics: bus.0.metrics.clone() })
     }
 
     /// The next request; `None` when there will be none any more. Cancel-safe.
     pub async fn next(&mut self) -> Option<NatsRequest> {
-        let message = self.messages.next().await?;
+        let message = self.next_answerable().await?;
         let text = |name: &str| {
             let headers: &HeaderMap = message.headers.as_ref()?;
             headers.get(name).map(|value| value.as_str().to_owned())
@@ -68,8 +71,27 @@ impl Requests {
             traceparent: text("traceparent"),
             data: message.payload,
             reply: message.reply,
-            client: self.client.clone(),
+            answers: self.answers.clone(),
         })
+    }
+
+    /// The next message that may be answered where it asks for it. Others are not even published: who
+    /// sends them is up to no good.
+    async fn next_answerable(&mut self) -> Option<Message> {
+        loop {
+            let message = self.messages.next().await?;
+            match message.reply.as_deref().filter(|reply| !may_answer(reply)) {
+                None => return Some(message),
+                Some(reply) => {
+                    self.metrics.requests_refused.inc();
+                    tracing::debug!(
+                        subject = %message.subject,
+                        reply,
+                        "refused a publish request that wants its answer where it may not write itself"
+                    );
+                }
+            }
+        }
     }
 
     /// Takes no more requests; those that came already are still given out, then [`next`](Self::next)
@@ -87,10 +109,37 @@ impl NatsRequest {
 
     /// Answers with JSON. At most once, like the request: when the answer is lost the sender asks again.
     pub async fn respond(self, json: Bytes) {
-        if let Some(reply) = self.reply
-            && let Err(error) = self.client.publish(reply, json).await
-        {
+        let Some(reply) = self.reply else { return };
+        let Some(client) = self.answers.client() else { return };
+        if let Err(error) = client.publish(reply, json).await {
             tracing::debug!(%error, channel = self.channel, "a publish request can't be answered");
+        }
+    }
+}
+
+/// Whether an answer may go to this subject. We may write where the sender of a request may not: to the
+/// journal, the live feed, buckets and the server's API.
+fn may_answer(reply: &str) -> bool {
+    !reply.starts_with('$') && !reply.starts_with("foghorn.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_go_to_nobody_elses_subjects() {
+        for reply in ["_INBOX.x.1", "_R_.x", "answers", "Foghorn.x", "foghorn", "a.foghorn.journal"] {
+            assert!(may_answer(reply), "{reply}");
+        }
+        for reply in [
+            "foghorn.journal.0.victim",
+            "foghorn.live.0",
+            "foghorn.publish.a",
+            "$KV.FOGHORN_epochs.0",
+            "$JS.API.X",
+        ] {
+            assert!(!may_answer(reply), "{reply}");
         }
     }
 }

@@ -4,11 +4,12 @@
 //! so anything lost on the way ends the tail, and it sends heartbeats, so silence does too. Ending is
 //! all the repair there is: the caller tails anew from the last seq it got.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderName, Message, Subscriber, header};
+use async_nats::{Client, HeaderName, Message, header};
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -19,7 +20,9 @@ use foghorn_core::time::Timestamp;
 
 use super::Bus;
 use super::api::{Api, ApiError};
+use super::block::is_usual;
 use super::epoch::Epochs;
+use super::link::{Link, NoMessage, Watched};
 use super::message::{Fields, Rules};
 use super::read::Reader;
 use super::stream;
@@ -41,11 +44,11 @@ pub(super) struct Tail {
     epochs: Epochs,
     rules: Rules,
     epoch: Epoch,
-    prefix: String,
-    /// An entry that was read before the consumer began.
-    first: Option<Entry>,
-    client: Client,
-    messages: Subscriber,
+    /// Entries that were read before the consumer began.
+    ahead: VecDeque<Entry>,
+    link: Link,
+    client: Arc<Client>,
+    messages: Watched,
     /// The consumer's number of the last message that arrived.
     delivered: u64,
     /// The last seq that the caller was given.
@@ -67,40 +70,38 @@ impl Tail {
         if bounds.epoch != epoch {
             return Err(JournalError::Epoch { shard, epoch: bounds.epoch });
         }
-        let client =
-            bus.reader().await.map_err(|error| JournalError::Unavailable(error.to_string()))?.clone();
-        let api = Api::new(client.clone());
-        // The first entry is read on its own, in a form that any entry can be read in: where the client
-        // dropped the connection over an entry, the next tail begins with that one and passes it.
-        let reader = Reader { client: &client, api: &bus.0.api, metrics: &bus.0.metrics, rules };
-        let first = reader.next(after).await.map_err(unavailable)?.map(|(entry, _)| entry);
-        let from = first.as_ref().map_or(after, |entry| entry.seq) + 1;
+        let link = bus.reader_link().await.map_err(|error| JournalError::Unavailable(error.to_string()))?;
+        let (api, link) = (Api::new(link.clone()), link.clone());
+        // The first entries are read in a form that any entry can be read in: where the client dropped the
+        // connection over an entry, or died of it, the next tail begins before that one and passes it.
+        let reader = Reader { link: &link, api: &bus.0.api, metrics: &bus.0.metrics, rules: rules.clone() };
+        let ahead: VecDeque<_> = reader.ahead(after).await.map_err(unavailable)?.into();
+        let from = ahead.back().map_or(after, |entry| entry.seq) + 1;
 
+        let client = link.live_client().await;
         let inbox = client.new_inbox();
         let broken = |error: &dyn std::fmt::Display| JournalError::Unavailable(error.to_string());
         let messages = client.subscribe(inbox.clone()).await.map_err(|error| broken(&error))?;
+        let messages = Watched::new(messages, &client);
         create_consumer(&api, shard, &inbox, from).await.map_err(unavailable)?;
         bus.0.metrics.tails_opened.inc();
-        let prefix = stream::subject_prefix(shard);
-        Ok(Tail { bus, epochs, rules, epoch, prefix, first, client, messages, delivered: 0, after })
+        Ok(Tail { bus, epochs, rules, epoch, ahead, link, client, messages, delivered: 0, after })
     }
 
     /// The next entry. An error is the end.
     pub(super) async fn next(&mut self) -> Result<Entry, JournalError> {
-        if let Some(first) = self.first.take() {
-            return Ok(self.give(first));
+        if let Some(entry) = self.ahead.pop_front() {
+            return Ok(self.give(entry));
         }
         loop {
-            // Without a timer while there is something to read: most entries come from here.
-            let message = match self.messages.next().now_or_never() {
-                Some(message) => message,
-                None => match timeout(SILENCE_MOST, self.messages.next()).await {
-                    Ok(message) => message,
-                    Err(_) => return Err(self.end(TailEnd::Silent, "neither entries nor heartbeats come")),
-                },
-            };
-            let Some(message) = message else {
-                return Err(self.end(TailEnd::Closed, "the connection is closed"));
+            let message = match self.messages.next(SILENCE_MOST).await {
+                Ok(message) => message,
+                Err(NoMessage::Lost) => {
+                    return Err(self.end(TailEnd::Closed, "the connection was lost"));
+                }
+                Err(NoMessage::Silent) => {
+                    return Err(self.end(TailEnd::Silent, "neither entries nor heartbeats come"));
+                }
             };
             let epoch = self.epochs.current(self.rules.shard);
             if epoch != self.epoch {
@@ -108,7 +109,7 @@ impl Tail {
                 return Err(JournalError::Epoch { shard: self.rules.shard, epoch });
             }
             // By the subject, not by a status: a publisher can put a status line into an entry.
-            if !message.subject.starts_with(&self.prefix) {
+            if !message.subject.starts_with(&self.rules.prefix) {
                 self.control(&message).await?;
                 continue;
             }
@@ -123,12 +124,24 @@ impl Tail {
             if delivery.stream_seq <= self.after {
                 continue;
             }
-            let channel = &message.subject[self.prefix.len()..];
-            let fields = Fields::of(message.headers.as_ref());
-            let entry =
-                self.rules.entry(delivery.stream_seq, delivery.time, channel, fields, &message.payload);
-            return Ok(self.give(entry));
+            let Delivery { stream_seq, time, .. } = delivery;
+            if is_usual(&message) {
+                let fields = Fields::of(message.headers.as_ref());
+                let entry = self.rules.entry(stream_seq, time, &message.subject, fields, &message.payload);
+                return Ok(self.give(entry));
+            }
+            if let Some(entry) = self.again(stream_seq, time).await? {
+                return Ok(self.give(entry));
+            }
         }
+    }
+
+    /// An entry that came in a form that doesn't show all of it; none when it was deleted meanwhile.
+    async fn again(&self, seq: u64, time: Timestamp) -> Result<Option<Entry>, JournalError> {
+        let inner = &self.bus.0;
+        let rules = self.rules.clone();
+        let reader = Reader { link: &self.link, api: &inner.api, metrics: &inner.metrics, rules };
+        reader.again(seq, time).await.map_err(|error| self.end(TailEnd::Gap, &error.to_string()))
     }
 
     fn give(&mut self, entry: Entry) -> Entry {
