@@ -4,12 +4,13 @@
 //! what the service is. Nothing here needs another service to be there: each waits for what it needs,
 //! unready, and says so.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use tonic::service::Routes;
 
-use foghorn_bus::nats::{Bus, BusError, Credentials, NatsOptions, Parameters};
+use foghorn_bus::nats::{Bus, BusError, Credentials, NatsOptions, NatsTls, Parameters};
 use foghorn_eventlog::postgres::writer::TRIM_BEHIND_DEFAULT;
 use foghorn_eventlog::postgres::{MigrateError, PostgresOptions};
 use foghorn_eventlog::service::Service as EventLogService;
@@ -18,12 +19,10 @@ use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 use foghorn_http::guard::Guard;
 use foghorn_rpc::client::RemoteEventLog;
+use foghorn_rpc::v1::event_log_server;
 
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
-
-/// The queue group of fan-outs: each request on the bus goes to one of them.
-const FANOUTS: &str = "foghorn-fanout";
 
 /// `foghorn gateway`.
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
@@ -65,7 +64,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async {
         let (journal, leases) = (bus.journal(&parameters).await?, bus.leases().await?);
-        Ok((journal, leases, bus.serve_requests(FANOUTS).await?))
+        Ok((journal, leases, bus.serve_requests(foghorn_fanout::nats::GROUP).await?))
     });
     let Some(opened) = opened.await else { return Ok(()) };
     let (journal, leases, requests) = opened.map_err(bus_error)?;
@@ -89,7 +88,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),
-        &["foghorn.v1.Publisher"],
+        &[foghorn_fanout::grpc::SERVICE],
         process.shutdown.receiver(),
     ));
     // Returns when it is time to stop, leases given up and requests answered.
@@ -131,7 +130,7 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         routes,
-        &["foghorn.v1.EventLog"],
+        &[event_log_server::SERVICE_NAME],
         process.shutdown.receiver(),
     ));
     process.shutdown.wait().await;
@@ -178,9 +177,14 @@ fn nats_options(config: &Config) -> NatsOptions {
     } else {
         None
     };
+    let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+    let tls =
+        NatsTls { authority: given(&nats.ca), certificate: given(&nats.certificate).zip(given(&nats.key)) };
     NatsOptions {
         urls: nats.url.split(',').map(|url| url.trim().to_owned()).collect(),
         credentials,
+        // Without any of it the URL says whether TLS is meant.
+        tls: (tls.authority.is_some() || tls.certificate.is_some()).then_some(tls),
         replicas: nats.replicas,
         journal_bytes: nats.journal_bytes,
         ..NatsOptions::default()
@@ -217,9 +221,10 @@ fn bus_error(error: BusError) -> anyhow::Error {
     }
 }
 
+/// A schema that isn't this binary's is a wrong choice of binary: exit code 2. All else failed: 1.
 fn migrate_error(error: MigrateError) -> anyhow::Error {
     match error {
-        MigrateError::Database(_) => error.into(),
-        other => Misconfigured(other.to_string()).into(),
+        MigrateError::Newer { .. } => Misconfigured(error.to_string()).into(),
+        MigrateError::Database(_) | MigrateError::Failed { .. } | MigrateError::Slow => error.into(),
     }
 }
