@@ -6,11 +6,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tonic::service::Routes;
 
+use foghorn_bus::log::EventLog;
 use foghorn_bus::nats::{Bus, BusError, Credentials, NatsOptions, NatsTls, Parameters};
+use foghorn_core::entry::Key;
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::shard::Shard;
 use foghorn_eventlog::postgres::writer::TRIM_BEHIND_DEFAULT;
 use foghorn_eventlog::postgres::{MigrateError, PostgresOptions};
 use foghorn_eventlog::service::Service as EventLogService;
@@ -20,6 +25,7 @@ use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 use foghorn_http::guard::Guard;
 use foghorn_rpc::client::RemoteEventLog;
 use foghorn_rpc::v1::event_log_server;
+use foghorn_telemetry::health::Part;
 
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
@@ -30,7 +36,8 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let process = Process::start()?;
     let http = process::listen("http", config.listen.http).await?;
     spawn_admin(&config, &process).await?;
-    let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
+    // Not watched: without NATS a gateway goes on from what it has, and says `stream-stale`.
+    let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let Some(agreed) = process.unless_stopped(bus.agree(&parameters)).await else { return Ok(()) };
     agreed.map_err(bus_error)?;
@@ -60,7 +67,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let http = process::listen("http", config.listen.http).await?;
     let grpc = process::listen("grpc", config.listen.grpc).await?;
     spawn_admin(&config, &process).await?;
-    let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
+    let Some((bus, nats)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async {
         let (journal, leases) = (bus.journal(&parameters).await?, bus.leases().await?);
@@ -68,6 +75,12 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     });
     let Some(opened) = opened.await else { return Ok(()) };
     let (journal, leases, requests) = opened.map_err(bus_error)?;
+    process.unready_when_stopping();
+    let connection = bus.clone();
+    process.watch(nats, move || {
+        let stands = connection.connected();
+        async move { if stands { Ok(()) } else { Err("NATS: the connection is lost".to_owned()) } }
+    });
 
     let ports = FanoutPorts {
         journal: Arc::new(journal),
@@ -106,7 +119,8 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     let process = Process::start()?;
     let grpc = process::listen("grpc", config.listen.grpc).await?;
     spawn_admin(&config, &process).await?;
-    let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
+    // Not watched: without NATS the log still answers from PostgreSQL.
+    let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async { Ok((bus.journal(&parameters).await?, bus.leases().await?)) });
     let Some(opened) = opened.await else { return Ok(()) };
@@ -125,7 +139,9 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     };
     let Some(running) = process.unless_stopped(service.start()).await else { return Ok(()) };
     let running = running.map_err(migrate_error)?;
-    postgres.ready();
+    process.unready_when_stopping();
+    let log = running.log();
+    process.watch(postgres, move || ask_postgres(log.clone()));
     let routes = Routes::new(foghorn_rpc::server::event_log(running.log(), parameters.shards));
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
@@ -155,15 +171,22 @@ pub(crate) async fn migrate(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The bus, once it answers. `None` when the process is told to stop first.
-async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<Bus>> {
+/// Asks the log what only PostgreSQL can answer, and cheaply: about a position before every other.
+async fn ask_postgres(log: Arc<dyn EventLog>) -> Result<(), String> {
+    let before_all = Position { shard: Shard::ZERO, epoch: Epoch::new(0), seq: 0 };
+    let asked = log.committed(before_all, Key::from_bytes([0; 16]), Duration::ZERO).await;
+    asked.map(|_| ()).map_err(|error| format!("PostgreSQL: {error}"))
+}
+
+/// The bus, once it answers, and what its connection is to readiness. `None` when the process is told to stop first.
+async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<(Bus, Part)>> {
     let waiting = process.health.part("nats", "NATS");
     let metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let connecting = Bus::connect(nats_options(config), metrics);
     let Some(bus) = process.unless_stopped(connecting).await else { return Ok(None) };
     let bus = bus.map_err(bus_error)?;
     waiting.ready();
-    Ok(Some(bus))
+    Ok(Some((bus, waiting)))
 }
 
 fn nats_options(config: &Config) -> NatsOptions {
