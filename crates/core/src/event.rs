@@ -35,7 +35,7 @@ pub struct Event {
     pub ttl: Option<Ttl>,
 }
 
-/// An SSE event type: 1 to 128 bytes without CR, LF, NUL or space at either end, and none of ours.
+/// An SSE event type: 1 to 128 bytes without CR, LF, NUL, comma or space at either end, and none of ours.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventType(ByteString);
 
@@ -102,6 +102,11 @@ pub enum TextError {
     /// A character that would end the SSE field or void it.
     #[error("has a {0} at byte {1}, which would forge or void an SSE field")]
     Control(&'static str, usize),
+    /// A comma in an event type.
+    #[error(
+        "has a comma at byte {0}, so no listener could ask for it: `events=` separates types with commas"
+    )]
+    Comma(usize),
     /// White space at an end, which SSE and NATS headers don't keep.
     #[error("begins or ends with white space, which doesn't survive the way")]
     Padded,
@@ -148,6 +153,9 @@ impl EventType {
     pub fn parse(text: impl Into<ByteString>) -> Result<Self, EventError> {
         let text = text.into();
         check_text(&text, EVENT_TYPE_BYTES_MAX).map_err(EventError::EventType)?;
+        if let Some(at) = text.find(',') {
+            return Err(EventError::EventType(TextError::Comma(at)));
+        }
         let ours = matches!(&*text, "connected" | "batch" | "heartbeat" | "presence");
         if ours || text.starts_with("stream-") {
             return Err(EventError::Reserved(text.to_string()));
@@ -247,6 +255,9 @@ mod tests {
         }
         assert_eq!(EventType::parse(" a"), Err(EventError::EventType(TextError::Padded)));
         assert_eq!(EventType::parse(""), Err(EventError::EventType(TextError::Empty)));
+        // It could not be asked for. An id is never in a list.
+        assert_eq!(EventType::parse("a,b"), Err(EventError::EventType(TextError::Comma(1))));
+        assert!(EventId::parse("a,b").is_ok());
     }
 
     #[test]

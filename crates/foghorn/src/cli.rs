@@ -170,6 +170,9 @@ struct ConfigArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// As given to the services: listening beyond loopback is meant
+    #[arg(long)]
+    allow_anonymous: bool,
 }
 
 /// Parses the arguments and does what they say.
@@ -192,7 +195,7 @@ pub(crate) fn run() -> ExitCode {
 
 impl Common {
     fn load(self) -> Result<Config, String> {
-        let mut config = config::read(self.config.as_deref(), std::env::vars())?;
+        let mut config = config::read(self.config.as_deref(), config::environment()?)?;
         config.shards = self.shards.unwrap_or(config.shards);
         config.log.format = self.log.unwrap_or(config.log.format);
         config.allow_anonymous |= self.allow_anonymous;
@@ -206,7 +209,10 @@ impl Standalone {
         config.listen.http = self.listen.unwrap_or(config.listen.http);
         config.listen.grpc = self.grpc.unwrap_or(config.listen.grpc);
         config.standalone.ephemeral |= self.ephemeral;
-        config.standalone.data = self.data.unwrap_or(config.standalone.data);
+        if let Some(data) = self.data {
+            // Whoever names a folder on the command line means it, whatever the file says.
+            config.standalone = config::Standalone { data, ephemeral: false };
+        }
         Ok(config)
     }
 }
@@ -240,6 +246,14 @@ impl Migrate {
     fn load(self) -> Result<Config, String> {
         let mut config = self.common.load()?;
         config.postgres.url = self.postgres.unwrap_or(config.postgres.url);
+        Ok(config)
+    }
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, String> {
+        let mut config = config::read(self.file.as_deref(), config::environment()?)?;
+        config.allow_anonymous |= self.allow_anonymous;
         Ok(config)
     }
 }
@@ -293,7 +307,11 @@ fn client(ended: anyhow::Result<ExitCode>) -> ExitCode {
 
 fn config_command(action: &ConfigAction) -> ExitCode {
     let (ConfigAction::Check(args) | ConfigAction::Show(args)) = action;
-    let read = config::read(args.file.as_deref(), std::env::vars());
+    let read = args.load().and_then(|config| match action {
+        // Which of the addresses a service will use isn't known here, so all of them are looked at.
+        ConfigAction::Check(_) => config.check_all_exposure().map(|()| config),
+        ConfigAction::Show(_) => Ok(config),
+    });
     match (read, action) {
         (Err(error), _) if args.json => {
             println!("{}", serde_json::json!({ "ok": false, "error": error }));
@@ -308,24 +326,14 @@ fn config_command(action: &ConfigAction) -> ExitCode {
             println!("the configuration is in order");
             ExitCode::SUCCESS
         }
-        (Ok(config), ConfigAction::Show(_)) => show(config, args.json),
+        (Ok(config), ConfigAction::Show(_)) => show(&config, args.json),
     }
 }
 
-fn show(mut config: Config, json: bool) -> ExitCode {
-    let hidden = |secret: &mut String| {
-        if !secret.is_empty() {
-            *secret = "(hidden)".to_owned();
-        }
-    };
-    hidden(&mut config.nats.password);
-    hidden(&mut config.nats.token);
-    hidden(&mut config.postgres.url);
-    let text = if json {
-        serde_json::to_string_pretty(&config).map_err(anyhow::Error::from)
-    } else {
-        toml::to_string_pretty(&config).map_err(anyhow::Error::from)
-    };
+fn show(config: &Config, json: bool) -> ExitCode {
+    let text = config::without_secrets(config).map_err(anyhow::Error::from).and_then(|config| {
+        if json { Ok(serde_json::to_string_pretty(&config)?) } else { Ok(toml::to_string_pretty(&config)?) }
+    });
     match text {
         Ok(text) => {
             println!("{}", text.trim_end());
@@ -341,6 +349,50 @@ fn usage(error: &impl std::fmt::Display) -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("foghorn: {error:#}");
+    eprintln!("foghorn: {}", words(error));
     ExitCode::FAILURE
+}
+
+/// An error and its causes. A cause that the text before it quotes already isn't said again.
+fn words(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the database can't be migrated: {0}")]
+        struct Quoting(#[from] std::io::Error);
+        let error = anyhow::Error::from(Quoting(std::io::Error::other("no route"))).context("can't start");
+        assert_eq!(words(&error), "can't start: the database can't be migrated: no route");
+    }
+
+    #[test]
+    fn the_command_line_is_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("foghorn.toml");
+        std::fs::write(&file, "[standalone]\nephemeral = true\n").unwrap();
+        let load = |more: &[&str]| {
+            let words = [&["foghorn", "standalone", "--config", file.to_str().unwrap()], more].concat();
+            match Cli::try_parse_from(words).unwrap().command {
+                Command::Standalone(standalone) => standalone.load().unwrap().standalone,
+                other => unreachable!("{other:?}"),
+            }
+        };
+        assert!(load(&[]).ephemeral);
+        let named = load(&["--data", "kept"]);
+        assert_eq!((named.data, named.ephemeral), (PathBuf::from("kept"), false));
+    }
 }

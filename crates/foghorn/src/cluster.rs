@@ -4,12 +4,18 @@
 //! what the service is. Nothing here needs another service to be there: each waits for what it needs,
 //! unready, and says so.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tonic::service::Routes;
 
-use foghorn_bus::nats::{Bus, BusError, Credentials, NatsOptions, Parameters};
+use foghorn_bus::log::EventLog;
+use foghorn_bus::nats::{Bus, BusError, Credentials, NatsOptions, NatsTls, Parameters};
+use foghorn_core::entry::Key;
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::shard::Shard;
 use foghorn_eventlog::postgres::writer::TRIM_BEHIND_DEFAULT;
 use foghorn_eventlog::postgres::{MigrateError, PostgresOptions};
 use foghorn_eventlog::service::Service as EventLogService;
@@ -18,12 +24,11 @@ use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 use foghorn_http::guard::Guard;
 use foghorn_rpc::client::RemoteEventLog;
+use foghorn_rpc::v1::event_log_server;
+use foghorn_telemetry::health::Part;
 
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
-
-/// The queue group of fan-outs: each request on the bus goes to one of them.
-const FANOUTS: &str = "foghorn-fanout";
 
 /// `foghorn gateway`.
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
@@ -31,7 +36,8 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let process = Process::start()?;
     let http = process::listen("http", config.listen.http).await?;
     spawn_admin(&config, &process).await?;
-    let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
+    // Not watched: without NATS a gateway goes on from what it has, and says `stream-stale`.
+    let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let Some(agreed) = process.unless_stopped(bus.agree(&parameters)).await else { return Ok(()) };
     agreed.map_err(bus_error)?;
@@ -61,14 +67,20 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let http = process::listen("http", config.listen.http).await?;
     let grpc = process::listen("grpc", config.listen.grpc).await?;
     spawn_admin(&config, &process).await?;
-    let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
+    let Some((bus, nats)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async {
         let (journal, leases) = (bus.journal(&parameters).await?, bus.leases().await?);
-        Ok((journal, leases, bus.serve_requests(FANOUTS).await?))
+        Ok((journal, leases, bus.serve_requests(foghorn_fanout::nats::GROUP).await?))
     });
     let Some(opened) = opened.await else { return Ok(()) };
     let (journal, leases, requests) = opened.map_err(bus_error)?;
+    process.unready_when_stopping();
+    let connection = bus.clone();
+    process.watch(nats, move || {
+        let stands = connection.connected();
+        async move { if stands { Ok(()) } else { Err("NATS: the connection is lost".to_owned()) } }
+    });
 
     let ports = FanoutPorts {
         journal: Arc::new(journal),
@@ -89,7 +101,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),
-        &["foghorn.v1.Publisher"],
+        &[foghorn_fanout::grpc::SERVICE],
         process.shutdown.receiver(),
     ));
     // Returns when it is time to stop, leases given up and requests answered.
@@ -107,7 +119,8 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     let process = Process::start()?;
     let grpc = process::listen("grpc", config.listen.grpc).await?;
     spawn_admin(&config, &process).await?;
-    let Some(bus) = connect(&config, &process).await? else { return Ok(()) };
+    // Not watched: without NATS the log still answers from PostgreSQL.
+    let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async { Ok((bus.journal(&parameters).await?, bus.leases().await?)) });
     let Some(opened) = opened.await else { return Ok(()) };
@@ -126,12 +139,14 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     };
     let Some(running) = process.unless_stopped(service.start()).await else { return Ok(()) };
     let running = running.map_err(migrate_error)?;
-    postgres.ready();
+    process.unready_when_stopping();
+    let log = running.log();
+    process.watch(postgres, move || ask_postgres(log.clone()));
     let routes = Routes::new(foghorn_rpc::server::event_log(running.log(), parameters.shards));
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         routes,
-        &["foghorn.v1.EventLog"],
+        &[event_log_server::SERVICE_NAME],
         process.shutdown.receiver(),
     ));
     process.shutdown.wait().await;
@@ -156,15 +171,22 @@ pub(crate) async fn migrate(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The bus, once it answers. `None` when the process is told to stop first.
-async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<Bus>> {
+/// Asks the log what only PostgreSQL can answer, and cheaply: about a position before every other.
+async fn ask_postgres(log: Arc<dyn EventLog>) -> Result<(), String> {
+    let before_all = Position { shard: Shard::ZERO, epoch: Epoch::new(0), seq: 0 };
+    let asked = log.committed(before_all, Key::from_bytes([0; 16]), Duration::ZERO).await;
+    asked.map(|_| ()).map_err(|error| format!("PostgreSQL: {error}"))
+}
+
+/// The bus, once it answers, and what its connection is to readiness. `None` when the process is told to stop first.
+async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<(Bus, Part)>> {
     let waiting = process.health.part("nats", "NATS");
     let metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let connecting = Bus::connect(nats_options(config), metrics);
     let Some(bus) = process.unless_stopped(connecting).await else { return Ok(None) };
     let bus = bus.map_err(bus_error)?;
     waiting.ready();
-    Ok(Some(bus))
+    Ok(Some((bus, waiting)))
 }
 
 fn nats_options(config: &Config) -> NatsOptions {
@@ -178,9 +200,14 @@ fn nats_options(config: &Config) -> NatsOptions {
     } else {
         None
     };
+    let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+    let tls =
+        NatsTls { authority: given(&nats.ca), certificate: given(&nats.certificate).zip(given(&nats.key)) };
     NatsOptions {
         urls: nats.url.split(',').map(|url| url.trim().to_owned()).collect(),
         credentials,
+        // Without any of it the URL says whether TLS is meant.
+        tls: (tls.authority.is_some() || tls.certificate.is_some()).then_some(tls),
         replicas: nats.replicas,
         journal_bytes: nats.journal_bytes,
         ..NatsOptions::default()
@@ -217,9 +244,10 @@ fn bus_error(error: BusError) -> anyhow::Error {
     }
 }
 
+/// A schema that isn't this binary's is a wrong choice of binary: exit code 2. All else failed: 1.
 fn migrate_error(error: MigrateError) -> anyhow::Error {
     match error {
-        MigrateError::Database(_) => error.into(),
-        other => Misconfigured(other.to_string()).into(),
+        MigrateError::Newer { .. } => Misconfigured(error.to_string()).into(),
+        MigrateError::Database(_) | MigrateError::Failed { .. } | MigrateError::Slow => error.into(),
     }
 }

@@ -3,7 +3,10 @@
 //! A key `section.name` is `FOGHORN_SECTION_NAME` in the environment. What is wrong is said with its
 //! place: the line in the file, the variable, or the flag.
 
+mod check;
 mod read;
+mod secrets;
+mod urls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,12 +14,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use foghorn_core::event::{FRAME_BYTES_DEFAULT, FRAME_BYTES_MAX};
+use foghorn_core::event::FRAME_BYTES_DEFAULT;
 use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::shard::ShardCount;
 use foghorn_telemetry::logging::LogFormat;
 
-pub(crate) use read::read;
+pub(crate) use read::{environment, read};
+pub(crate) use secrets::without_secrets;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,7 +72,8 @@ pub(crate) struct Http {
     pub hosts: Vec<String>,
     /// Origins whose pages may use the API, besides the server's own.
     pub origins: Vec<String>,
-    /// Most connections to one listener.
+    /// Most connections to one listener; more wait. Above `gateway.connections`, or a gateway could never
+    /// take the connection on which it says that it is full.
     pub connections: usize,
 }
 
@@ -109,6 +114,12 @@ pub(crate) struct Nats {
     pub token: String,
     /// A `.creds` file.
     pub credentials: PathBuf,
+    /// PEM file of a certificate authority beside the system's. This or a certificate requires TLS.
+    pub ca: PathBuf,
+    /// PEM file of a client certificate.
+    pub certificate: PathBuf,
+    /// PEM file of the certificate's key.
+    pub key: PathBuf,
     /// Copies of the journal; 3 for a cluster that survives the loss of a server.
     pub replicas: usize,
     /// Bytes of each shard's journal; at the bound, publishing is refused until the log has caught up.
@@ -121,7 +132,7 @@ pub(crate) struct Nats {
 pub(crate) struct Postgres {
     /// `postgres://user:password@host/database`.
     pub url: String,
-    /// Most connections that one process reads with; writers have one for each shard besides.
+    /// Most connections that one process reads with. Its writers and chores take up to 10 more.
     pub connections: u32,
 }
 
@@ -147,7 +158,7 @@ impl Default for Config {
 
 impl Default for Http {
     fn default() -> Self {
-        Http { hosts: Vec::new(), origins: Vec::new(), connections: 100_000 }
+        Http { hosts: Vec::new(), origins: Vec::new(), connections: 101_000 }
     }
 }
 
@@ -187,6 +198,9 @@ impl Default for Nats {
             password: String::new(),
             token: String::new(),
             credentials: PathBuf::new(),
+            ca: PathBuf::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
             replicas: 1,
             journal_bytes: 1 << 30,
         }
@@ -231,44 +245,5 @@ impl Config {
     /// The policies, checked against each other.
     pub(crate) fn checked_policies(&self) -> Result<Arc<Policies>, String> {
         Policies::new(self.policies.clone()).map(Arc::new).map_err(|error| error.to_string())
-    }
-
-    /// What is wrong across keys, or with values that their types allow.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        self.shard_count()?;
-        self.checked_policies()?;
-        if self.http.connections == 0 {
-            return Err("http.connections must be at least 1".to_owned());
-        }
-        self.gateway.check()?;
-        self.fanout.check()?;
-        if !(1024..=FRAME_BYTES_MAX).contains(&self.limits.event_bytes) {
-            return Err(format!(
-                "limits.event_bytes must be between 1024 and {FRAME_BYTES_MAX}, not {}",
-                self.limits.event_bytes
-            ));
-        }
-        for policy in &self.policies {
-            if policy.event_bytes.is_some_and(|bytes| bytes > self.limits.event_bytes) {
-                return Err(format!(
-                    "policy {}: event_bytes is above limits.event_bytes ({})",
-                    policy.pattern, self.limits.event_bytes
-                ));
-            }
-        }
-        tracing_subscriber::EnvFilter::try_new(&self.log.filter)
-            .map_err(|error| format!("log.filter: {error}"))?;
-        Ok(())
-    }
-
-    /// Refuses to listen where others can reach it while nobody has to say who they are.
-    pub(crate) fn check_exposure(&self, addresses: &[SocketAddr]) -> Result<(), String> {
-        match addresses.iter().find(|address| !address.ip().is_loopback()) {
-            Some(open) if !self.allow_anonymous => Err(format!(
-                "{open} can be reached from other machines and no authentication is configured, so anybody could \
-                 publish and listen; listen on 127.0.0.1, or say --allow-anonymous if that is meant"
-            )),
-            _ => Ok(()),
-        }
     }
 }

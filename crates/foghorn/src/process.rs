@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -10,13 +10,20 @@ use tokio::sync::watch;
 use foghorn_http::Handler;
 use foghorn_http::serve::{Limits, bind, serve};
 use foghorn_telemetry::admin::{Admin, SharedRegistry};
-use foghorn_telemetry::health::Health;
+use foghorn_telemetry::health::{Health, Part};
 use foghorn_telemetry::shutdown::{self, Shutdown};
 
 use crate::config::Config;
 
 /// How long connections may take to end after everything was said.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// How often what a process needs is looked at, and how long it must have been gone to be called lost. A
+/// change of leader or a restart behind a load balancer is over by then.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOST_AFTER: Duration = Duration::from_secs(15);
+/// How long a look may take.
+const LOOK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A service can't start because of how it was told to: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +58,40 @@ impl Process {
             started = starting => Some(started),
             () = self.shutdown.wait() => None,
         }
+    }
+}
+
+impl Process {
+    /// Looks whether what `part` stands for is still there, until the process stops: unready when it is lost,
+    /// and ready when it is back. The part is ready now.
+    pub(crate) fn watch<F>(&self, part: Part, mut look: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), String>> + Send,
+    {
+        let mut watched = part.watched(LOST_AFTER);
+        let shutdown = self.shutdown.clone();
+        let looking = async move {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let found = tokio::time::timeout(LOOK_DEADLINE, look()).await;
+                watched.saw(Instant::now(), found.unwrap_or_else(|_| Err("no answer".to_owned())));
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = looking => {}
+                () = shutdown.wait() => {}
+            }
+        });
+    }
+
+    /// Turns unready as soon as the process is told to stop.
+    pub(crate) fn unready_when_stopping(&self) {
+        let (health, shutdown) = (self.health.clone(), self.shutdown.clone());
+        tokio::spawn(async move {
+            shutdown.wait().await;
+            health.part("drain", "nothing: the process is draining");
+        });
     }
 }
 

@@ -44,7 +44,7 @@ impl Router {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Problem::method("GET").into_response();
         }
-        let answer = page::answer(path).or_else(|| self.admin.answer(path));
+        let answer = page::answer(path).or_else(|| self.admin.answer(request.method(), path));
         answer.unwrap_or_else(|| Problem::not_found(path).into_response())
     }
 }

@@ -71,7 +71,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),
-        &["foghorn.v1.Publisher"],
+        &[foghorn_fanout::grpc::SERVICE],
         process.shutdown.receiver(),
     ));
     let retaining = tokio::spawn({

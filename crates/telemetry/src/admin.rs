@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foghorn_http::body::{json, with_type};
 use foghorn_http::problem::Problem;
 use foghorn_http::{Handler, Response};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
@@ -30,14 +30,19 @@ impl Admin {
         Admin { health, registry }
     }
 
-    /// The answer to `GET path`, when the path is one of ours.
-    pub fn answer(&self, path: &str) -> Option<Response> {
-        match path {
-            "/healthz" => Some(with_type(StatusCode::OK, "text/plain", "ok\n")),
-            "/readyz" => Some(self.ready()),
-            "/metrics" => Some(self.metrics()),
-            _ => None,
+    /// The answer to a request for `path`, when the path is one of ours. Only asking is allowed: a probe or
+    /// a scraper that sends something means another server.
+    pub fn answer(&self, method: &Method, path: &str) -> Option<Response> {
+        let answer: fn(&Self) -> Response = match path {
+            "/healthz" => |_| with_type(StatusCode::OK, "text/plain", "ok\n"),
+            "/readyz" => Admin::ready,
+            "/metrics" => Admin::metrics,
+            _ => return None,
+        };
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Some(Problem::method("GET").into_response());
         }
+        Some(answer(self))
     }
 
     fn ready(&self) -> Response {
@@ -69,7 +74,32 @@ impl Handler for Admin {
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
         Box::pin(async move {
             let path = request.uri().path();
-            self.answer(path).unwrap_or_else(|| Problem::not_found(path).into_response())
+            self.answer(request.method(), path).unwrap_or_else(|| Problem::not_found(path).into_response())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_asking_is_answered() {
+        let health = Health::default();
+        let admin = Admin::new(health.clone(), SharedRegistry::default());
+        let status = |method: Method, path: &str| admin.answer(&method, path).map(|answer| answer.status());
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            assert_eq!(status(Method::GET, path), Some(StatusCode::OK), "{path}");
+            assert_eq!(status(Method::HEAD, path), Some(StatusCode::OK), "{path}");
+            for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+                assert_eq!(status(method, path), Some(StatusCode::METHOD_NOT_ALLOWED), "{path}");
+            }
+        }
+        for path in ["/", "/metrics/", "/metrics/x", "/METRICS"] {
+            assert!(status(Method::GET, path).is_none(), "{path}");
+            assert!(status(Method::POST, path).is_none(), "{path}");
+        }
+        health.part("bus", "the bus");
+        assert_eq!(status(Method::GET, "/readyz"), Some(StatusCode::SERVICE_UNAVAILABLE));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -17,6 +18,17 @@ pub struct Health {
 pub struct Part {
     name: String,
     health: Health,
+}
+
+/// A part that can be lost after it was ready. A failure is not a loss yet: readiness that flaps sends
+/// clients to and fro, and when all replicas are unready at once there is none left to answer. So it takes
+/// nothing but failures for a while, and one success to be ready again.
+#[derive(Debug)]
+pub struct Watched {
+    part: Part,
+    lost_after: Duration,
+    failing_since: Option<Instant>,
+    lost: bool,
 }
 
 impl Health {
@@ -45,6 +57,13 @@ impl Part {
         self.set(Some(waiting_for.into()));
     }
 
+    /// The part, ready now, is lost once it has failed for `lost_after`, at least 10 s.
+    pub fn watched(self, lost_after: Duration) -> Watched {
+        self.ready();
+        let lost_after = lost_after.max(Duration::from_secs(10));
+        Watched { part: self, lost_after, failing_since: None, lost: false }
+    }
+
     fn set(&self, missing: Option<String>) {
         let before = self.health.parts.lock().insert(self.name.clone(), missing.clone());
         match (before, missing) {
@@ -54,5 +73,66 @@ impl Part {
             }
             _ => {}
         }
+    }
+}
+
+impl Watched {
+    /// Takes note of what a look at `now` has found: an error says what is missing.
+    pub fn saw(&mut self, now: Instant, found: Result<(), String>) {
+        let Err(missing) = found else {
+            self.failing_since = None;
+            if std::mem::take(&mut self.lost) {
+                self.part.ready();
+            }
+            return;
+        };
+        let since = *self.failing_since.get_or_insert(now);
+        // Once, so that a reason whose words change isn't logged at every look.
+        if !self.lost && now.saturating_duration_since(since) >= self.lost_after {
+            self.lost = true;
+            self.part.not_ready(missing);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_is_lost_only_after_a_while_of_nothing_but_failures() {
+        let health = Health::default();
+        let part = health.part("bus", "the bus");
+        assert_eq!(health.missing(), [("bus".to_owned(), "the bus".to_owned())]);
+        let mut bus = part.watched(Duration::from_secs(15));
+        let start = Instant::now();
+        let mut saw = |second: u64, found: Result<(), &str>| {
+            bus.saw(start + Duration::from_secs(second), found.map_err(str::to_owned));
+            health.missing().into_iter().map(|(_, missing)| missing).collect::<Vec<_>>()
+        };
+        let nothing: [&str; 0] = [];
+        assert_eq!(saw(0, Ok(())), nothing);
+        assert_eq!(saw(1, Err("gone")), nothing);
+        assert_eq!(saw(15, Err("gone")), nothing);
+        // A success begins the count anew.
+        assert_eq!(saw(16, Ok(())), nothing);
+        assert_eq!(saw(17, Err("gone")), nothing);
+        assert_eq!(saw(31, Err("gone")), nothing);
+        assert_eq!(saw(32, Err("gone")), ["gone"]);
+        assert_eq!(saw(60, Err("still gone")), ["gone"]);
+        assert_eq!(saw(61, Ok(())), nothing);
+        assert_eq!(saw(62, Err("gone")), nothing);
+    }
+
+    #[test]
+    fn no_loss_is_declared_within_ten_seconds() {
+        let health = Health::default();
+        let mut bus = health.part("bus", "").watched(Duration::ZERO);
+        let start = Instant::now();
+        bus.saw(start, Err("gone".to_owned()));
+        bus.saw(start + Duration::from_secs(9), Err("gone".to_owned()));
+        assert!(health.missing().is_empty());
+        bus.saw(start + Duration::from_secs(10), Err("gone".to_owned()));
+        assert!(!health.missing().is_empty());
     }
 }

@@ -1,7 +1,13 @@
 //! Stopping: one signal drains, a second one stops at once.
 
+use std::time::{Duration, Instant};
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+
+/// A signal this soon after the first is the same wish said twice: `timeout` signals its child and then the
+/// group, a terminal the whole group while a script passes it on.
+const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// Told to everything that runs. Turns true once.
 #[derive(Debug, Clone)]
@@ -46,7 +52,8 @@ impl Shutdown {
     }
 }
 
-/// Fires at SIGTERM or SIGINT. At the second one the process exits with code 1 at once.
+/// Fires at SIGTERM or SIGINT. At another one, half a second later or more, the process exits with code 1 at
+/// once.
 pub fn on_signals(trigger: Trigger) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
@@ -55,9 +62,31 @@ pub fn on_signals(trigger: Trigger) -> std::io::Result<()> {
         let signal = next().await;
         tracing::info!(signal, "draining; a second signal stops at once");
         trigger.fire();
-        let signal = next().await;
+        let first = Instant::now();
+        let signal = loop {
+            let signal = next().await;
+            if is_impatient(first.elapsed()) {
+                break signal;
+            }
+        };
         tracing::warn!(signal, "stopping at once");
         std::process::exit(1);
     });
     Ok(())
+}
+
+fn is_impatient(since_first: Duration) -> bool {
+    since_first >= SAME_WISH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_wish_said_twice_is_no_impatience() {
+        assert!(!is_impatient(Duration::ZERO));
+        assert!(!is_impatient(Duration::from_millis(499)));
+        assert!(is_impatient(Duration::from_millis(500)));
+    }
 }

@@ -1,55 +1,85 @@
 //! Reading file and environment into a [`Config`].
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, secrets};
 
 const PREFIX: &str = "FOGHORN_";
-/// Variables with our prefix that are not keys: the client commands' and the tests'.
+/// Variables with our prefix that are not keys: the commands' and the tests'. (Those that docker-compose.yml
+/// reads itself end in `_PORT`, like Kubernetes' own.)
 const NOT_KEYS: &[&str] = &["FOGHORN_URL", "FOGHORN_CONFIG", "FOGHORN_BIN", "FOGHORN_ADMIN_URL"];
+
+/// The variables of this process that may be meant for us.
+pub(crate) fn environment() -> Result<Vec<(String, String)>, String> {
+    let ours = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text)));
+    ours.filter(|(name, _)| name.starts_with(PREFIX))
+        .map(|(name, text)| match text.into_string() {
+            Ok(text) => Ok((name, text)),
+            Err(_) => Err(format!("{name} in the environment is not UTF-8")),
+        })
+        .collect()
+}
 
 /// The configuration of file and environment. The error names the place.
 pub(crate) fn read(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, String> {
-    let mut table = Table::new();
-    if let Some(path) = file {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        // Once as the type, for errors with their line; once as a table, to lay the environment over.
-        let _checked: Config =
-            toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), explain(&error)))?;
-        table = text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
-    }
+    let mut table = match file {
+        Some(path) => read_file(path).map_err(|error| format!("{}: {error}", path.display()))?,
+        None => Table::new(),
+    };
+    let given = overlay(&mut table, environment)?;
+    let config = Config::try_from_table(&table)?;
+    config.check().map_err(|error| {
+        // The error begins with the key.
+        let key = error.split([' ', ':']).next().unwrap_or_default();
+        let variable = format!("{PREFIX}{}", key.replace('.', "_").to_uppercase());
+        match file {
+            _ if given.contains(&variable) => format!("{variable} in the environment: {error}"),
+            Some(path) => format!("{}: {error}", path.display()),
+            None => error,
+        }
+    })?;
+    Ok(config)
+}
+
+fn read_file(path: &Path) -> Result<Table, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    // First as a table, whose errors are about what the text looks like; then as the type, whose errors
+    // may quote values.
+    let table: Table = text.parse().map_err(|error| at(&text, &error, error.message()))?;
+    let _checked: Config = toml::from_str(&text).map_err(|error| explain(&text, &error))?;
+    Ok(table)
+}
+
+/// Lays the variables over the file's keys. Returns the names of those that were given.
+fn overlay(
+    table: &mut Table,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<BTreeSet<String>, String> {
     let known = keys()?;
     let mut environment: Vec<_> =
         environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     environment.sort();
+    let mut given = BTreeSet::new();
     for (name, text) in environment {
         let Some((path, example)) = known.iter().find(|(path, _)| variable(path) == name) else {
-            if !NOT_KEYS.contains(&name.as_str())
-                && !name.starts_with("FOGHORN_TEST_")
-                && !from_kubernetes(&name)
-            {
-                eprintln!(
-                    "foghorn: {name} in the environment is no configuration key{}; ignored",
-                    near(&name, &known)
-                );
+            if is_no_key(&name) {
+                continue;
             }
-            continue;
+            // Not passed over: what was meant by it would silently not hold.
+            return Err(format!("{name} in the environment is no configuration key{}", near(&name, &known)));
         };
         let value = parse(&text, example).map_err(|error| format!("{name} in the environment: {error}"))?;
-        set(&mut table, path, value);
-        Config::try_from_table(&table).map_err(|error| format!("{name} in the environment: {error}"))?;
+        set(table, path, value);
+        Config::try_from_table(table).map_err(|error| format!("{name} in the environment: {error}"))?;
+        given.insert(name);
     }
-    let config = Config::try_from_table(&table)?;
-    config.check().map_err(|error| match file {
-        Some(path) => format!("{}: {error}", path.display()),
-        None => error,
-    })?;
-    Ok(config)
+    Ok(given)
 }
 
 impl Config {
@@ -87,13 +117,26 @@ fn parse(text: &str, example: &Value) -> Result<Value, String> {
         return Ok(Value::String(text.to_owned()));
     }
     let parsed: Result<Table, _> = format!("value = {text}").parse();
-    match parsed {
-        Ok(mut table) => table.remove("value").ok_or_else(|| format!("{text:?} is not a value")),
-        // A list of one text or a few is often written without quotes.
-        Err(_) if matches!(example, Value::Array(_)) => {
-            Ok(Value::Array(text.split(',').map(|item| Value::String(item.trim().to_owned())).collect()))
+    match parsed.ok().and_then(|mut table| table.remove("value")) {
+        Some(value) if value.same_type(example) => Ok(value),
+        // A list of one text or a few is often written without brackets and quotes.
+        _ if matches!(example, Value::Array(_)) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }
-        Err(_) => Err(format!("{text:?} is not a {}", example.type_str())),
+        _ => Err(format!("{text:?} is not {}", wanted(example))),
+    }
+}
+
+fn wanted(example: &Value) -> &'static str {
+    match example {
+        Value::Integer(_) => "a whole number",
+        Value::Boolean(_) => "true or false",
+        Value::Float(_) => "a number",
+        Value::Datetime(_) => "a time",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
     }
 }
 
@@ -112,12 +155,25 @@ fn set(table: &mut Table, path: &[String], value: Value) {
     }
 }
 
+/// Whether a variable is for somebody else.
+fn is_no_key(name: &str) -> bool {
+    NOT_KEYS.contains(&name) || name.starts_with("FOGHORN_TEST_") || from_kubernetes(name)
+}
+
 /// Kubernetes tells every pod about services, `foghorn-gateway` among them, in variables like ours.
 fn from_kubernetes(name: &str) -> bool {
+    // As in `FOGHORN_GATEWAY_PORT_8080_TCP_ADDR`.
+    let numbered = |rest: &str| {
+        let mut words = rest.split('_');
+        let number = words.next().unwrap_or_default();
+        let protocol = matches!(words.next(), Some("TCP" | "UDP" | "SCTP"));
+        protocol && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let port = "_PORT_";
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
-        || name.contains("_PORT_")
         || name.ends_with("_PORT")
+        || name.match_indices(port).any(|(at, _)| numbered(&name[at + port.len()..]))
 }
 
 fn near(name: &str, known: &[(Vec<String>, Value)]) -> String {
@@ -128,20 +184,40 @@ fn near(name: &str, known: &[(Vec<String>, Value)]) -> String {
     }
 }
 
-/// The parser's message with its line, and the near match of an unknown key.
-fn explain(error: &toml::de::Error) -> String {
-    let text = error.to_string();
-    let text = text.trim_end();
-    let Some((_, rest)) = text.split_once("unknown field `") else { return text.to_owned() };
-    let Some((unknown, rest)) = rest.split_once('`') else { return text.to_owned() };
-    let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-    let near = known
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
-    match near.filter(|near| strsim::jaro_winkler(near, unknown) > 0.7) {
-        Some(near) => format!("{text}\ndid you mean {near}?"),
-        None => text.to_owned(),
+/// A message with its place. Never the source line itself: it may hold a secret.
+fn at(text: &str, error: &toml::de::Error, message: &str) -> String {
+    let Some(span) = error.span() else { return message.to_owned() };
+    let before = text.get(..span.start).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}: {message}")
+}
+
+/// The parser's message with its place, and the near match of an unknown key.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message();
+    let near = near_field(message).map(|near| format!("\ndid you mean {near}?"));
+    let is_about_a_key = message.starts_with("unknown field") || message.starts_with("missing field");
+    let line = error.span().and_then(|span| line_at(text, span.start)).unwrap_or_default();
+    if !is_about_a_key && secrets::may_hold_one(line) {
+        return at(text, error, "the value is not what this key takes (not shown, it may be a secret)");
     }
+    at(text, error, message) + near.as_deref().unwrap_or_default()
+}
+
+fn line_at(text: &str, offset: usize) -> Option<&str> {
+    let start = text.get(..offset)?.rfind('\n').map_or(0, |at| at + 1);
+    text.get(start..)?.lines().next()
+}
+
+/// Of the keys that the message lists, the one nearest to the unknown one.
+fn near_field(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("unknown field `")?;
+    let (unknown, rest) = rest.split_once('`')?;
+    let known = rest.split('`').skip(1).step_by(2);
+    let near =
+        known.max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)))?;
+    (strsim::jaro_winkler(near, unknown) > 0.7).then_some(near)
 }
 
 #[cfg(test)]
@@ -197,13 +273,98 @@ mod tests {
         assert_eq!(names.len(), all);
     }
 
+    /// `section.key` and default of every row of the document, policies aside.
+    fn documented() -> Vec<(String, String)> {
+        let mut rows = Vec::new();
+        let mut section = "";
+        for line in include_str!("../../../../docs/configuration.md").lines() {
+            if let Some(title) = line.strip_prefix("## ") {
+                section = title.trim_matches(|c| "`[]".contains(c));
+            }
+            let mut cells = line.split('|').skip(1).map(str::trim);
+            let (Some(names), Some(default)) = (cells.next(), cells.next()) else { continue };
+            for name in names.split(", ").filter_map(|name| name.strip_prefix('`')?.strip_suffix('`')) {
+                let key = match section {
+                    "Top level" => name.to_owned(),
+                    section => format!("{section}.{name}"),
+                };
+                rows.push((key, default.trim_matches('`').to_owned()));
+            }
+        }
+        rows.retain(|(key, _)| !key.starts_with("policy."));
+        rows
+    }
+
     #[test]
-    fn listening_beyond_loopback_needs_a_word() {
-        let mut config = Config::default();
-        let open = ["0.0.0.0:8080".parse().unwrap()];
-        assert!(config.check_exposure(&["127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()]).is_ok());
-        assert!(config.check_exposure(&open).unwrap_err().contains("--allow-anonymous"));
-        config.allow_anonymous = true;
-        assert!(config.check_exposure(&open).is_ok());
+    fn the_document_has_every_key_with_its_default_and_no_other() {
+        let mut documented = documented();
+        let mut real: Vec<_> =
+            keys().unwrap().into_iter().map(|(path, value)| (path.join("."), value)).collect();
+        real.retain(|(key, _)| key != "policy");
+        let mut real: Vec<_> = real
+            .into_iter()
+            .map(|(key, value)| match value {
+                Value::String(text) => (key, text),
+                other => (key, other.to_string()),
+            })
+            .collect();
+        documented.sort();
+        real.sort();
+        assert_eq!(documented, real);
+    }
+
+    #[test]
+    fn a_mistyped_variable_is_an_error_and_kubernetes_own_are_not() {
+        let error = with_file("", &[("FOGHORN_GATEWAY_RING_BYTE", "5")]).unwrap_err();
+        assert!(error.contains("did you mean FOGHORN_GATEWAY_RING_BYTES?"), "{error}");
+        assert!(with_file("", &[("FOGHORN_SOMETHING", "")]).is_err());
+        let others = [
+            "FOGHORN_SERVICE_HOST",
+            "FOGHORN_GATEWAY_SERVICE_PORT",
+            "FOGHORN_GATEWAY_SERVICE_PORT_HTTP",
+            "FOGHORN_GATEWAY_PORT",
+            "FOGHORN_GATEWAY_PORT_8080_TCP",
+            "FOGHORN_PORT_8080_TCP_ADDR",
+            "FOGHORN_CONFIG",
+            "FOGHORN_TEST_NATS_URL",
+            "OTHER",
+        ];
+        with_file("", &others.map(|name| (name, "tcp://10.0.0.1:8080"))).unwrap();
+        for (path, _) in keys().unwrap() {
+            assert!(!is_no_key(&variable(&path)), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn errors_say_where_a_wrong_value_comes_from() {
+        let error = with_file("", &[("FOGHORN_NATS_REPLICAS", "7")]).unwrap_err();
+        assert!(error.starts_with("FOGHORN_NATS_REPLICAS in the environment: nats.replicas"), "{error}");
+        let error = with_file("nats.replicas = 7", &[("FOGHORN_NATS_USER", "a")]).unwrap_err();
+        assert!(!error.contains("environment") && error.contains(": nats.replicas"), "{error}");
+        let error = with_file("", &[("FOGHORN_NATS_REPLICAS", "three")]).unwrap_err();
+        assert!(error.contains("\"three\" is not a whole number"), "{error}");
+        let error = with_file("", &[("FOGHORN_ALLOW_ANONYMOUS", "1")]).unwrap_err();
+        assert!(error.contains("is not true or false"), "{error}");
+        assert!(with_file("", &[("FOGHORN_HTTP_HOSTS", "")]).unwrap().http.hosts.is_empty());
+    }
+
+    #[test]
+    fn no_error_shows_a_secret() {
+        for text in [
+            "[nats]\npassword = \"hunter2\npassword = 5",
+            "[nats]\npassword = \"hunter2\" x",
+            "[nats]\nuser = \"a\"\ntoken = [\"hunter2\"]",
+            "nats = \"nats://u:hunter2@a\"",
+            "nats = { url = [\"nats://u:hunter2@a\"] }",
+            "[postgres]\nurl = { password = \"hunter2\" }",
+            "[nats]\npasswort = \"hunter2\"",
+            "[nats]\nurl = \"nats://u:hunter2@bad host:1\"",
+        ] {
+            let error = with_file(text, &[]).unwrap_err();
+            assert!(!error.contains("hunter2"), "{text}: {error}");
+            assert!(error.contains("line ") || error.contains("nats.url"), "{text}: {error}");
+        }
+        let error = with_file("[nats]\ntoken = 12345", &[]).unwrap_err();
+        assert!(error.contains("line 2, column 9") && !error.contains("12345"), "{error}");
     }
 }

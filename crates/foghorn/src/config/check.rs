@@ -1,0 +1,183 @@
+//! What is wrong across keys, or with values that their types allow. Every error begins with the key, and
+//! says what to write.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use foghorn_core::event::FRAME_BYTES_MAX;
+
+use super::{Config, Http, Nats, urls};
+
+/// The least that a journal can work with.
+const JOURNAL_BYTES_MIN: u64 = 64 * 1024;
+
+impl Config {
+    /// The first thing that is wrong, if anything is. Looks at nothing but the values: whether a file or a
+    /// server is there turns out at start.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.shard_count()?;
+        self.checked_policies()?;
+        self.gateway.check()?;
+        self.fanout.check()?;
+        self.http.check(self.gateway.connections)?;
+        self.nats.check()?;
+        urls::eventlog(&self.eventlog.url).map_err(|what| format!("eventlog.url: {what}"))?;
+        urls::postgres(&self.postgres.url).map_err(|what| format!("postgres.url: {what}"))?;
+        if self.postgres.connections == 0 {
+            return Err("postgres.connections must be at least 1".to_owned());
+        }
+        if !self.standalone.ephemeral && is_empty(&self.standalone.data) {
+            return Err("standalone.data is empty: name a folder, such as \"foghorn-data\", or write \
+                        standalone.ephemeral = true to keep events in memory alone"
+                .to_owned());
+        }
+        self.check_sizes()?;
+        tracing_subscriber::EnvFilter::try_new(&self.log.filter)
+            .map_err(|error| format!("log.filter: {error}"))?;
+        Ok(())
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
+        let most = self.limits.event_bytes;
+        if !(1024..=FRAME_BYTES_MAX).contains(&most) {
+            return Err(format!("limits.event_bytes must be between 1024 and {FRAME_BYTES_MAX}, not {most}"));
+        }
+        match self.policies.iter().find(|policy| policy.event_bytes.is_some_and(|bytes| bytes > most)) {
+            Some(policy) => {
+                Err(format!("policy {}: event_bytes is above limits.event_bytes ({most})", policy.pattern))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to listen where others can reach it while nobody has to say who they are.
+    pub(crate) fn check_exposure(&self, addresses: &[SocketAddr]) -> Result<(), String> {
+        match addresses.iter().find(|address| !address.ip().is_loopback()) {
+            Some(open) if !self.allow_anonymous => Err(format!(
+                "{open} can be reached from other machines and no authentication is configured, so anybody could \
+                 publish and listen; listen on 127.0.0.1, or say --allow-anonymous if that is meant"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for every address there is, for those who don't know yet which of them will be used.
+    pub(crate) fn check_all_exposure(&self) -> Result<(), String> {
+        let listen = &self.listen;
+        [("http", listen.http), ("grpc", listen.grpc), ("admin", listen.admin)].into_iter().try_for_each(
+            |(key, address)| {
+                self.check_exposure(&[address])
+                    .map_err(|what| format!("listen.{key}: {what} (in the file: allow_anonymous = true)"))
+            },
+        )
+    }
+}
+
+impl Http {
+    fn check(&self, streams: usize) -> Result<(), String> {
+        for host in &self.hosts {
+            urls::host(host).map_err(|what| format!("http.hosts: {host:?} {what}"))?;
+        }
+        for origin in &self.origins {
+            urls::origin(origin).map_err(|what| format!("http.origins: {origin:?} {what}"))?;
+        }
+        if self.connections <= streams {
+            return Err(format!(
+                "http.connections must be above gateway.connections ({streams}), not {}: a gateway that is full \
+                 needs a connection to say so",
+                self.connections
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Nats {
+    fn check(&self) -> Result<(), String> {
+        urls::nats(&self.url).map_err(|what| format!("nats.url: {what}"))?;
+        if !self.password.is_empty() && self.user.is_empty() {
+            return Err("nats.password is given without nats.user: give both, or neither".to_owned());
+        }
+        if is_empty(&self.certificate) != is_empty(&self.key) {
+            return Err(
+                "nats.certificate and nats.key go together: give both PEM files, or neither".to_owned()
+            );
+        }
+        if !(1..=5).contains(&self.replicas) {
+            return Err(format!("nats.replicas must be between 1 and 5, not {}", self.replicas));
+        }
+        if !(JOURNAL_BYTES_MIN..=i64::MAX.unsigned_abs()).contains(&self.journal_bytes) {
+            return Err(format!(
+                "nats.journal_bytes must be at least {JOURNAL_BYTES_MIN}, not {}",
+                self.journal_bytes
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str) -> Result<(), String> {
+        toml::from_str::<Config>(text).unwrap().check()
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_with_its_key_and_what_to_write() {
+        for (text, key, hint) in [
+            ("nats.url = \"nats://u:hunter2@bad host:1\"", "nats.url", "nats://host:4222"),
+            ("nats.url = \"\"", "nats.url", "nats://host:4222"),
+            ("nats.replicas = 0", "nats.replicas", "between 1 and 5"),
+            ("nats.replicas = 6", "nats.replicas", "between 1 and 5"),
+            ("nats.journal_bytes = 0", "nats.journal_bytes", "at least 65536"),
+            ("nats.password = \"hunter2\"", "nats.password", "nats.user"),
+            ("nats.key = \"key.pem\"", "nats.certificate", "nats.key"),
+            ("postgres.url = \"hunter2\"", "postgres.url", "postgres://user:password@host/database"),
+            ("postgres.connections = 0", "postgres.connections", "at least 1"),
+            ("eventlog.url = \"eventlog:50052\"", "eventlog.url", "http://host:50052"),
+            ("http.origins = [\"app.example.com\"]", "http.origins", "https://app.example.com"),
+            ("http.hosts = [\"http://a:80\"]", "http.hosts", "app.example.com"),
+            ("http.connections = 100000", "http.connections", "gateway.connections (100000)"),
+            ("standalone.data = \"\"", "standalone.data", "ephemeral = true"),
+            ("limits.event_bytes = 1", "limits.event_bytes", "1024"),
+            ("log.filter = \"foghorn=loud\"", "log.filter", ""),
+        ] {
+            let error = checked(text).unwrap_err();
+            assert!(error.starts_with(key) && error.contains(hint), "{text}: {error}");
+            assert!(!error.contains("hunter2"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_can_work_passes() {
+        assert_eq!(Config::default().check(), Ok(()));
+        for text in [
+            "standalone = { data = \"\", ephemeral = true }",
+            "nats = { url = \"tls://a:4222\", ca = \"ca.pem\", certificate = \"c.pem\", key = \"k.pem\" }",
+            "http = { connections = 11 }\ngateway = { connections = 10 }",
+            "http = { hosts = [\"*\", \"events.example.com\"], origins = [\"https://app.example.com\"] }",
+        ] {
+            assert_eq!(checked(text), Ok(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn listening_beyond_loopback_needs_a_word() {
+        let mut config = Config::default();
+        let open = ["0.0.0.0:8080".parse().unwrap()];
+        assert!(config.check_exposure(&["127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()]).is_ok());
+        assert!(config.check_exposure(&open).unwrap_err().contains("--allow-anonymous"));
+        assert_eq!(config.check_all_exposure(), Ok(()));
+        config.listen.grpc = open[0];
+        let error = config.check_all_exposure().unwrap_err();
+        assert!(error.starts_with("listen.grpc") && error.contains("allow_anonymous = true"), "{error}");
+        config.allow_anonymous = true;
+        assert!(config.check_exposure(&open).is_ok() && config.check_all_exposure().is_ok());
+    }
+}
