@@ -73,7 +73,7 @@ impl PostgresLog {
             Ok(Stored::Reset { reason, epoch, after }) => Ok(self.reset(reason, epoch, after)),
             Ok(Stored::OtherEpoch { standing }) => {
                 let now = bounds(&*self.journal, query.shard).await?;
-                not_behind(query.shard, standing.as_ref(), now.epoch)?;
+                not_behind(query.shard, standing.as_ref().map(|standing| standing.epoch), now.epoch)?;
                 if now.epoch == query.epoch {
                     // The log's writer will hear of this epoch soon; the journal has all of it.
                     let page = Page { records: Vec::new(), to: query.after.max(now.first.saturating_sub(1)) };
