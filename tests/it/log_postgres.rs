@@ -11,7 +11,8 @@ use foghorn_bus::lease::Leases;
 use foghorn_bus::log::{Committed, EventLog, Replay, ReplayQuery};
 use foghorn_bus::memory::MemoryLeases;
 use foghorn_core::entry::Key;
-use foghorn_core::policy::Policies;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
@@ -310,6 +311,28 @@ async fn without_postgres_the_journal_answers_over_the_wire() {
         remote.locate(SHARD, at(2)).await.ok()
     });
     assert_eq!(located.await.after, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_is_filled_from_the_log_up_to_where_the_journal_begins() {
+    let never = Policy { replay: false, ..Policy::new(Pattern::parse("live").unwrap()) };
+    let subject = writing(ShardCount::ONE, policies(vec![never])).await;
+    let mut epoch = Epoch::new(0);
+    for (n, channel) in (1..).zip(["a", "live", "a", "live", "a"]) {
+        epoch = publish(&subject, channel, &format!("{n}")).await.epoch;
+    }
+    subject.settle().await;
+    subject.journal.trim(SHARD, 3).await.unwrap();
+    let fill = async |after| {
+        let topics = patterns(&[">"]);
+        let query =
+            ReplayQuery { shard: SHARD, epoch, after, topics, events: 100, bytes: 1 << 20, fill: true };
+        let Replay::Page(page) = subject.log.replay(query).await.unwrap() else { panic!("a reset") };
+        (page.events.iter().map(text_of).collect::<Vec<_>>(), page.to, page.tip)
+    };
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    assert_eq!(fill(0).await, (texts(&["1", "3"]), 3, 5), "what the journal no longer has is gone");
+    assert_eq!(fill(3).await, (texts(&["4", "5"]), 5, 5));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! What a writer does beside writing: it trims the journal.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// Trims the journal behind `head`, for as long as the tenure lasts. It is the tenure's own head and no
 /// other: what any other process has seen may be undone, as when PostgreSQL is restored from a backup.
-pub(super) async fn chores(writer: &Writer, epoch: Epoch, head: &AtomicU64) -> Ended {
+pub(super) async fn chores(writer: &Writer, epoch: Epoch, head: &AtomicU64) -> Infallible {
     let mut every = interval(TRIM_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

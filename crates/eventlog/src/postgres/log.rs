@@ -11,7 +11,7 @@ use foghorn_bus::log::{
 use foghorn_core::batch::Batch;
 use foghorn_core::entry::Key;
 use foghorn_core::policy::Policies;
-use foghorn_core::position::{Epoch, Position};
+use foghorn_core::position::Position;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use futures::FutureExt;
@@ -145,11 +145,16 @@ impl PostgresLog {
 
     async fn answer_locate(&self, shard: Shard, time: Timestamp) -> Result<Located, LogError> {
         let now = bounds(&*self.journal, shard).await?;
-        let after = match self.locate_stored(shard, now.epoch, time).await {
-            Ok(Some((after, head))) if after < head => after,
-            Ok(other) => {
-                let after = answer(self.journal.seek(shard, time)).await?;
-                after.max(other.map_or(0, |(_, head)| head))
+        let after = match self.locate_stored(shard, time).await {
+            Ok(stored) => {
+                not_behind(shard, stored.map(|stored| stored.epoch), now.epoch)?;
+                match stored.filter(|stored| stored.epoch == now.epoch) {
+                    Some(stored) if stored.after < stored.upto => stored.after,
+                    other => {
+                        let after = answer(self.journal.seek(shard, time)).await?;
+                        after.max(other.map_or(0, |stored| stored.upto))
+                    }
+                }
             }
             Err(error) => {
                 self.metrics.failed("read");
@@ -165,22 +170,13 @@ impl PostgresLog {
         Ok(Located { epoch: now.epoch, after, tip })
     }
 
-    /// The position among what is stored, and where that ends. None when nothing of this epoch is.
-    async fn locate_stored(
-        &self,
-        shard: Shard,
-        epoch: Epoch,
-        time: Timestamp,
-    ) -> Result<Option<(u64, u64)>, LogError> {
+    /// What is stored of a shard from `time` on.
+    async fn locate_stored(&self, shard: Shard, time: Timestamp) -> Result<Option<Span>, LogError> {
         let connection = Connection::new(&self.database).await?;
         let stored = connection.within(READ_DEADLINE, async |c| {
-            let standing = c.standing(shard).await?.map(|(standing, _)| standing);
-            not_behind(shard, standing.as_ref(), epoch)?;
-            let Some(standing) = standing.filter(|standing| standing.epoch == epoch) else {
-                return Ok(None);
-            };
-            let span = Span { shard, epoch, after: standing.start, upto: standing.tip };
-            Ok(Some((pages::locate(c, span, time).await?, standing.tip)))
+            let Some((standing, _)) = c.standing(shard).await? else { return Ok(None) };
+            let span = Span { shard, epoch: standing.epoch, after: standing.start, upto: standing.tip };
+            Ok(Some(Span { after: pages::locate(c, span, time).await?, ..span }))
         });
         stored.await
     }
@@ -200,17 +196,17 @@ impl PostgresLog {
         if !self.head_reaches(position, deadline).await? {
             return Ok(Committed::NotYet);
         }
-        let connection = Connection::new(&self.database).await?;
-        let looked = connection.within(READ_DEADLINE, async |c| {
-            let (stored, lost) = (c.key_at(at).await?, c.is_in_hole(at).await?);
-            let standing = if stored.is_none() { c.standing(position.shard).await? } else { None };
-            Ok((stored, lost, standing))
-        });
-        let (stored, lost, standing) = looked.await?;
-        if let Some((standing, _)) = standing {
+        let patience = deadline.min(Instant::now() + LOOK_PATIENCE);
+        let AtPosition { stored, lost, head } = loop {
+            match self.look_at(at).await {
+                Ok(found) => break found,
+                Err(error) if Instant::now() >= patience => return Err(error),
+                Err(_) => sleep_until(next_look().min(patience)).await,
+            }
+        };
+        if let Some(head) = head {
             // No row is an answer only where the head is past it, and not where it was before PostgreSQL
             // was restored from a backup.
-            let head = Head { epoch: standing.epoch, seq: standing.tip };
             if (head.epoch, head.seq) < (position.epoch, position.seq) {
                 self.database.set_head(position.shard, head);
                 return Ok(Committed::NotYet);
@@ -226,6 +222,17 @@ impl PostgresLog {
         })
     }
 
+    async fn look_at(&self, at: Span) -> Result<AtPosition, LogError> {
+        let connection = Connection::new(&self.database).await?;
+        let looked = connection.within(READ_DEADLINE, async |c| {
+            let (stored, lost) = (c.key_at(at).await?, c.is_in_hole(at).await?);
+            let standing = if stored.is_none() { c.standing(at.shard).await? } else { None };
+            let head = standing.map(|(standing, _)| Head { epoch: standing.epoch, seq: standing.tip });
+            Ok(AtPosition { stored, lost, head })
+        });
+        looked.await
+    }
+
     /// Waits until the head is at or past a position, or in a later epoch.
     async fn head_reaches(&self, position: Position, deadline: Instant) -> Result<bool, LogError> {
         let shard = position.shard;
@@ -236,10 +243,9 @@ impl PostgresLog {
             if there(&heads.borrow_and_update()) {
                 return Ok(true);
             }
-            let jittered = Instant::now() + HEAD_LOOK.mul_f64(0.5 + rand::random::<f64>());
             tokio::select! {
                 _ = heads.changed() => continue,
-                () = sleep_until(jittered.min(deadline)) => {}
+                () = sleep_until(next_look().min(deadline)) => {}
             }
             if Instant::now() >= deadline {
                 return Ok(false);
@@ -270,6 +276,20 @@ impl PostgresLog {
         }
         Ok(())
     }
+}
+
+fn next_look() -> Instant {
+    Instant::now() + HEAD_LOOK.mul_f64(0.5 + rand::random::<f64>())
+}
+
+/// What is stored at a position.
+struct AtPosition {
+    /// The key; outer none when there is no row.
+    stored: Option<Option<Vec<u8>>>,
+    /// Whether the journal lost it.
+    lost: bool,
+    /// How far the log is, where that decides what no row means.
+    head: Option<Head>,
 }
 
 impl EventLog for PostgresLog {

@@ -13,7 +13,6 @@ use tokio::time::timeout;
 
 use crate::record::Record;
 use crate::source::Limit;
-use crate::standing::Standing;
 use crate::topics::Topics;
 
 /// Longest wait for an answer of the journal's: within what clients give a replica.
@@ -44,11 +43,10 @@ pub(super) async fn answer<T>(asked: BoxFuture<'_, Result<T, JournalError>>) -> 
 
 /// An error when the log is in a later epoch than the journal seems to be: this process has not heard of
 /// it yet, and would take entries of the new epoch for those of the old.
-pub(super) fn not_behind(shard: Shard, stored: Option<&Standing>, journal: Epoch) -> Result<(), LogError> {
+pub(super) fn not_behind(shard: Shard, stored: Option<Epoch>, journal: Epoch) -> Result<(), LogError> {
     match stored {
-        Some(standing) if standing.epoch > journal => Err(LogError(format!(
-            "the journal of shard {shard} is in epoch {}, as seen from here {journal}; try again",
-            standing.epoch
+        Some(stored) if stored > journal => Err(LogError(format!(
+            "the journal of shard {shard} is in epoch {stored}, as seen from here in {journal}; try again"
         ))),
         _ => Ok(()),
     }

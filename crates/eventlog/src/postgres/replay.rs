@@ -46,14 +46,19 @@ impl PostgresLog {
     pub(super) async fn answer_replay(&self, query: ReplayQuery) -> Result<Replay, LogError> {
         let topics = Topics::new(&query.topics);
         let limit = Limit::new(query.events, query.bytes);
-        if query.fill
-            && let Some(page) = self.journal_page(&query, &topics, limit).await
-        {
-            return Ok(page);
+        // Where the log is to be asked up to.
+        let mut most = u64::MAX;
+        if query.fill {
+            match self.journal_page(&query, &topics, limit).await {
+                Ok(page) => return Ok(page),
+                Err(begins) => most = begins,
+            }
         }
         let stored = match Connection::new(&self.database).await {
             Ok(connection) => {
-                connection.within(READ_DEADLINE, async |c| self.stored(c, &query, &topics, limit).await).await
+                connection
+                    .within(READ_DEADLINE, async |c| self.stored(c, &query, &topics, limit, most).await)
+                    .await
             }
             Err(error) => Err(error),
         };
@@ -73,7 +78,7 @@ impl PostgresLog {
             Ok(Stored::Reset { reason, epoch, after }) => Ok(self.reset(reason, epoch, after)),
             Ok(Stored::OtherEpoch { standing }) => {
                 let now = bounds(&*self.journal, query.shard).await?;
-                not_behind(query.shard, standing.as_ref(), now.epoch)?;
+                not_behind(query.shard, standing.as_ref().map(|standing| standing.epoch), now.epoch)?;
                 if now.epoch == query.epoch {
                     // The log's writer will hear of this epoch soon; the journal has all of it.
                     let page = Page { records: Vec::new(), to: query.after.max(now.first.saturating_sub(1)) };
@@ -92,6 +97,7 @@ impl PostgresLog {
         query: &ReplayQuery,
         topics: &Topics,
         limit: Limit,
+        most: u64,
     ) -> Result<Stored, LogError> {
         let (standing, digest) = match connection.standing(query.shard).await? {
             Some((standing, digest)) if standing.epoch == query.epoch => (standing, digest),
@@ -108,7 +114,7 @@ impl PostgresLog {
             }
         };
         let policies = self.policies.get();
-        let span = Span { shard: query.shard, epoch: query.epoch, after, upto };
+        let span = Span { shard: query.shard, epoch: query.epoch, after, upto: upto.min(most) };
         connection.only(standing.classes(topics));
         let page = self.reader(&policies).page(connection, span, topics, limit).await?;
         // Retention may have dropped a partition between the two looks, and it says so in the same
@@ -191,11 +197,16 @@ impl PostgresLog {
     }
 
     /// The page from the journal alone, if it has everything after the cursor. PostgreSQL is not asked, so
-    /// rings stay level with the live feed while it is away.
-    async fn journal_page(&self, query: &ReplayQuery, topics: &Topics, limit: Limit) -> Option<Replay> {
-        let found = read(&*self.journal, query.shard, query.after, limit).await.ok()?;
-        if found.epoch != query.epoch || found.from != query.after || found.tip < query.after {
-            return None;
+    /// rings stay level with the live feed while it is away. Else where the journal begins, as far as is
+    /// known: only up to there the log has more.
+    async fn journal_page(&self, query: &ReplayQuery, topics: &Topics, limit: Limit) -> Result<Replay, u64> {
+        let found = read(&*self.journal, query.shard, query.after, limit).await;
+        let found = found.ok().filter(|found| found.epoch == query.epoch).ok_or(u64::MAX)?;
+        if found.from > query.after {
+            return Err(found.from);
+        }
+        if found.tip < query.after {
+            return Err(u64::MAX);
         }
         self.metrics.page(PageSource::Journal);
         let last = found.entries.last().filter(|last| last.seq == found.to);
@@ -203,7 +214,7 @@ impl PostgresLog {
         let policies = self.policies.get();
         let mut records = select(found.entries, topics, &policies, true);
         self.reader(&policies).keep_fresh(&mut records);
-        Some(self.page(query, &Page { records, to: found.to }, found.tip, known))
+        Ok(self.page(query, &Page { records, to: found.to }, found.tip, known))
     }
 
     /// PostgreSQL is not there. If the journal has everything after the cursor, nobody need notice.

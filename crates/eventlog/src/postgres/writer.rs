@@ -216,7 +216,7 @@ impl Tenure<'_> {
             let mut chores = pin!(chores(writer, head.epoch, &reached));
             let realign = tokio::select! {
                 realign = self.follow(tail, &mut head, &reached) => realign?,
-                ended = &mut chores => return Err(ended),
+                never = &mut chores => match never {},
             };
             if head.seq > seq {
                 backoff.reset();
