@@ -132,10 +132,13 @@ async fn supervise(options: NatsOptions, role: Role, current: watch::Sender<Curr
         until_dead(&client).await;
         current.send_modify(|current| current.dead = true);
         metrics.clients_replaced.inc();
-        if rarely.now() {
-            let name = format!("{}{}", options.name, role.suffix());
+        if role == Role::Main {
+            // Nobody should be able to send it anything.
+            tracing::error!("the NATS client of the main connection died; making a new one");
+        } else if rarely.now() {
+            let connection = format!("{}{}", options.name, role.suffix());
             tracing::warn!(
-                connection = name,
+                connection,
                 "the NATS client died, most likely of a message that it can't read; making a new one"
             );
         }

@@ -169,14 +169,14 @@ impl Reader<'_> {
 
     /// The entry after `after`, from the leader.
     async fn next(&self, after: u64) -> Result<Option<Stored>, ApiError> {
-        self.stored(Get { seq: Some(after + 1), next_by_subject: Some(">"), ..Get::default() }).await
+        self.get(Get { seq: Some(after + 1), next_by_subject: Some(">"), ..Get::default() }).await
     }
 
     /// The entry at `seq`, from the leader; none when it was deleted. For one that came in a form that
     /// doesn't show all of it.
     pub(super) async fn again(&self, seq: u64, time: Timestamp) -> Result<Option<Entry>, ApiError> {
         self.metrics.entries_read_again.inc();
-        let stored = self.stored(Get { seq: Some(seq), ..Get::default() }).await?;
+        let stored = self.get(Get { seq: Some(seq), ..Get::default() }).await?;
         match stored {
             Some(Stored { entry, .. }) if entry.time != time => {
                 Err(ApiError::Unreachable(format!("the journal has another entry at {seq} now")))
@@ -185,13 +185,15 @@ impl Reader<'_> {
         }
     }
 
-    async fn stored(&self, get: Get) -> Result<Option<Stored>, ApiError> {
+    async fn get(&self, get: Get) -> Result<Option<Stored>, ApiError> {
         let Some(message) = self.api.get(&stream::name(self.rules.shard), &get).await? else {
             return Ok(None);
         };
         let (seq, time, data) = (message.seq, message.time()?, Bytes::from(message.data));
         let bytes = message.subject.len() + message.hdrs.len() + data.len();
-        let harmless = is_harmless(&message.hdrs);
+        // The client library takes white space, and fails on what is no text.
+        let odd = |c: char| c.is_whitespace() || c == char::REPLACEMENT_CHARACTER;
+        let harmless = is_harmless(&message.hdrs) && !message.subject.contains(odd);
         let entry = self.rules.stored(seq, time, &message.subject, &message.hdrs, &data);
         Ok(Some(Stored { entry, bytes, harmless }))
     }
@@ -214,26 +216,26 @@ impl Reader<'_> {
         };
         let Some(client) = self.link.connected_client() else { return Ok(BatchEnd::Broken) };
         let body = serde_json::to_vec(&get).map_err(|error| ApiError::Unreachable(error.to_string()))?;
-        let failed = |error: &dyn std::fmt::Display| ApiError::Unreachable(error.to_string());
         let inbox = client.new_inbox();
-        let answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
-        let subject = format!("$JS.API.DIRECT.GET.{}", stream::name(self.rules.shard));
-        client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| failed(&error))?;
+        // An error is of a client that died just now.
+        let Ok(answers) = client.subscribe(inbox.clone()).await else { return Ok(BatchEnd::Broken) };
         let mut answers = Watched::new(answers, &client);
         let stream = stream::name(self.rules.shard);
-        // What the server says it sent before this, in this batch: nothing at first.
-        let mut before = 0;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        if client.publish_with_reply(subject, inbox, body.into()).await.is_err() {
+            return Ok(BatchEnd::Broken);
+        }
+        let mut order = Order::default();
         loop {
             let Ok(answer) = answers.next(BATCH_TIMEOUT).await else { return Ok(BatchEnd::Broken) };
             // A stored message may carry a status line of its publisher's making; only the server's own
             // answers lack a subject.
             let headers = answer.headers.as_ref();
-            if number(headers, header::NATS_LAST_SEQUENCE).is_some_and(|said| said != before) {
-                // Something was lost on the way, most likely with a connection.
+            let message = headers.and_then(stored);
+            if !order.follows(number(headers, header::NATS_LAST_SEQUENCE), message.map(|(seq, ..)| seq)) {
                 return Ok(BatchEnd::Broken);
             }
-            if let Some((seq, time, subject)) = headers.and_then(stored) {
-                before = seq;
+            if let Some((seq, time, subject)) = message {
                 if seq <= page.to || page.is_full() {
                     continue;
                 }
@@ -259,6 +261,24 @@ impl Reader<'_> {
     }
 }
 
+/// Whether the messages of a batch come one after the other. The subscription survives a reconnect, and
+/// with it the loss of what was on its way.
+#[derive(Debug, Default)]
+struct Order {
+    /// The last seq that came; 0 before the first.
+    last: u64,
+}
+
+impl Order {
+    /// Takes note of an answer, a message with its seq or the end of the batch. False when something is
+    /// missing before it: `before` is what the server says it sent last in this batch, if anything.
+    fn follows(&mut self, before: Option<u64>, seq: Option<u64>) -> bool {
+        let follows = before.unwrap_or(0) == self.last && seq.is_none_or(|seq| seq > self.last);
+        self.last = seq.unwrap_or(self.last);
+        follows
+    }
+}
+
 /// Seq, time and subject, from headers that the server puts last: earlier ones of the same name are the
 /// publisher's.
 fn stored(headers: &HeaderMap) -> Option<(u64, Timestamp, &str)> {
@@ -269,4 +289,31 @@ fn stored(headers: &HeaderMap) -> Option<(u64, Timestamp, &str)> {
 
 fn number(headers: Option<&HeaderMap>, name: HeaderName) -> Option<u64> {
     headers?.get_last(name)?.as_str().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether all of a batch's answers, each with what the server says and its seq, follow one another.
+    fn all_follow(answers: &[(Option<u64>, Option<u64>)]) -> bool {
+        let mut order = Order::default();
+        answers.iter().all(|(before, seq)| order.follows(*before, *seq))
+    }
+
+    #[test]
+    fn a_batch_with_a_hole_is_found_out() {
+        // Seq 6 was deleted: the server steps over it, and says so.
+        let first = (Some(0), Some(5));
+        let (second, third, end) = ((Some(5), Some(7)), (Some(7), Some(8)), (Some(8), None));
+        assert!(all_follow(&[first, second, third, end]));
+        assert!(all_follow(&[(Some(0), None)]), "nothing to send");
+        assert!(all_follow(&[(None, None)]), "not found");
+        // The beginning, the middle, the end lost on the way; something twice.
+        assert!(!all_follow(&[second, third, end]));
+        assert!(!all_follow(&[first, third, end]));
+        assert!(!all_follow(&[first, second, end]));
+        assert!(!all_follow(&[first, first]));
+        assert!(!all_follow(&[end]));
+    }
 }
