@@ -1,5 +1,6 @@
 //! The ports between services, and what is behind them: the journal, the live feed, leases, and the
-//! event log as the others see it. This crate is the only user of async-nats.
+//! event log as the others see it. Beside the benchmark, this crate is the only user of
+//! async-nats.
 //!
 //! Every port is a trait with two adapters that pass one behaviour suite: NATS for a cluster, memory
 //! (and SQLite, in `foghorn-eventlog`) for standalone. Services know the traits alone.

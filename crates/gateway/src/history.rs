@@ -59,9 +59,14 @@ pub(crate) async fn answer(shared: &Shared, channel: &str, query: Option<&str>) 
             })
         })
         .collect();
+    // Not the last event's: a page may end with events that have expired since.
+    let next = page.more.then(|| cursor(shard, page.epoch, page.reached));
     Ok(json_response(
         StatusCode::OK,
-        &json!({ "channel": channel.as_str(), "shard": shard.get(), "epoch": page.epoch.get(), "events": events, "more": page.more }),
+        &json!({
+            "channel": channel.as_str(), "shard": shard.get(), "epoch": page.epoch.get(), "events": events,
+            "more": page.more, "next": next,
+        }),
     ))
 }
 
@@ -93,6 +98,7 @@ fn bound(query: &Query, key: &str, shard: Shard) -> Result<Option<Bound>, Proble
 /// silence.
 fn check_epoch(key: &str, bound: Option<Bound>, epoch: Epoch) -> Result<(), Problem> {
     match bound.and_then(|bound| bound.epoch) {
+        Some(of) if of > epoch => Err(unavailable("this replica of it has not seen the journal's epoch yet")),
         Some(of) if of != epoch => Err(bad_value(
             key,
             &format!(

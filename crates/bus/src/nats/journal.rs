@@ -21,7 +21,7 @@ use super::setup::{Aborted, patiently};
 use super::tail::Tail;
 use super::{Bus, BusError, Parameters, stream};
 use crate::Future;
-use crate::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage};
+use crate::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage, Size};
 use crate::metrics::{AppendOutcome, TailEnd};
 
 /// How long anything else may take, opening a tail included. Requests within it give up sooner.
@@ -207,6 +207,11 @@ impl Journal for NatsJournal {
     fn bounds(&self, shard: Shard) -> Future<'_, Result<Bounds, JournalError>> {
         let looked = self.0.epochs.look(shard, 0);
         in_time(looked.map(|looked| unavailable(looked.map(|(bounds, _)| bounds)))).boxed()
+    }
+
+    fn size(&self, shard: Shard) -> Future<'_, Result<Option<Size>, JournalError>> {
+        let looked = self.0.epochs.look(shard, 0);
+        in_time(looked.map(|looked| unavailable(looked.map(|(_, info)| Some(info.size()))))).boxed()
     }
 
     fn seek(&self, shard: Shard, time: Timestamp) -> Future<'_, Result<u64, JournalError>> {

@@ -32,6 +32,7 @@ pub(super) struct Info {
 #[derive(Debug, Clone, Deserialize)]
 struct State {
     messages: u64,
+    bytes: u64,
     first_seq: u64,
     last_seq: u64,
     last_ts: String,
@@ -41,6 +42,12 @@ impl Info {
     /// The first seq there is, `last + 1` when there is none.
     pub(super) fn first(&self) -> u64 {
         if self.state.messages == 0 { self.state.last_seq + 1 } else { self.state.first_seq }
+    }
+
+    /// What it holds of what it may hold.
+    pub(super) fn size(&self) -> Size {
+        // -1 for no bound.
+        Size { bytes: self.state.bytes, most: self.config.get("max_bytes").and_then(Value::as_u64) }
     }
 
     /// The last seq given out.
