@@ -9,6 +9,7 @@ use foghorn_core::time::Timestamp;
 use super::BusError;
 use super::api::{Api, ApiError};
 use super::connect::NatsOptions;
+use crate::journal::Size;
 
 /// The stream of a shard.
 pub(super) fn name(shard: Shard) -> String {
