@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod behaviour;
+mod bench;
 mod bus;
 mod crash;
 mod deployment;

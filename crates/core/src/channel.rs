@@ -129,6 +129,10 @@ pub(crate) fn check_literal(number: usize, token: &str) -> Result<(), ChannelErr
     if token.is_empty() {
         return Err(ChannelError::EmptyToken(number));
     }
+    // Bytes first: a channel is parsed for every entry of the journal.
+    if token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'~' | b'-')) {
+        return Ok(());
+    }
     match token.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '~' | '-'))) {
         None => Ok(()),
         Some('*' | '>') => Err(ChannelError::PartialWildcard(number)),

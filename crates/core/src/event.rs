@@ -142,10 +142,7 @@ impl Event {
 
 /// Bytes from outside as event data.
 pub fn parse_data(bytes: Bytes) -> Result<ByteString, EventError> {
-    match std::str::from_utf8(&bytes) {
-        Ok(_) => ByteString::try_from(bytes).map_err(|_| EventError::NotUtf8 { at: 0 }),
-        Err(error) => Err(EventError::NotUtf8 { at: error.valid_up_to() }),
-    }
+    ByteString::try_from(bytes).map_err(|error| EventError::NotUtf8 { at: error.valid_up_to() })
 }
 
 impl EventType {

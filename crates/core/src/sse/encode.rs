@@ -1,6 +1,7 @@
 //! Writing: frames of published events, and the stream's own events.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use memchr::memchr2;
 
 use crate::channel::Channel;
 use crate::cursor::Cursor;
@@ -11,22 +12,19 @@ use crate::time::Timestamp;
 pub fn frame_len(event_type: Option<&EventType>, data: &str) -> usize {
     let event = event_type.map_or(0, |t| "event: \n".len() + t.as_str().len());
     let (mut lines, mut breaks) = (1, 0);
-    let bytes = data.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let step = match bytes[at] {
-            b'\r' if bytes.get(at + 1) == Some(&b'\n') => 2,
-            b'\r' | b'\n' => 1,
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        lines += 1;
-        breaks += step;
-        at += step;
+    let mut rest = data.as_bytes();
+    while let Some((at, len)) = line_break(rest) {
+        (lines, breaks) = (lines + 1, breaks + len);
+        rest = &rest[at + len..];
     }
-    event + lines * "data: \n".len() + bytes.len() - breaks + 1
+    event + lines * "data: \n".len() + data.len() - breaks + 1
+}
+
+/// Where the first line ends, and the length of its CR, LF or CRLF. Nearly all data are one line, and every
+/// event comes past here several times.
+fn line_break(bytes: &[u8]) -> Option<(usize, usize)> {
+    let at = memchr2(b'\r', b'\n', bytes)?;
+    Some((at, if bytes[at..].starts_with(b"\r\n") { 2 } else { 1 }))
 }
 
 /// Appends one event block without its `id:` line: `event`, then a `data` line for each line of `data`.
@@ -115,23 +113,12 @@ impl ControlFrame<'_> {
 }
 
 fn put_data(out: &mut BytesMut, data: &str) {
-    let bytes = data.as_bytes();
-    let mut start = 0;
-    let mut at = 0;
-    while at < bytes.len() {
-        let step = match bytes[at] {
-            b'\r' if bytes.get(at + 1) == Some(&b'\n') => 2,
-            b'\r' | b'\n' => 1,
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        put_data_line(out, &bytes[start..at]);
-        at += step;
-        start = at;
+    let mut rest = data.as_bytes();
+    while let Some((at, len)) = line_break(rest) {
+        put_data_line(out, &rest[..at]);
+        rest = &rest[at + len..];
     }
-    put_data_line(out, &bytes[start..]);
+    put_data_line(out, rest);
 }
 
 fn put_data_line(out: &mut BytesMut, line: &[u8]) {

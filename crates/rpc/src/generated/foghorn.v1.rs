@@ -9,7 +9,7 @@ pub struct PublishRequest {
     #[prost(string, tag = "2")]
     pub user: ::prost::alloc::string::String,
     /// The SSE event type; empty for none. `connected`, `batch`, `heartbeat`, `presence` and `stream-*`
-    /// are reserved. No CR, LF, NUL.
+    /// are reserved. No CR, LF, NUL or comma.
     #[prost(string, tag = "3")]
     pub event: ::prost::alloc::string::String,
     /// UTF-8.

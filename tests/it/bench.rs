@@ -1,0 +1,75 @@
+//! The benchmark measures what it says, and leaves nothing behind. How fast anything is, is not tested.
+
+use std::process::{Command, Output};
+
+use foghorn_tests::env;
+use foghorn_tests::nats::NatsServer;
+use foghorn_tests::postgres::PostgresServer;
+use serde_json::Value;
+
+use crate::deployment::{Deployment, Shape};
+
+fn bench(arguments: &[&str]) -> Output {
+    Command::new(env::foghorn()).arg("bench").args(arguments).arg("--json").output().unwrap()
+}
+
+fn report(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+async fn streams(url: &str) -> Vec<String> {
+    use futures::TryStreamExt;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(url).await.unwrap());
+    jetstream.stream_names().try_collect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_measured_in_a_database_of_its_own() {
+    let postgres = PostgresServer::start().await;
+    let url = postgres.create_database().await;
+    let measured = report(&bench(&["log", "--database", &url, "--count", "3000", "--rounds", "1"]));
+    assert_eq!(measured["rows"], 3000);
+    for side in ["writer", "bare"] {
+        assert!(measured[side]["perSecond"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+    }
+    let client = sqlx::PgPool::connect(&url).await.unwrap();
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM pg_database WHERE datname LIKE 'foghorn_bench%'")
+            .fetch_one(&client)
+            .await
+            .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_is_measured_on_a_server_of_its_own_and_nowhere_else() {
+    let nats = NatsServer::start_with(&["-m", "-1"]).await;
+    let arguments = ["relay", "--nats", &nats.url(), "--count", "3000", "--rounds", "1"];
+    let measured = report(&bench(&arguments));
+    assert_eq!(measured["events"], 3000);
+    assert!(measured["relay"]["perSecond"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+    assert_eq!(streams(&nats.url()).await, [""; 0]);
+
+    let d = Deployment::cluster(1).await;
+    let Shape::Cluster(cluster) = &d.shape else { unreachable!("a cluster was asked for") };
+    let url = cluster.nats.url();
+    let before = streams(&url).await;
+    let refused = bench(&["relay", "--nats", &url, "--count", "3000", "--rounds", "1"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("FOGHORN"));
+    assert_eq!(streams(&url).await, before, "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_is_measured_beside_the_plain_client() {
+    let d = Deployment::cluster(1).await;
+    let Shape::Cluster(cluster) = &d.shape else { unreachable!("a cluster was asked for") };
+    let before = streams(&cluster.nats.url()).await;
+    let grpc = format!("http://{}", cluster.fanouts[0].grpc());
+    let url = cluster.nats.url();
+    let mut arguments = vec!["publish", "--grpc", &grpc, "--stream", "100", "--concurrency", "2"];
+    arguments.extend(["--count", "2000", "--rounds", "1", "--raw-nats", &url]);
+    let measured = report(&bench(&arguments));
+    assert!(measured["raw"]["ratio"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+    assert_eq!(streams(&url).await, before);
+}
