@@ -27,7 +27,7 @@ async fn streams(url: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_measured_in_a_database_of_its_own() {
     let postgres = PostgresServer::start().await;
-    let url = postgres.create_database().await;
+    let url = postgres.url(&postgres.create_database().await);
     let measured = report(&bench(&["log", "--database", &url, "--count", "3000", "--rounds", "1"]));
     assert_eq!(measured["rows"], 3000);
     for side in ["writer", "bare"] {

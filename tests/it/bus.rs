@@ -9,6 +9,7 @@ mod raw;
 
 use std::time::Duration;
 
+use foghorn_bus::backoff::Backoff;
 use foghorn_bus::journal::{Appended, Journal, JournalError};
 use foghorn_bus::metrics::Metrics;
 use foghorn_bus::nats::{Bus, NatsJournal, NatsOptions, Parameters};
@@ -83,6 +84,7 @@ async fn append(journal: &NatsJournal, channel: &str, data: impl Into<String>) -
 /// The next `count` entries after `after`, tailing anew where a tail ends, as services do.
 async fn follow(journal: &impl Journal, shard: Shard, mut after: u64, count: usize) -> Vec<Entry> {
     let mut entries = Vec::new();
+    let mut backoff = Backoff::default();
     let all = async {
         while entries.len() < count {
             let mut tail = journal.tail(shard, after);
@@ -92,8 +94,9 @@ async fn follow(journal: &impl Journal, shard: Shard, mut after: u64, count: usi
                         assert!(entry.seq > after, "{} after {after}", entry.seq);
                         after = entry.seq;
                         entries.push(entry);
+                        backoff.reset();
                     }
-                    Some(Err(JournalError::Unavailable(_))) => {}
+                    Some(Err(JournalError::Unavailable(_))) => backoff.wait().await,
                     Some(Err(error)) => panic!("{error}"),
                     None => break,
                 }

@@ -43,7 +43,7 @@ pub trait Journal: Send + Sync + 'static {
     }
 
     /// Everything after `after`, then what comes. The stream ends only with an error, after which the
-    /// caller tails anew from the last seq it got. Entries come in order; purged or deleted ones leave
+    /// caller tails anew from the last seq it got, after a pause: an error may come at once. Entries come in order; purged or deleted ones leave
     /// gaps in the seqs.
     fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>>;
 
