@@ -93,3 +93,40 @@ async fn the_commands_publish_lines_and_print_events() {
     }
     assert_eq!(events.len(), 301);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_says_what_it_serves_and_that_it_is_well() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let d = Deployment::standalone(1).await;
+    let url = format!("http://{}", d.grpc());
+    let mut health = HealthClient::connect(url.clone()).await.unwrap();
+    for service in ["", "foghorn.v1.Publisher"] {
+        let answer = health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap();
+        assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service}");
+    }
+    let unknown = health.check(HealthCheckRequest { service: "foghorn.v1.Nothing".to_owned() }).await;
+    assert_eq!(unknown.unwrap_err().code(), tonic::Code::NotFound);
+
+    let mut reflection = ServerReflectionClient::connect(url).await.unwrap();
+    let question = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol("foghorn.v1.Publisher".to_owned())),
+    };
+    let answers = reflection.server_reflection_info(futures::stream::iter([question])).await.unwrap();
+    let answer = answers.into_inner().message().await.unwrap().unwrap();
+    let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
+        panic!("no description: {answer:?}");
+    };
+    assert!(
+        files
+            .file_descriptor_proto
+            .iter()
+            .any(|file| { String::from_utf8_lossy(file).contains("PublishStream") })
+    );
+}
