@@ -104,8 +104,9 @@ async fn grpc_says_what_it_serves_and_that_it_is_well() {
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
     let d = Deployment::standalone(1).await;
-    let url = format!("http://{}", d.grpc());
-    let mut health = HealthClient::connect(url.clone()).await.unwrap();
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", d.grpc())).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
     for service in ["", "foghorn.v1.Publisher"] {
         let answer = health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap();
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service}");
@@ -113,7 +114,7 @@ async fn grpc_says_what_it_serves_and_that_it_is_well() {
     let unknown = health.check(HealthCheckRequest { service: "foghorn.v1.Nothing".to_owned() }).await;
     assert_eq!(unknown.unwrap_err().code(), tonic::Code::NotFound);
 
-    let mut reflection = ServerReflectionClient::connect(url).await.unwrap();
+    let mut reflection = ServerReflectionClient::new(channel);
     let question = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::FileContainingSymbol("foghorn.v1.Publisher".to_owned())),

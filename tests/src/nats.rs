@@ -10,6 +10,7 @@ use crate::PATIENCE;
 use crate::env;
 use crate::port::Port;
 use crate::process::{Process, Program};
+use crate::wait::until;
 
 /// A server of our own, or the one of FOGHORN_TEST_NATS_URL.
 #[derive(Debug)]
@@ -71,7 +72,24 @@ impl NatsServer {
         ready(process).await;
     }
 
-    /// SIGSTOP for a server that hangs, SIGCONT for one that comes to.
+    /// SIGSTOP, and waits until none of its threads runs any more: it answers nothing from then on.
+    pub async fn hang(&mut self) {
+        let process = self.ours("stopped");
+        process.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", process.pid());
+        until("the server to hang", PATIENCE, async || {
+            let all = std::fs::read_dir(&tasks).ok()?;
+            let mut states = all.flatten().filter_map(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+                // After the name, which is in brackets.
+                Some(stat.rsplit_once(") ")?.1.starts_with('T'))
+            });
+            states.all(|stopped| stopped).then_some(())
+        })
+        .await;
+    }
+
+    /// SIGCONT for one that comes to.
     pub fn signal(&mut self, signal: Signal) {
         self.ours("sent signals").signal(signal);
     }

@@ -44,7 +44,8 @@ impl Cluster {
         bus.journal(&parameters(1)).await.unwrap()
     }
 
-    /// Which server leads the stream.
+    /// Which server leads the stream, once the others have all that it has: what is promised is that any one
+    /// may be killed, not one while another has yet to catch up.
     async fn leader(&self) -> usize {
         let urls: Vec<_> =
             self.servers.iter().map(|s| s.url().parse::<async_nats::ServerAddr>().unwrap()).collect();
@@ -52,6 +53,9 @@ impl Cluster {
         until("a leader", LIMIT, async || {
             let info = client.request("$JS.API.STREAM.INFO.FOGHORN_0", "".into()).await.ok()?;
             let info: Value = serde_json::from_slice(&info.payload).unwrap();
+            let others = info["cluster"]["replicas"].as_array()?;
+            let current = others.iter().filter(|replica| replica["current"] == true).count();
+            (current == 2).then_some(())?;
             info["cluster"]["leader"].as_str()?.strip_prefix('n')?.parse().ok()
         })
         .await

@@ -75,7 +75,7 @@ async fn a_server_that_hangs_ends_the_tail() {
     append(&journal, "a", "one").await;
     let mut tail = journal.tail(ZERO, 0);
     assert_eq!(data(&tail.next().await.unwrap().unwrap()), "one");
-    nats.server.signal(Signal::SIGSTOP);
+    nats.server.hang().await;
     let ended = tokio::time::timeout(LIMIT, tail.next()).await.expect("the tail ends").unwrap();
     assert!(matches!(ended, Err(JournalError::Unavailable(_))), "{ended:?}");
     assert!(tail.next().await.is_none());

@@ -175,7 +175,7 @@ async fn a_lease_outlives_a_short_outage_and_is_lost_in_a_long_one() {
     let leases = bus.leases().await.unwrap();
     let mut held = leases.acquire("writer-0".to_owned()).await;
     // Shorter than the expiry: the first attempts go unanswered, a later one is in time.
-    nats.server.signal(Signal::SIGSTOP);
+    nats.server.hang().await;
     let retries = metrics.lease_retries();
     let (renewed, ()) = tokio::join!(held.renew(1), async {
         until("an attempt in vain", LIMIT, async || (metrics.lease_retries() > retries).then_some(())).await;
