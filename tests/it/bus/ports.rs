@@ -225,6 +225,16 @@ async fn requests_are_taken_answered_and_drained() {
 }
 
 #[tokio::test]
+async fn a_drain_ends_though_the_server_is_gone() {
+    let mut nats = Nats::start().await;
+    let bus = nats.bus().await;
+    let mut requests = bus.serve_requests("fanout").await.unwrap();
+    nats.server.kill();
+    requests.drain();
+    assert!(timeout(LIMIT, requests.next()).await.expect("the door closes").is_none());
+}
+
+#[tokio::test]
 async fn requests_that_want_their_answer_where_others_read_are_refused() {
     let nats = Nats::start().await;
     let metrics = Metrics::default();

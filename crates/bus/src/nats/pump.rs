@@ -1,18 +1,25 @@
 //! From a client subscription, whose queue counts messages and drops without a word, into a queue that
 //! counts bytes and says so.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, SubscribeError, Subscriber};
 use futures::StreamExt;
+use futures::future::OptionFuture;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::link::Link;
 use super::setup::Aborted;
 use crate::backoff::Backoff;
 use crate::queue::{self, NotTaken};
+
+/// How long messages that were on their way when the subscription ended may still come. A server that is
+/// gone sends none and never says so.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Messages of a subscription, held in at most so many bytes; what doesn't fit is dropped and counted.
 #[derive(Debug)]
@@ -92,7 +99,7 @@ impl Pumped {
         self.messages.next().await
     }
 
-    /// Ends the subscription; what was sent before still comes.
+    /// Ends the subscription; what was sent before still comes, for at most 2 s.
     pub(super) fn drain(&self) {
         self.enough.notify_one();
     }
@@ -113,15 +120,18 @@ async fn pump(
     enough: &Notify,
 ) -> Ended {
     let mut ended = Ended::Lost;
+    let mut drained_by = pin!(OptionFuture::from(None::<Sleep>));
     loop {
         let message = tokio::select! {
             message = subscriber.next() => message,
             () = sender.closed() => return Ended::Unwanted,
+            Some(()) = &mut drained_by => return ended,
             () = enough.notified() => {
                 ended = Ended::Unwanted;
-                match subscriber.drain().await {
-                    Ok(()) => continue,
-                    Err(_) => return ended,
+                drained_by.set(Some(sleep(DRAIN_DEADLINE)).into());
+                match timeout(DRAIN_DEADLINE, subscriber.drain()).await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(_)) | Err(_) => return ended,
                 }
             }
         };
