@@ -5,20 +5,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::workspace::cargo;
-use crate::{codegen, command, test};
+use crate::{codegen, command, fuzz, test};
 
 /// Clippy compiles the dependencies' interfaces on a cold machine.
 const LINT: Duration = Duration::from_secs(25 * 60);
 
 /// Stops at the first step that fails.
 pub(crate) fn run() -> Result<()> {
-    step("format", || command::run(cargo().args(["fmt", "--all", "--check"]), Duration::from_secs(60)))?;
+    step("format", || {
+        command::run(cargo().args(["fmt", "--all", "--check"]), Duration::from_secs(60))?;
+        let of_fuzz = ["fmt", "--manifest-path", fuzz::MANIFEST, "--check"];
+        command::run(cargo().args(of_fuzz), Duration::from_secs(60))
+    })?;
     step("generated code", codegen::check)?;
+    step("lock file of the fuzz targets", fuzz::check_lock)?;
     step("clippy", || {
         let lint = ["clippy", "--profile", "ci", "--workspace", "--all-targets", "--", "-D", "warnings"];
         command::run(cargo().args(lint), LINT)
     })?;
-    step("tests", || test::run(&test::Options::everything()))
+    step("tests", || test::run(&test::Options::everything()))?;
+    step("fuzz", || fuzz::run(&fuzz::Options::everything()))
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Runs a command to its end, with a limit, and never leaves a part of it behind.
 
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -15,8 +15,8 @@ use nix::unistd::Pid;
 /// How long a command that was asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Who runs a command now, to be told of Ctrl-C.
-static RUNNING: Mutex<Option<Sender<News>>> = Mutex::new(None);
+/// Who runs commands now, to be told of Ctrl-C; also who did, until then.
+static RUNNING: Mutex<Vec<Sender<News>>> = Mutex::new(Vec::new());
 
 enum News {
     Ended(std::io::Result<ExitStatus>),
@@ -30,10 +30,10 @@ pub(crate) fn watch_for_interrupts() {
     signals.thread_block().expect("these signals can be blocked");
     thread::spawn(move || {
         while let Ok(signal) = signals.wait() {
-            let running = RUNNING.lock().expect("no holder panics");
-            let told = running.as_ref().is_some_and(|sender| sender.send(News::Interrupted(signal)).is_ok());
+            let mut running = RUNNING.lock().expect("no holder panics");
+            running.retain(|sender| sender.send(News::Interrupted(signal)).is_ok());
             // Between two commands there is nothing to stop but ourselves.
-            if !told {
+            if running.is_empty() {
                 std::process::exit(130);
             }
         }
@@ -74,6 +74,27 @@ pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<Output> {
     Ok(Output { stdout, stderr })
 }
 
+/// Runs `command`, gives each line of its standard error to `each`, and says how it ended.
+pub(crate) fn lines(
+    command: &mut Command,
+    limit: Duration,
+    mut each: impl FnMut(&str) + Send,
+) -> Result<ExitStatus> {
+    let line = describe(command);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = start(command, &line)?;
+    let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+    thread::scope(|scope| {
+        // It ends with the last of the command's group, which is stopped at the limit.
+        scope.spawn(move || {
+            for text in stderr.split(b'\n').map_while(Result::ok) {
+                each(&String::from_utf8_lossy(&text));
+            }
+        });
+        supervise(child, &line, limit)
+    })
+}
+
 /// The command as a person would type it.
 fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
@@ -94,7 +115,7 @@ fn start(command: &mut Command, line: &str) -> Result<Child> {
 fn supervise(mut child: Child, line: &str, limit: Duration) -> Result<ExitStatus> {
     let group = Pid::from_raw(child.id().cast_signed());
     let (sender, receiver) = mpsc::channel();
-    *RUNNING.lock().expect("no holder panics") = Some(sender.clone());
+    RUNNING.lock().expect("no holder panics").push(sender.clone());
     thread::spawn(move || sender.send(News::Ended(child.wait())));
 
     let why = match receiver.recv_timeout(limit) {

@@ -1,8 +1,9 @@
-//! The project's chores, in one place for people and for CI: `cargo xtask tools | test | codegen | ci`.
+//! The project's chores, in one place for people and for CI: `cargo xtask tools | test | fuzz | codegen | ci`.
 
 mod ci;
 mod codegen;
 mod command;
+mod fuzz;
 mod test;
 mod tools;
 mod workspace;
@@ -20,25 +21,29 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Find or install what the tests need: PostgreSQL, nats-server, nginx, chromium and chromedriver
+    /// Find or install what the tests need: PostgreSQL, nats-server, nginx, chromium and chromedriver; and a C++
+    /// compiler for fuzzing
     Tools,
     /// Build the product and run the tests against it
     Test(test::Options),
+    /// Feed made-up bytes to the code that reads bytes from outside, guided by what they reach in it
+    Fuzz(fuzz::Options),
     /// Generate the gRPC code of crates/rpc from its .proto file
     Codegen {
         /// Change nothing, fail when the committed files are not what would be generated
         #[arg(long)]
         check: bool,
     },
-    /// Everything a change has to pass: format, clippy, generated code, tests
+    /// Everything a change has to pass: format, clippy, generated code, tests, fuzzing
     Ci,
 }
 
 fn main() -> ExitCode {
     command::watch_for_interrupts();
     let outcome = match Arguments::parse().chore {
-        Chore::Tools => tools::ensure().map(|tools| print!("{tools}")),
+        Chore::Tools => tools::ensure().map(|tools| print!("{tools}")).and_then(|()| tools::compiler()),
         Chore::Test(options) => test::run(&options),
+        Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Codegen { check: false } => codegen::write(),
         Chore::Codegen { check: true } => codegen::check(),
         Chore::Ci => ci::run(),

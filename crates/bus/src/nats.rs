@@ -27,6 +27,10 @@ mod request;
 
 mod lease;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 use std::sync::Arc;
 use std::time::Duration;
 

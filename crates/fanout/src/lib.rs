@@ -36,3 +36,7 @@ pub mod metrics;
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -194,18 +194,9 @@ impl Publisher {
         })
     }
 
-    fn parse(&self, input: PublishInput) -> Result<NewEntry, EventError> {
-        let channel = match input.target {
-            Target::Channel(name) => Channel::parse(name)?,
-            Target::User(id) => Channel::user(&id)?,
-        };
-        let event = Event {
-            channel,
-            event_type: input.event.map(EventType::parse).transpose()?,
-            data: parse_data(input.data)?,
-            id: input.id.map(EventId::parse).transpose()?,
-            ttl: input.ttl,
-        };
+    fn parse(&self, mut input: PublishInput) -> Result<NewEntry, EventError> {
+        let traceparent = input.traceparent.take();
+        let event = input.into_event()?;
         let cluster = self.journal.frame_bytes();
         let policy = self.policies.of(event.channel.as_str()).event_bytes;
         event.check_size(policy.map_or(cluster, |bytes| bytes.min(cluster)))?;
@@ -214,7 +205,7 @@ impl Publisher {
             // So that our own retry never doubles.
             None => Key::invented(rand::random()),
         };
-        Ok(NewEntry { event, key, traceparent: input.traceparent })
+        Ok(NewEntry { event, key, traceparent })
     }
 
     /// Begins to append events of one channel, in their order. One such run of a channel at a time is up
@@ -270,6 +261,23 @@ impl Publisher {
                 Ok(false)
             }
         }
+    }
+}
+
+impl PublishInput {
+    /// The event, but for its size: how large it may be is up to the cluster and the channel's policy.
+    pub(crate) fn into_event(self) -> Result<Event, EventError> {
+        let channel = match self.target {
+            Target::Channel(name) => Channel::parse(name)?,
+            Target::User(id) => Channel::user(&id)?,
+        };
+        Ok(Event {
+            channel,
+            event_type: self.event.map(EventType::parse).transpose()?,
+            data: parse_data(self.data)?,
+            id: self.id.map(EventId::parse).transpose()?,
+            ttl: self.ttl,
+        })
     }
 }
 

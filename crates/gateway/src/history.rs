@@ -10,7 +10,7 @@ use foghorn_bus::log::HistoryQuery;
 use foghorn_core::channel::Channel;
 use foghorn_core::cursor::Cursor;
 use foghorn_core::position::{Epoch, Position};
-use foghorn_core::shard::Shard;
+use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_http::Response;
 use foghorn_http::body::json as json_response;
 use foghorn_http::problem::Problem;
@@ -27,19 +27,13 @@ const LIMIT_MAX: u64 = 1000;
 /// A page of a channel's events: newest first, or oldest first with `after`. `after` and `before` take a
 /// seq or a cursor.
 pub(crate) async fn answer(shared: &Shared, channel: &str, query: Option<&str>) -> Result<Response, Problem> {
-    let query = Query::parse(query, KEYS)?;
-    let channel = Channel::parse(channel).map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
-            .detail(format!("{channel:?}: {error}"))
-    })?;
-    let shard = shared.hub.shard_count().shard_of(&channel);
-    let limit = query.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
-    let (after, before) = (bound(&query, "after", shard)?, bound(&query, "before", shard)?);
+    let Asked { channel, shard, after, before, limit } =
+        Asked::read(channel, query, shared.hub.shard_count())?;
     let asked = HistoryQuery {
         channel: channel.clone(),
         after: after.map(|bound| bound.seq),
         before: before.map(|bound| bound.seq),
-        limit: usize::try_from(limit).unwrap_or(usize::MAX),
+        limit,
     };
     let _turn = match timeout(PATIENCE, shared.replays.acquire()).await {
         Ok(Ok(turn)) => turn,
@@ -72,6 +66,31 @@ pub(crate) async fn answer(shared: &Shared, channel: &str, query: Option<&str>) 
 
 fn cursor(shard: Shard, epoch: Epoch, seq: u64) -> String {
     Cursor::single(Position { shard, epoch, seq }).to_string()
+}
+
+/// What a request asks for.
+pub(crate) struct Asked {
+    channel: Channel,
+    shard: Shard,
+    after: Option<Bound>,
+    before: Option<Bound>,
+    /// At most this many events.
+    pub(crate) limit: usize,
+}
+
+impl Asked {
+    /// Reads the path's channel and the query string.
+    pub(crate) fn read(channel: &str, query: Option<&str>, shards: ShardCount) -> Result<Self, Problem> {
+        let query = Query::parse(query, KEYS)?;
+        let channel = Channel::parse(channel).map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
+                .detail(format!("{channel:?}: {error}"))
+        })?;
+        let shard = shards.shard_of(&channel);
+        let limit = query.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
+        let (after, before) = (bound(&query, "after", shard)?, bound(&query, "before", shard)?);
+        Ok(Asked { channel, shard, after, before, limit: usize::try_from(limit).unwrap_or(usize::MAX) })
+    }
 }
 
 /// Where a page begins or ends.

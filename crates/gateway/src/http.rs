@@ -18,6 +18,7 @@ use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::Position;
 use foghorn_core::reason::StreamEnd;
+use foghorn_core::shard::ShardCount;
 use foghorn_core::time::Timestamp;
 use foghorn_http::body::{Body, full, json as json_response};
 use foghorn_http::guard::Guard;
@@ -28,6 +29,9 @@ use foghorn_http::{Handler, Response};
 use crate::connection::{Begin, Connection, Shared, goodbye};
 use crate::history;
 use crate::subscription::Subscription;
+
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 /// What `GET /api/events` knows.
 const KEYS: &[&str] =
@@ -83,7 +87,8 @@ impl Api {
         channel: Option<&str>,
     ) -> Result<Response, Problem> {
         let query = Query::parse(query, KEYS)?;
-        let subscription = self.subscription(&query, channel)?;
+        let (most, shards) = (self.shared.config.channels_per_connection, self.shared.hub.shard_count());
+        let subscription = subscription(&query, channel, most, shards)?;
         let begin = begin(headers, &query)?;
         let hub = &self.shared.hub;
         if hub.is_draining() || hub.connections() >= self.shared.config.connections {
@@ -106,47 +111,6 @@ impl Api {
             Some((Ok(Frame::data(bytes)), connection))
         });
         Ok(event_stream(StreamBody::new(chunks).boxed_unsync()))
-    }
-
-    fn subscription(&self, query: &Query, channel: Option<&str>) -> Result<Subscription, Problem> {
-        let mut topics = Vec::new();
-        if let Some(channel) = channel {
-            if query.get("channels").is_some() {
-                return Err(bad_value(
-                    "channels",
-                    "can't be given when the path names a channel; use /api/events?channels=…",
-                ));
-            }
-            topics.push(topic(channel)?);
-        }
-        for text in query.get("channels").into_iter().flat_map(|list| list.split(',')) {
-            topics.push(topic(text)?);
-        }
-        let most = self.shared.config.channels_per_connection;
-        if topics.len() > most {
-            return Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "too-many-channels",
-                "Too many channels on one connection",
-            )
-            .detail(format!(
-                "{} are asked for, {most} are allowed; use patterns (orders.*), or several connections",
-                topics.len()
-            )));
-        }
-        let mut subscription = Subscription::new(&topics, self.shared.hub.shard_count());
-        if let Some(types) = query.get("events") {
-            subscription.types = types.split(',').map(str::to_owned).collect();
-            if subscription.types.len() > TYPES_MAX || subscription.types.iter().any(String::is_empty) {
-                return Err(bad_value(
-                    "events",
-                    &format!("is a list of 1 to {TYPES_MAX} event types, separated by commas"),
-                ));
-            }
-        }
-        subscription.envelope = query.flag("envelope")?;
-        subscription.heartbeat = query.flag("heartbeat")?;
-        Ok(subscription)
     }
 
     fn check_cursor_fits(&self, subscription: &Subscription) -> Result<(), Problem> {
@@ -191,6 +155,52 @@ impl Api {
             }),
         )
     }
+}
+
+/// What a stream is to hear; at most `most` topics beside those of everybody.
+fn subscription(
+    query: &Query,
+    channel: Option<&str>,
+    most: usize,
+    shards: ShardCount,
+) -> Result<Subscription, Problem> {
+    let mut topics = Vec::new();
+    if let Some(channel) = channel {
+        if query.get("channels").is_some() {
+            return Err(bad_value(
+                "channels",
+                "can't be given when the path names a channel; use /api/events?channels=…",
+            ));
+        }
+        topics.push(topic(channel)?);
+    }
+    for text in query.get("channels").into_iter().flat_map(|list| list.split(',')) {
+        topics.push(topic(text)?);
+    }
+    if topics.len() > most {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "too-many-channels",
+            "Too many channels on one connection",
+        )
+        .detail(format!(
+            "{} are asked for, {most} are allowed; use patterns (orders.*), or several connections",
+            topics.len()
+        )));
+    }
+    let mut subscription = Subscription::new(&topics, shards);
+    if let Some(types) = query.get("events") {
+        subscription.types = types.split(',').map(str::to_owned).collect();
+        if subscription.types.len() > TYPES_MAX || subscription.types.iter().any(String::is_empty) {
+            return Err(bad_value(
+                "events",
+                &format!("is a list of 1 to {TYPES_MAX} event types, separated by commas"),
+            ));
+        }
+    }
+    subscription.envelope = query.flag("envelope")?;
+    subscription.heartbeat = query.flag("heartbeat")?;
+    Ok(subscription)
 }
 
 /// The path's segments, each decoded by itself: an encoded slash is no separator.

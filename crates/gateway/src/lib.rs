@@ -29,3 +29,7 @@ pub mod service;
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use http::fuzzing;

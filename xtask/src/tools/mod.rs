@@ -3,6 +3,7 @@
 //! Where they were found is written to `.tools/paths`, for a plain `cargo test`.
 
 mod chromium;
+mod compiler;
 mod install;
 mod nats;
 mod nginx;
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::workspace::root;
+
+pub(crate) use self::compiler::compiler;
 
 /// A component in working order.
 struct Tool {

@@ -9,6 +9,9 @@
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, header};
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod forms;
+
 const VERSION: &str = "NATS/1.0";
 /// Line ends of the version line and of the block.
 const LINE_ENDS: usize = 4;
@@ -144,54 +147,10 @@ fn block_len(message: &Message) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::forms::{STREAM, direct, pushed};
     use super::*;
 
-    use bytes::Bytes;
-
-    const STREAM: &str = "FOGHORN_0";
     const NAMES: [&str; 2] = ["Foghorn-Event", "Nats-Msg-Id"];
-
-    /// What the client library makes of a block, if it can read it.
-    fn received(block: &[u8]) -> Option<Message> {
-        let mut headers = HeaderMap::new();
-        if !block.is_empty() {
-            let parsed = Block::parse(block).filter(|parsed| parsed.readable)?;
-            for (name, value) in parsed.headers {
-                headers.append(name, value);
-            }
-        }
-        let subject = async_nats::Subject::from_static("_INBOX.x");
-        Some(Message {
-            length: subject.len() + block.len() + 1,
-            subject,
-            reply: None,
-            payload: Bytes::from_static(b"x"),
-            headers: (!block.is_empty()).then_some(headers),
-            status: None,
-            description: None,
-        })
-    }
-
-    /// What the server makes of a block in a batched direct get.
-    fn direct(block: &[u8], subject: &str) -> Vec<u8> {
-        let mut direct = match block.len() {
-            ..=2 => b"NATS/1.0\r\n".to_vec(),
-            len => block[..len - 2].to_vec(),
-        };
-        let of_server = [
-            ("Nats-Stream", STREAM),
-            ("Nats-Subject", subject),
-            ("Nats-Sequence", "7"),
-            ("Nats-Time-Stamp", "2026-01-01T00:00:00Z"),
-            ("Nats-Num-Pending", "0"),
-            ("Nats-Last-Sequence", "6"),
-        ];
-        for (name, value) in of_server {
-            direct.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-        }
-        direct.extend_from_slice(b"\r\n");
-        direct
-    }
 
     /// What counts of a block, by each of the ways that take it; at least one, the stored form.
     fn readings(block: &[u8], subject: &str) -> Vec<[Option<String>; 2]> {
@@ -205,10 +164,10 @@ mod tests {
                 found.map(|(_, value)| value.clone())
             }
         })];
-        if let Some(pushed) = received(block).filter(is_usual) {
+        if let Some(pushed) = pushed(subject, block, b"x").filter(is_usual) {
             readings.push(of_map(pushed.headers.as_ref().unwrap_or(&HeaderMap::new())));
         }
-        let direct = received(&direct(block, subject));
+        let direct = direct(subject, block, b"x");
         if let Some(direct) = direct.filter(|direct| is_usual_direct(direct, STREAM)) {
             readings.push(of_map(direct.headers.as_ref().unwrap()));
         }
@@ -232,7 +191,7 @@ mod tests {
     #[test]
     fn a_block_without_an_end_is_never_taken_from_a_direct_get() {
         let block = b"NATS/1.0\r\nFoghorn-Event: a";
-        let glued = received(&direct(block, "foghorn.journal.0.a")).unwrap();
+        let glued = direct("foghorn.journal.0.a", block, b"x").unwrap();
         assert_eq!(
             glued.headers.as_ref().unwrap().get("Foghorn-Event").unwrap().as_str(),
             "Nats-Stream: FOGHORN_0"

@@ -281,7 +281,7 @@ impl Order {
 
 /// Seq, time and subject, from headers that the server puts last: earlier ones of the same name are the
 /// publisher's.
-fn stored(headers: &HeaderMap) -> Option<(u64, Timestamp, &str)> {
+pub(super) fn stored(headers: &HeaderMap) -> Option<(u64, Timestamp, &str)> {
     let seq = headers.get_last(header::NATS_SEQUENCE)?.as_str().parse().ok()?;
     let time = headers.get_last(header::NATS_TIME_STAMP)?.as_str().parse().ok()?;
     Some((seq, time, headers.get_last(header::NATS_SUBJECT)?.as_str()))

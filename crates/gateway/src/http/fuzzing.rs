@@ -1,0 +1,56 @@
+//! What the fuzz target `query_string` sees; no part of the crate otherwise.
+
+use foghorn_core::cursor::CursorError;
+use foghorn_core::shard::Shard;
+
+use super::*;
+use crate::subscription::Topics;
+
+/// What a request asks for.
+#[derive(Debug)]
+pub struct Stream {
+    /// The topics, by shard.
+    pub shards: Vec<(Shard, Topics)>,
+    /// The event types; empty for all.
+    pub types: Vec<String>,
+    /// Where to go on.
+    pub after: Option<Result<Cursor, CursorError>>,
+    /// When to begin.
+    pub since: Option<Timestamp>,
+    /// How many events of each channel to begin with.
+    pub last: Option<usize>,
+}
+
+/// `GET /api/events?<query>`, or of one channel, with a `Last-Event-ID`. `most` topics are allowed.
+pub fn stream(
+    query: &str,
+    channel: Option<&str>,
+    last_event_id: Option<&[u8]>,
+    most: usize,
+    shards: ShardCount,
+) -> Result<Stream, Problem> {
+    let mut headers = HeaderMap::new();
+    if let Some(value) = last_event_id.and_then(|id| HeaderValue::from_bytes(id).ok()) {
+        headers.insert(LAST_EVENT_ID, value);
+    }
+    let query = Query::parse(Some(query), KEYS)?;
+    let Subscription { shards, types, .. } = subscription(&query, channel, most, shards)?;
+    let mut stream = Stream { shards, types, after: None, since: None, last: None };
+    match begin(&headers, &query)? {
+        Begin::Now => {}
+        Begin::After(cursor) => stream.after = Some(cursor),
+        Begin::Since(time) => stream.since = Some(time),
+        Begin::Last(each) => stream.last = Some(each),
+    }
+    Ok(stream)
+}
+
+/// How many events `GET /api/channels/<channel>/events?<query>` asks for.
+pub fn history(query: &str, channel: &str, shards: ShardCount) -> Result<usize, Problem> {
+    history::Asked::read(channel, Some(query), shards).map(|asked| asked.limit)
+}
+
+/// The segments of a path.
+pub fn path(path: &str) -> Result<Vec<String>, Problem> {
+    percent_decode(path)
+}
