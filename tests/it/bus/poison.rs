@@ -15,6 +15,7 @@ use foghorn_core::position::Epoch;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_tests::wait::until;
 use futures::StreamExt;
+use futures::future::ready;
 use tokio::time::timeout;
 
 use super::raw::{publish, store};
@@ -144,14 +145,15 @@ async fn the_main_client_is_replaced_too() {
     // Acks go to the inbox of the client that appends, which nobody but the server should know.
     let client = nats.client().await;
     let mut inboxes = client.subscribe("_INBOX.>").await.unwrap();
-    client.flush().await.unwrap();
-    append(&journal, "a", "one").await;
-    let acked = loop {
-        let message = timeout(LIMIT, inboxes.next()).await.unwrap().unwrap();
-        if message.payload.starts_with(b"{\"stream\"") {
-            break message.subject;
-        }
+    // Once a message of our own comes back, the server knows of the subscription.
+    client.publish("_INBOX.here", "here".into()).await.unwrap();
+    let mut next = async |begins: &[u8]| {
+        let found = async { inboxes.by_ref().filter(|m| ready(m.payload.starts_with(begins))).next().await };
+        timeout(LIMIT, found).await.expect("it comes in time").unwrap().subject
     };
+    next(b"here").await;
+    append(&journal, "a", "one").await;
+    let acked = next(b"{\"stream\"").await;
     publish(&nats, &acked, BARE_CR, b"x");
     until("the client to be replaced", LIMIT, async || (metrics.clients_replaced() == 1).then_some(())).await;
     assert_eq!(append(&journal, "a", "two").await.position.seq, 2);
