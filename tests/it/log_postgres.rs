@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::log_faults::FaultyJournal;
 use crate::log_suite::{
-    Subject, TestClock, event, kept, new_entry, page, patterns, policies, publish, replay, replay_all,
+    Subject, TestClock, at, event, kept, new_entry, page, patterns, policies, publish, replay, replay_all,
     reset_of, text_of,
 };
 
@@ -248,7 +248,7 @@ async fn postgres_may_be_killed_at_any_moment() {
     subject.server.kill();
     let all = replay_all(&subject, 0, &["a"], 10_000, 4 << 20).await.unwrap();
     assert_eq!(all.len(), usize::try_from(total).unwrap());
-    subject.journal.trim(SHARD, 500).await.unwrap();
+    subject.journal.trim(at(&subject, 500).await).await.unwrap();
     let query = ReplayQuery {
         shard: SHARD,
         epoch,
@@ -288,7 +288,7 @@ async fn without_postgres_the_journal_answers_over_the_wire() {
     let remote = RemoteEventLog::new(&url, ShardCount::ONE, &mut Default::default()).unwrap();
     subject.stop_writing().await;
     subject.server.kill();
-    subject.journal.trim(SHARD, 4).await.unwrap();
+    subject.journal.trim(at(&subject, 4).await).await.unwrap();
 
     // The client has one replica to ask, once: what is answered at all, is in time.
     for fill in [false, true] {
@@ -322,7 +322,7 @@ async fn a_ring_is_filled_from_the_log_up_to_where_the_journal_begins() {
         epoch = publish(&subject, channel, &format!("{n}")).await.epoch;
     }
     subject.settle().await;
-    subject.journal.trim(SHARD, 3).await.unwrap();
+    subject.journal.trim(at(&subject, 3).await).await.unwrap();
     let fill = async |after| {
         let topics = patterns(&[">"]);
         let query =

@@ -167,6 +167,11 @@ impl TestJournal {
 }
 
 impl State {
+    fn bounds(&self) -> Bounds {
+        let continues = None;
+        Bounds { epoch: self.epoch, first_seq: 1, continues, first: self.first, last: self.last }
+    }
+
     fn store(&mut self, event: Result<Event, InvalidEntry>, key: Option<Key>) -> u64 {
         self.last += 1;
         let seq = self.last;
@@ -227,14 +232,14 @@ impl Journal for TestJournal {
         .boxed()
     }
 
-    fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {
+    fn tail(&self, after: Position) -> BoxStream<'static, Result<Entry, JournalError>> {
         self.tails.fetch_add(1, Ordering::SeqCst);
         let start = Tail {
             journal: self.clone(),
             changed: self.changed.subscribe(),
-            shard,
-            at: after,
-            epoch: self.state.lock().epoch,
+            shard: after.shard,
+            at: after.seq,
+            epoch: after.epoch,
             cuts: *self.cuts.borrow(),
         };
         futures::stream::unfold(start, |mut tail| async move {
@@ -280,7 +285,7 @@ impl Journal for TestJournal {
 
     fn bounds(&self, _shard: Shard) -> Future<'_, Result<Bounds, JournalError>> {
         let state = self.state.lock();
-        let bounds = Bounds { epoch: state.epoch, first: state.first, last: state.last };
+        let bounds = state.bounds();
         Box::pin(async move { Ok(bounds) })
     }
 
@@ -291,7 +296,12 @@ impl Journal for TestJournal {
         Box::pin(async move { Ok(seq) })
     }
 
-    fn begin_anew(&self, _shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+    fn begin_anew(
+        &self,
+        _shard: Shard,
+        old: Epoch,
+        _first_seq: Option<u64>,
+    ) -> Future<'_, Result<Epoch, JournalError>> {
         let mut state = self.state.lock();
         assert_eq!(state.epoch, old);
         state.epoch = Epoch::new(old.get() + 1);
@@ -299,10 +309,10 @@ impl Journal for TestJournal {
         Box::pin(async move { Ok(epoch) })
     }
 
-    fn trim(&self, _shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>> {
+    fn trim(&self, through: Position) -> Future<'_, Result<(), JournalError>> {
         let mut state = self.state.lock();
-        state.entries.retain(|(_, entry)| entry.seq > through);
-        state.first = through + 1;
+        state.entries.retain(|(_, entry)| entry.seq > through.seq);
+        state.first = through.seq + 1;
         Box::pin(async { Ok(()) })
     }
 }

@@ -10,7 +10,7 @@ use foghorn_tests::wait::until;
 use futures::StreamExt;
 use nix::sys::signal::Signal;
 
-use super::{LIMIT, Nats, append, data, follow, new_entry};
+use super::{LIMIT, Nats, append, at, data, follow, new_entry};
 
 const ZERO: Shard = Shard::ZERO;
 
@@ -73,7 +73,7 @@ async fn a_server_that_hangs_ends_the_tail() {
     let mut nats = Nats::start().await;
     let journal = nats.journal(1).await;
     append(&journal, "a", "one").await;
-    let mut tail = journal.tail(ZERO, 0);
+    let mut tail = journal.tail(at(&journal, ZERO, 0).await);
     assert_eq!(data(&tail.next().await.unwrap().unwrap()), "one");
     nats.server.hang().await;
     let ended = tokio::time::timeout(LIMIT, tail.next()).await.expect("the tail ends").unwrap();
@@ -89,7 +89,7 @@ async fn a_deleted_consumer_ends_the_tail() {
     let nats = Nats::start().await;
     let journal = nats.journal(1).await;
     append(&journal, "a", "one").await;
-    let mut tail = journal.tail(ZERO, 0);
+    let mut tail = journal.tail(at(&journal, ZERO, 0).await);
     assert_eq!(data(&tail.next().await.unwrap().unwrap()), "one");
     let client = nats.client().await;
     let names = client.request("$JS.API.CONSUMER.NAMES.FOGHORN_0", "".into()).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_wiped_store_is_a_new_epoch() {
     for n in 0..10 {
         append(&journal, "a", n.to_string()).await;
     }
-    let mut tail = journal.tail(ZERO, 9);
+    let mut tail = journal.tail(at(&journal, ZERO, 9).await);
     assert_eq!(tail.next().await.unwrap().unwrap().seq, 10);
     nats.server.kill();
     std::fs::remove_dir_all(nats.store.path().join("jetstream")).unwrap();
@@ -157,7 +157,7 @@ async fn a_tail_beyond_the_end_is_a_new_epoch() {
     let journal = nats.journal(1).await;
     let old = journal.epoch(ZERO);
     append(&journal, "a", "one").await;
-    let error = journal.tail(ZERO, 5).next().await.unwrap().unwrap_err();
+    let error = journal.tail(at(&journal, ZERO, 5).await).next().await.unwrap().unwrap_err();
     let JournalError::Epoch { shard: ZERO, epoch } = error else { panic!("{error}") };
     assert!(epoch > old);
     assert_eq!(journal.epoch(ZERO), epoch);

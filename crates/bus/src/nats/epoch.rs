@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use foghorn_core::position::Epoch;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 
 use super::Bus;
@@ -69,6 +69,10 @@ struct Known {
 struct State {
     /// The stream that the epoch belongs to.
     stream_created: String,
+    /// The first seq of the epoch.
+    first_seq: u64,
+    /// The epoch whose entries before that are this one's too.
+    continues: Option<Epoch>,
     /// The highest seq that this process has seen in the epoch.
     seen: u64,
 }
@@ -78,10 +82,20 @@ struct Stored {
     epoch: u64,
     /// The first seq of the epoch.
     first_seq: u64,
+    /// The epoch whose entries before `first_seq` are this one's too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    continues: Option<u64>,
     stream_created: String,
     /// How many shards there are in the epoch; earlier versions didn't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shards: Option<u8>,
+}
+
+/// An epoch that is over, and the first seq that differs from what it had; none when that isn't known.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    epoch: Epoch,
+    first_seq: Option<u64>,
 }
 
 impl Epochs {
@@ -120,30 +134,37 @@ impl Epochs {
         self.0.suspicion.notify_one();
     }
 
-    /// What the leader holds now, and in which epoch. `after` is a seq that the caller has been given:
-    /// when it is gone the epoch is new. Creates what is missing.
-    pub(super) async fn look(&self, shard: Shard, after: u64) -> Result<(Bounds, Info), ApiError> {
+    /// What the leader holds now, and in which epoch. Creates what is missing.
+    pub(super) async fn look(&self, shard: Shard) -> Result<(Bounds, Info), ApiError> {
+        self.look_from(Position { shard, epoch: Epoch::new(0), seq: 0 }).await
+    }
+
+    /// The same. `after` is a position that the caller has been given: when the journal ends before it,
+    /// the epoch is new.
+    pub(super) async fn look_from(&self, after: Position) -> Result<(Bounds, Info), ApiError> {
+        let shard = after.shard;
         let mut looks = 0;
         loop {
             // Before asking: what is appended meanwhile may be seen before the answer comes.
             let (epoch, seen) = self.seen(shard);
+            let seen = if after.epoch == epoch { seen.max(after.seq) } else { seen };
             let info = stream::ensure(&self.0.bus.0.api, shard, &self.0.bus.0.options).await?;
             let same_stream = self.known(shard).state.lock().stream_created == info.created;
             if !same_stream {
-                let epoch = self.find(shard, &info).await?;
-                return Ok((bounds(epoch, &info), info));
+                self.find(shard, &info).await?;
+                return Ok((self.bounds(shard, &info), info));
             }
-            if info.last() >= seen.max(after) {
-                return Ok((bounds(self.current(shard), &info), info));
+            if info.last() >= seen {
+                return Ok((self.bounds(shard, &info), info));
             }
             looks += 1;
             if looks >= REGRESS_LOOKS {
                 tracing::error!(
-                    %shard, %epoch, seen = seen.max(after), last = info.last(),
+                    %shard, %epoch, seen, last = info.last(),
                     "the journal lost entries that were stored (restored from a backup, or an outage of a quorum)"
                 );
-                let epoch = self.begin_anew(shard, epoch, &info).await?;
-                return Ok((bounds(epoch, &info), info));
+                self.begin_anew(shard, epoch, &info).await?;
+                return Ok((self.bounds(shard, &info), info));
             }
             tokio::time::sleep(REGRESS_PAUSE).await;
         }
@@ -151,7 +172,18 @@ impl Epochs {
 
     /// Begins a new epoch after `old`, unless somebody did already; answers the current one.
     pub(super) async fn begin_anew(&self, shard: Shard, old: Epoch, info: &Info) -> Result<Epoch, ApiError> {
-        self.settle(shard, info, Some(old)).await
+        self.begin_anew_from(shard, old, info, None).await
+    }
+
+    /// The same, of whoever knows that nothing before `first_seq` differs.
+    pub(super) async fn begin_anew_from(
+        &self,
+        shard: Shard,
+        old: Epoch,
+        info: &Info,
+        first_seq: Option<u64>,
+    ) -> Result<Epoch, ApiError> {
+        self.settle(shard, info, Some(Over { epoch: old, first_seq })).await
     }
 
     /// The epoch of this stream by the record, a new one if the record is of another.
@@ -159,7 +191,7 @@ impl Epochs {
         self.settle(shard, info, None).await
     }
 
-    async fn settle(&self, shard: Shard, info: &Info, over: Option<Epoch>) -> Result<Epoch, ApiError> {
+    async fn settle(&self, shard: Shard, info: &Info, over: Option<Over>) -> Result<Epoch, ApiError> {
         let key = shard.to_string();
         let mut info = info.clone();
         for _ in 0..CONFLICTS_MOST {
@@ -169,7 +201,7 @@ impl Epochs {
             if let (Some(value), Some(stored)) = (&record.value, stored)
                 && value.stream_created == info.created
                 && stored >= known
-                && over.is_none_or(|over| stored > over)
+                && over.is_none_or(|over| stored > over.epoch)
                 && self.is_ours(value)?
             {
                 if value.shards.is_none() {
@@ -177,7 +209,7 @@ impl Epochs {
                     let value = Stored { shards: Some(self.0.count.get()), ..value.clone() };
                     self.0.bucket.put(&key, &value, record.revision).await?;
                 }
-                self.adopt(shard, stored, &info.created);
+                self.adopt(shard, value);
                 return Ok(stored);
             }
             // The record may be newer than what we compare it with.
@@ -187,31 +219,41 @@ impl Epochs {
                 continue;
             }
             // The record may be lost together with the journal: what we remember counts too.
-            let last = stored.max((known.get() > 0).then_some(known));
+            let last = stored.max(over.map(|over| over.epoch)).max((known.get() > 0).then_some(known));
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let next = Epoch::next(last, now);
+            // Of the same stream in the same layout, what is before the first entry that differs is the same.
+            let count = self.0.count.get();
+            let same_past = record.value.filter(|value| {
+                value.stream_created == info.created && value.shards.is_none_or(|shards| shards == count)
+            });
+            let continues = same_past.map(|value| value.epoch);
+            let differs = over.filter(|_| continues.is_some()).and_then(|over| over.first_seq);
             let value = Stored {
                 epoch: next.get(),
-                first_seq: info.first(),
+                first_seq: differs.map_or(info.first(), |seq| seq.min(info.last() + 1)),
+                continues,
                 stream_created: info.created.clone(),
-                shards: Some(self.0.count.get()),
+                shards: Some(count),
             };
             if let Put::Done(_) = self.0.bucket.put(&key, &value, record.revision).await? {
-                self.adopt(shard, next, &info.created);
+                self.adopt(shard, &value);
                 return Ok(next);
             }
         }
         Err(ApiError::Unreachable(format!("the epoch of shard {shard} keeps changing")))
     }
 
-    fn adopt(&self, shard: Shard, epoch: Epoch, stream_created: &str) {
-        let known = self.known(shard);
+    fn adopt(&self, shard: Shard, record: &Stored) {
+        let (known, epoch) = (self.known(shard), Epoch::new(record.epoch));
         let mut state = known.state.lock();
         let before = known.epoch.load(Ordering::Relaxed);
         if epoch.get() < before {
             return;
         }
-        stream_created.clone_into(&mut state.stream_created);
+        record.stream_created.clone_into(&mut state.stream_created);
+        state.first_seq = record.first_seq;
+        state.continues = record.continues.map(Epoch::new);
         if epoch.get() > before {
             known.epoch.store(epoch.get(), Ordering::Relaxed);
             state.seen = 0;
@@ -264,7 +306,7 @@ impl Epochs {
             // When channels have moved, also over a record that looks like ours: this layout may be the one
             // before the last.
             let over = if moved { self.record(known.shard).await?.value } else { None };
-            let over = over.map(|stored| Epoch::new(stored.epoch));
+            let over = over.map(|stored| Over { epoch: Epoch::new(stored.epoch), first_seq: None });
             self.settle(known.shard, &info, over).await?;
         }
         Ok(())
@@ -313,6 +355,17 @@ impl Epochs {
         client.subscribe(self.0.bucket.subject()).await.ok()
     }
 
+    fn bounds(&self, shard: Shard, info: &Info) -> Bounds {
+        let state = self.known(shard).state.lock();
+        Bounds {
+            epoch: self.current(shard),
+            first_seq: state.first_seq,
+            continues: state.continues,
+            first: info.first(),
+            last: info.last(),
+        }
+    }
+
     fn known(&self, shard: Shard) -> &Known {
         &self.0.shards[shard.index()]
     }
@@ -324,8 +377,4 @@ async fn next(changes: &mut Option<Subscriber>) -> Option<async_nats::Message> {
         Some(changes) => changes.next().await,
         None => std::future::pending().await,
     }
-}
-
-fn bounds(epoch: Epoch, info: &Info) -> Bounds {
-    Bounds { epoch, first: info.first(), last: info.last() }
 }

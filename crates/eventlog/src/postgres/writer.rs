@@ -13,7 +13,7 @@ use foghorn_bus::backoff::Backoff;
 use foghorn_bus::journal::{Bounds, Journal, JournalError};
 use foghorn_bus::lease::{EXPIRES_AFTER, Lease, Leases, RENEW_EVERY};
 use foghorn_core::entry::Entry;
-use foghorn_core::position::Digest;
+use foghorn_core::position::{Digest, Position};
 use foghorn_core::shard::Shard;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
@@ -160,7 +160,7 @@ impl Writer {
             %shard, epoch = %head.epoch, head = head.seq, last = bounds.last,
             "the journal has other entries than the log has stored (restored from a backup, or an outage of a quorum): a new epoch begins"
         );
-        answer(self.journal.begin_anew(shard, head.epoch)).await?;
+        answer(self.journal.begin_anew(shard, head.epoch, None)).await?;
         Ok(Some(answer(self.journal.bounds(shard)).await?))
     }
 
@@ -211,7 +211,8 @@ impl Tenure<'_> {
         loop {
             let seq = head.seq;
             head = self.align(head).await?;
-            let tail = writer.journal.tail(writer.shard, head.seq);
+            let at = Position { shard: writer.shard, epoch: head.epoch, seq: head.seq };
+            let tail = writer.journal.tail(at);
             let reached = AtomicU64::new(head.seq);
             let mut chores = pin!(chores(writer, head.epoch, &reached));
             let realign = tokio::select! {
