@@ -12,7 +12,7 @@ use foghorn_core::entry::{Key, NewEntry};
 use foghorn_core::event::{Event, EventId, EventType, Ttl};
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
-use foghorn_core::position::{Epoch, Position};
+use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
@@ -334,7 +334,16 @@ pub(crate) async fn a_ring_is_filled_with_what_is_never_replayed<S: Subject>(sta
     }
     let fill = async |after, events| {
         let topics = patterns(&[">"]);
-        let query = ReplayQuery { shard: SHARD, epoch, after, topics, events, bytes: 1 << 20, fill: true };
+        let query = ReplayQuery {
+            shard: SHARD,
+            epoch,
+            after,
+            topics,
+            events,
+            bytes: 1 << 20,
+            fill: true,
+            digest: Digest::NONE,
+        };
         let Replay::Page(page) = subject.log().replay(query).await.unwrap() else { panic!("a reset") };
         assert_eq!((page.from, page.tip), (after, 6));
         (page.events.iter().map(text_of).collect::<Vec<_>>(), page.to)
@@ -506,6 +515,7 @@ pub(crate) async fn shards_are_apart<S: Subject>(start: impl Start<S>) {
             events: 100,
             bytes: 1 << 20,
             fill: false,
+            digest: Digest::NONE,
         };
         let Replay::Page(page) = subject.log().replay(query).await.unwrap() else { panic!("a reset") };
         let found: Vec<(u64, String)> = page.events.iter().map(|e| (e.seq, text_of(e))).collect();
@@ -567,8 +577,16 @@ pub(crate) async fn replay(
     events: usize,
     bytes: usize,
 ) -> Replay {
-    let query =
-        ReplayQuery { shard: SHARD, epoch, after, topics: patterns(topics), events, bytes, fill: false };
+    let query = ReplayQuery {
+        shard: SHARD,
+        epoch,
+        after,
+        topics: patterns(topics),
+        events,
+        bytes,
+        fill: false,
+        digest: Digest::NONE,
+    };
     subject.log().replay(query).await.unwrap()
 }
 
@@ -587,7 +605,8 @@ pub(crate) async fn reset_in_the_end(
     topics: &[&str],
 ) -> (ResetReason, Epoch, u64) {
     let (topics, events, bytes) = (patterns(topics), 10, 1 << 20);
-    let query = ReplayQuery { shard: SHARD, epoch, after, topics, events, bytes, fill: false };
+    let query =
+        ReplayQuery { shard: SHARD, epoch, after, topics, events, bytes, fill: false, digest: Digest::NONE };
     let limit = Duration::from_secs(20);
     let answer =
         foghorn_tests::wait::until("a reset", limit, async || subject.log().replay(query.clone()).await.ok());

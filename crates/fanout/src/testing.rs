@@ -73,6 +73,9 @@ struct Tail {
 
 struct State {
     epoch: Epoch,
+    first_seq: u64,
+    /// The seq that was given out again last.
+    replaced: Option<u64>,
     first: u64,
     last: u64,
     entries: Vec<(Shard, Entry)>,
@@ -84,6 +87,8 @@ impl TestJournal {
         TestJournal(Arc::new(Inner {
             state: Mutex::new(State {
                 epoch: Epoch::new(1),
+                first_seq: 1,
+                replaced: None,
                 first: 1,
                 last: 0,
                 entries: Vec::new(),
@@ -112,7 +117,7 @@ impl TestJournal {
     /// Begins another epoch, empty.
     pub(crate) fn restart(&self, epoch: u64) {
         let mut state = self.state.lock();
-        (state.epoch, state.first, state.last) = (Epoch::new(epoch), 1, 0);
+        (state.epoch, state.first_seq, state.first, state.last) = (Epoch::new(epoch), 1, 1, 0);
         state.entries.clear();
         drop(state);
         self.changed.send_replace(());
@@ -126,6 +131,7 @@ impl TestJournal {
     /// Gives out a seq again: another entry is there now.
     pub(crate) fn replace(&self, seq: u64) {
         let mut state = self.state.lock();
+        state.replaced = Some(seq);
         for (_, entry) in state.entries.iter_mut().filter(|(_, entry)| entry.seq == seq) {
             entry.digest = Digest(entry.digest.0 + 1000);
         }
@@ -169,7 +175,7 @@ impl TestJournal {
 impl State {
     fn bounds(&self) -> Bounds {
         let continues = None;
-        Bounds { epoch: self.epoch, first_seq: 1, continues, first: self.first, last: self.last }
+        Bounds { epoch: self.epoch, first_seq: self.first_seq, continues, first: self.first, last: self.last }
     }
 
     fn store(&mut self, event: Result<Event, InvalidEntry>, key: Option<Key>) -> u64 {
@@ -300,11 +306,13 @@ impl Journal for TestJournal {
         &self,
         _shard: Shard,
         old: Epoch,
-        _first_seq: Option<u64>,
+        first_seq: Option<u64>,
     ) -> Future<'_, Result<Epoch, JournalError>> {
         let mut state = self.state.lock();
         assert_eq!(state.epoch, old);
         state.epoch = Epoch::new(old.get() + 1);
+        // As if it were known: seqs are given out again from the one replaced last.
+        state.first_seq = first_seq.or(state.replaced).unwrap_or(state.first);
         let epoch = state.epoch;
         Box::pin(async move { Ok(epoch) })
     }

@@ -11,6 +11,9 @@
 //!
 //! A journal that lost its tail and has grown past it since looks sound from here. Digests tell it
 //! apart; whoever compares them calls [`Epochs::begin_anew`].
+//!
+//! A new epoch of the same stream begins with the first entry that differs, as far as whoever begins it
+//! can tell: what is before it is the same, and nobody needs to be sent it again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,14 +25,18 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use foghorn_core::entry::Entry;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 
 use super::Bus;
 use super::api::ApiError;
 use super::bucket::{Bucket, Put, Record};
+use super::message::Rules;
+use super::read::Reader;
+use super::seen::Seen;
 use super::setup::Rarely;
-use super::stream::{self, Info};
+use super::stream::{self, Info, subject_prefix};
 use crate::backoff::Backoff;
 use crate::journal::Bounds;
 
@@ -73,8 +80,8 @@ struct State {
     first_seq: u64,
     /// The epoch whose entries before that are this one's too.
     continues: Option<Epoch>,
-    /// The highest seq that this process has seen in the epoch.
-    seen: u64,
+    /// What this process has seen of the epoch.
+    seen: Seen,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -118,14 +125,27 @@ impl Epochs {
     /// The current epoch and the highest seq seen in it.
     pub(super) fn seen(&self, shard: Shard) -> (Epoch, u64) {
         let state = self.known(shard).state.lock();
-        (self.current(shard), state.seen)
+        (self.current(shard), state.seen.last())
     }
 
     /// Takes note that `seq` exists in `epoch`.
     pub(super) fn saw(&self, shard: Shard, epoch: Epoch, seq: u64) {
         let mut state = self.known(shard).state.lock();
         if self.current(shard) == epoch {
-            state.seen = state.seen.max(seq);
+            state.seen.note(seq);
+        }
+    }
+
+    /// Takes note of entries that were read in `epoch`.
+    pub(super) fn saw_entries<'a>(
+        &self,
+        shard: Shard,
+        epoch: Epoch,
+        entries: impl IntoIterator<Item = &'a Entry>,
+    ) {
+        let mut state = self.known(shard).state.lock();
+        if self.current(shard) == epoch {
+            entries.into_iter().for_each(|entry| state.seen.entry(entry));
         }
     }
 
@@ -228,7 +248,10 @@ impl Epochs {
                 value.stream_created == info.created && value.shards.is_none_or(|shards| shards == count)
             });
             let continues = same_past.map(|value| value.epoch);
-            let differs = over.filter(|_| continues.is_some()).and_then(|over| over.first_seq);
+            let differs = match over.filter(|_| continues.is_some()) {
+                Some(Over { epoch, first_seq: None }) => self.first_differing(shard, epoch, &info).await?,
+                over => over.and_then(|over| over.first_seq),
+            };
             let value = Stored {
                 epoch: next.get(),
                 first_seq: differs.map_or(info.first(), |seq| seq.min(info.last() + 1)),
@@ -244,6 +267,42 @@ impl Epochs {
         Err(ApiError::Unreachable(format!("the epoch of shard {shard} keeps changing")))
     }
 
+    /// The first seq at which the journal may differ from what this process has read of it in `epoch`;
+    /// none when it remembers nothing that is still the same, or only what the journal has now. A search by halves: what is lost of a
+    /// journal is its end, so up to some entry all are the same and after it none is.
+    async fn first_differing(
+        &self,
+        shard: Shard,
+        epoch: Epoch,
+        info: &Info,
+    ) -> Result<Option<u64>, ApiError> {
+        let (known, lost) = {
+            let state = self.known(shard).state.lock();
+            if self.current(shard) != epoch {
+                return Ok(None);
+            }
+            (state.seen.comparable(info.first(), info.last()), state.seen.last() > info.last())
+        };
+        let bus = &self.0.bus.0;
+        // No digest depends on what makes an entry valid.
+        let rules =
+            Rules { shard, shards: self.0.count, frame_bytes: usize::MAX, prefix: subject_prefix(shard) };
+        let reader = Reader { link: &bus.main, api: &bus.api, metrics: &bus.metrics, rules };
+        let (mut same, mut differ) = (0, known.len());
+        while same < differ {
+            let middle = same + (differ - same) / 2;
+            let (seq, digest) = known[middle];
+            match reader.at(seq).await? {
+                Some(entry) if entry.digest == digest => same = middle + 1,
+                _ => differ = middle,
+            }
+        }
+        if same == known.len() && !lost {
+            return Ok(None);
+        }
+        Ok(same.checked_sub(1).map(|last| known[last].0 + 1))
+    }
+
     fn adopt(&self, shard: Shard, record: &Stored) {
         let (known, epoch) = (self.known(shard), Epoch::new(record.epoch));
         let mut state = known.state.lock();
@@ -256,7 +315,7 @@ impl Epochs {
         state.continues = record.continues.map(Epoch::new);
         if epoch.get() > before {
             known.epoch.store(epoch.get(), Ordering::Relaxed);
-            state.seen = 0;
+            state.seen = Seen::default();
             if before > 0 {
                 self.0.bus.0.metrics.epoch_changes.inc();
                 tracing::warn!(%shard, %epoch, before, "the journal is in a new epoch: listeners will be reset");

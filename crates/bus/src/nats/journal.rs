@@ -94,6 +94,7 @@ impl Inner {
         let reader =
             Reader { link, api: &self.bus.0.api, metrics: &self.bus.0.metrics, rules: self.rules(shard) };
         let (entries, to) = reader.page(bounds, from, events, bytes).await?;
+        self.epochs.saw_entries(shard, bounds.epoch, &entries);
         self.epochs.saw(shard, bounds.epoch, to);
         Ok(JournalPage { epoch: bounds.epoch, from, to, tip: bounds.last.max(to), entries })
     }

@@ -145,7 +145,7 @@ impl Tail {
 
     fn give(&mut self, entry: Entry) -> Entry {
         self.after = entry.seq;
-        self.epochs.saw(self.rules.shard, self.epoch, entry.seq);
+        self.epochs.saw_entries(self.rules.shard, self.epoch, [&entry]);
         entry
     }
 

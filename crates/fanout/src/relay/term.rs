@@ -46,10 +46,10 @@ impl Relay {
             self.rebuilt("epoch");
             loop {
                 match self.bounds().await {
-                    // The journal's first entry of the epoch: everything in it is new to everyone.
+                    // The first entry of the epoch's own: what is before it, everyone had in the last one.
                     Ok(bounds) if bounds.epoch >= newer => {
                         tracing::warn!(shard = %self.shard, from = %epoch, to = %bounds.epoch, "the shard is in a new epoch");
-                        (epoch, after) = (bounds.epoch, bounds.first.saturating_sub(1));
+                        (epoch, after) = (bounds.epoch, bounds.before_first());
                         sent.store(after, Ordering::Relaxed);
                         break;
                     }
@@ -65,12 +65,12 @@ impl Relay {
     /// The epoch, the seq to begin after, and the last one that was sent already: [`OVERLAP`] before
     /// that, never before the journal's first. A note beyond the last seq is of an epoch that is over.
     async fn start(&self, note: u64) -> Result<(Epoch, u64, u64), JournalError> {
-        let Bounds { epoch, first, last, .. } = self.bounds().await?;
+        let bounds @ Bounds { epoch, first, last, .. } = self.bounds().await?;
         let floor = first.saturating_sub(1);
         let sent = match note {
             // Nobody has sent anything: whoever wants what was before gets it from the event log.
             0 => last,
-            note if note > last => floor,
+            note if note > last => bounds.before_first(),
             note => note,
         };
         if sent <= floor {

@@ -179,6 +179,8 @@ async fn a_seq_given_out_twice_begins_a_new_epoch() {
     stage.journal.replace(3);
     stage.journal.cut_tails();
     stage.feed.until(|sent| sent.iter().any(|batch| batch.epoch.get() == 2 && batch.to == 3)).await;
+    let batches: Vec<_> = stage.feed.take().into_iter().filter(|batch| batch.from < batch.to).collect();
+    assert_eq!(ranges(&batches), [(2, 3, 1)], "what is before it is the same, and not sent again");
     running.stop().await;
     let metrics = stage.metrics();
     assert!(metrics.contains(r#"relay_rebuilds_total{reason="ended"} 2"#), "{metrics}");
