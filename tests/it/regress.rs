@@ -12,6 +12,7 @@ use foghorn_bus::journal::Journal;
 use foghorn_bus::metrics::Metrics;
 use foghorn_bus::nats::{Bus, NatsOptions, Parameters};
 use foghorn_core::event::FRAME_BYTES_DEFAULT;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::post;
@@ -193,6 +194,27 @@ impl Stage {
         }
     }
 
+    /// Of the epoch that it is now, everything can be had from the log, whatever epochs its rows are of.
+    async fn replay(&self, journal: &[(u64, String)]) {
+        let mut connection = PgConnection::connect(&self.database).await.unwrap();
+        let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM foghorn.shards WHERE shard = 0")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        let epoch = Epoch::new(epoch.try_into().unwrap());
+        let cursor = foghorn_core::cursor::Cursor::single(Position { shard: SHARD, epoch, seq: 5 });
+        let gateway = &self.cluster.gateways[0];
+        for (query, cursor, first) in [("&last=1000", None, 1), ("", Some(cursor.to_string()), 6)] {
+            let url = gateway.url(&format!("/api/events?channels=c{query}"));
+            let listening = Listening::start(&url, cursor.as_ref()).await;
+            listening.until_heard(&self.published.to_string(), LIMIT).await;
+            let (_, heard) = listening.leave().await;
+            assert!(heard.resets.is_empty(), "{:?}", heard.resets);
+            heard.assert_begins(first);
+            heard.assert_is(journal, usize::MAX);
+        }
+    }
+
     /// What everybody has in the end, and was told on the way.
     async fn judge(mut self, returning: (Cursor, Heard), resets: &[&str]) {
         let (cursor, before) = returning;
@@ -202,6 +224,7 @@ impl Stage {
         self.logged().await;
         let journal = self.journal().await;
         assert_eq!(self.table().await, journal, "the table equals the journal");
+        self.replay(&journal).await;
         for (turn, listening) in std::mem::take(&mut self.listening).into_iter().enumerate() {
             let (_, heard) = listening.leave().await;
             assert_eq!(heard.resets, resets, "listener {turn}");

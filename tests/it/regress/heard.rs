@@ -44,6 +44,11 @@ impl Heard {
         }
     }
 
+    /// That its first event is at this seq.
+    pub(super) fn assert_begins(&self, first: u64) {
+        assert_eq!(self.events.first().map(|(seq, _)| *seq), Some(first));
+    }
+
     /// That all events from its first on are those of the journal, each once.
     pub(super) fn assert_is(&self, journal: &[(u64, String)], turn: usize) {
         let first = self.events.first().map_or(0, |(seq, _)| *seq);
