@@ -14,6 +14,7 @@ mod measure;
 mod migrate;
 mod partitions;
 mod recent;
+mod regress;
 mod replay;
 mod rows;
 mod state;

@@ -103,6 +103,52 @@ async fn a_replica_of_the_log_that_is_an_epoch_behind_does_not_take_the_ring_bac
     assert_eq!(hub.with_ring(Shard::ZERO, |ring| ring.unwrap().floor()), 100, "it was never begun anew");
 }
 
+/// Every question is answered with nothing new, until one carries this digest: that is of another journal.
+fn regressed_at(seq: u64, digest: Digest) -> Arc<TestLog> {
+    TestLog::new(1, 10, 10, move |query| {
+        if query.digest != digest {
+            return page(1, query.after, query.after);
+        }
+        assert_eq!((query.epoch, query.after), (Epoch::new(1), seq), "what the digest is of");
+        Ok(Replay::Reset { reason: ResetReason::Epoch, epoch: Epoch::new(2), after: 11 })
+    })
+}
+
+fn with_digests(batch: &Batch, from: Digest, to: Digest) -> Arc<Batch> {
+    Arc::new(Batch { from_digest: from, to_digest: to, ..batch.clone() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_another_history_is_not_taken_and_the_log_is_asked_at_once() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let log = regressed_at(12, Digest(12));
+    let sender = feed.opens();
+    sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
+    // Where it ends nothing is known of the entry.
+    sender.send(live(1, 12, 13)).unwrap();
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 1, 13).await;
+    sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
+    let took = until(&mut running, &hub, 2, 11).await;
+    assert!(took < POLL_AFTER, "{took:?}");
+    assert_eq!(hub.metrics.regresses.get(), 1);
+    // What the relay of the old epoch still says is of no interest.
+    sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
+    sender.send(live(2, 11, 12)).unwrap();
+    until(&mut running, &hub, 2, 12).await;
+    assert_eq!(hub.metrics.regresses.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_live_feed_the_log_compares_the_head() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let log = regressed_at(12, Digest(12));
+    feed.opens().send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 2, 11).await;
+    assert_eq!(hub.metrics.regresses.get(), 0, "nothing came that was wrong");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_newer_epoch_begins_the_ring_anew() {
     let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
