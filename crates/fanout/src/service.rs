@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
+use foghorn_bus::clock::Clock;
 use foghorn_bus::journal::Journal;
 use foghorn_bus::lease::Leases;
 use foghorn_bus::live::LiveFeed;
@@ -35,6 +36,8 @@ pub struct Ports {
     pub leases: Arc<dyn Leases>,
     /// Who knows what is durable.
     pub log: Arc<dyn EventLog>,
+    /// What counts as now.
+    pub clock: Clock,
 }
 
 /// A fan-out: hands out its doors and runs its relays.
@@ -97,6 +100,7 @@ impl Fanout {
                 self.ports.feed.clone(),
                 self.ports.leases.clone(),
                 self.config.beacon_interval,
+                self.ports.clock.clone(),
                 self.metrics.clone(),
                 self.shutdown.clone(),
             );

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::doubts::{EPOCH_PATIENCE, TIP_PATIENCE};
 use super::log::PostgresLog;
 use super::recent::{bounds, not_behind, read, select};
-use super::rows::Connection;
+use super::connection::Connection;
 use super::{Head, READ_DEADLINE};
 use crate::metrics::PageSource;
 use crate::pages::Page;

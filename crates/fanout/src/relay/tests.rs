@@ -45,6 +45,7 @@ impl Stage {
             self.feed.clone(),
             Arc::new(self.leases.clone()),
             Duration::from_millis(250),
+            Clock::default(),
             self.metrics.clone(),
             shutdown,
         );
