@@ -16,6 +16,7 @@ use foghorn_bus::nats::{Bus, NatsJournal, NatsOptions, Parameters};
 use foghorn_core::channel::Channel;
 use foghorn_core::entry::{Entry, Key, NewEntry};
 use foghorn_core::event::{Event, EventId, FRAME_BYTES_DEFAULT};
+use foghorn_core::position::Position;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_tests::nats::NatsServer;
 use futures::StreamExt;
@@ -87,7 +88,7 @@ async fn follow(journal: &impl Journal, shard: Shard, mut after: u64, count: usi
     let mut backoff = Backoff::default();
     let all = async {
         while entries.len() < count {
-            let mut tail = journal.tail(shard, after);
+            let mut tail = journal.tail(at(journal, shard, after).await);
             while entries.len() < count {
                 match tail.next().await {
                     Some(Ok(entry)) => {
@@ -105,6 +106,21 @@ async fn follow(journal: &impl Journal, shard: Shard, mut after: u64, count: usi
     };
     tokio::time::timeout(LIMIT, all).await.expect("the entries come in time");
     entries
+}
+
+/// A position in the shard's current epoch.
+async fn at(journal: &impl Journal, shard: Shard, seq: u64) -> Position {
+    let mut backoff = Backoff::default();
+    let bounds = async {
+        loop {
+            match journal.bounds(shard).await {
+                Ok(bounds) => return bounds,
+                Err(_) => backoff.wait().await,
+            }
+        }
+    };
+    let bounds = tokio::time::timeout(LIMIT, bounds).await.expect("the journal answers in time");
+    Position { shard, epoch: bounds.epoch, seq }
 }
 
 fn data(entry: &Entry) -> &str {

@@ -172,7 +172,19 @@ impl Cluster {
     /// Starts everything on free ports.
     pub(crate) async fn start(shards: u8, config: &str) -> Self {
         let (nats, postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
-        let (bus, database) = (nats.url(), postgres.url(&postgres.create_database().await));
+        let database = postgres.create_database().await;
+        Cluster::start_on(nats, postgres, &database, shards, config).await
+    }
+
+    /// The same, on servers that run already.
+    pub(crate) async fn start_on(
+        nats: NatsServer,
+        postgres: PostgresServer,
+        database: &str,
+        shards: u8,
+        config: &str,
+    ) -> Self {
+        let (bus, database) = (nats.url(), postgres.url(database));
         let shards = shards.to_string();
         let common = ["--config", config, "--shards", &shards, "--nats", &bus, "--admin", "127.0.0.1:0"];
         let spawn = async |own: &[&str]| Foghorn::spawn(&[own, &common].concat(), &[]).await;

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use foghorn_bus::Future;
 use foghorn_bus::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage};
 use foghorn_core::entry::{Entry, NewEntry};
-use foghorn_core::position::Epoch;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_eventlog::sqlite::SqliteLog;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 /// A journal that can lose what it has and become another one.
@@ -69,8 +69,22 @@ impl Journal for FaultyJournal {
             .boxed()
     }
 
-    fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {
-        self.inner().tail(shard, after.max(self.lost()))
+    fn tail(&self, after: Position) -> BoxStream<'static, Result<Entry, JournalError>> {
+        let (inner, later, lost) = (self.inner(), self.later.load(Ordering::SeqCst), self.lost());
+        let opened = async move {
+            let own = inner.bounds(after.shard).await.map(|bounds| bounds.epoch);
+            let now = own.map(|own| (own, Epoch::new(own.get() + later)));
+            match now {
+                Ok((own, now)) if now == after.epoch => {
+                    inner.tail(Position { epoch: own, seq: after.seq.max(lost), ..after })
+                }
+                Ok((_, epoch)) => {
+                    stream::iter([Err(JournalError::Epoch { shard: after.shard, epoch })]).boxed()
+                }
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            }
+        };
+        opened.flatten_stream().boxed()
     }
 
     fn read(
@@ -93,7 +107,7 @@ impl Journal for FaultyJournal {
             let bounds = self.inner().bounds(shard).await?;
             let first = bounds.first.max(self.lost() + 1);
             let last = bounds.last.min(self.behind.load(Ordering::SeqCst));
-            Ok(Bounds { epoch: self.epoch(bounds.epoch), first, last })
+            Ok(Bounds { epoch: self.epoch(bounds.epoch), first, last, ..bounds })
         }
         .boxed()
     }
@@ -102,7 +116,12 @@ impl Journal for FaultyJournal {
         async move { self.inner().seek(shard, time).await }.boxed()
     }
 
-    fn begin_anew(&self, shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+    fn begin_anew(
+        &self,
+        shard: Shard,
+        old: Epoch,
+        _first_seq: Option<u64>,
+    ) -> Future<'_, Result<Epoch, JournalError>> {
         async move {
             let now = self.bounds(shard).await?.epoch;
             if now == old {
@@ -114,8 +133,8 @@ impl Journal for FaultyJournal {
         .boxed()
     }
 
-    fn trim(&self, _shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>> {
-        self.lost.fetch_max(through, Ordering::SeqCst);
+    fn trim(&self, through: Position) -> Future<'_, Result<(), JournalError>> {
+        self.lost.fetch_max(through.seq, Ordering::SeqCst);
         futures::future::ready(Ok(())).boxed()
     }
 }

@@ -13,7 +13,7 @@ use foghorn_bus::memory::MemoryLeases;
 use foghorn_core::entry::Key;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
-use foghorn_core::position::{Epoch, Position};
+use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_eventlog::metrics::Metrics;
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::log_faults::FaultyJournal;
 use crate::log_suite::{
-    Subject, TestClock, event, kept, new_entry, page, patterns, policies, publish, replay, replay_all,
+    Subject, TestClock, at, event, kept, new_entry, page, patterns, policies, publish, replay, replay_all,
     reset_of, text_of,
 };
 
@@ -248,7 +248,7 @@ async fn postgres_may_be_killed_at_any_moment() {
     subject.server.kill();
     let all = replay_all(&subject, 0, &["a"], 10_000, 4 << 20).await.unwrap();
     assert_eq!(all.len(), usize::try_from(total).unwrap());
-    subject.journal.trim(SHARD, 500).await.unwrap();
+    subject.journal.trim(at(&subject, 500).await).await.unwrap();
     let query = ReplayQuery {
         shard: SHARD,
         epoch,
@@ -257,6 +257,7 @@ async fn postgres_may_be_killed_at_any_moment() {
         events: 10,
         bytes: 1000,
         fill: false,
+        digest: Digest::NONE,
     };
     subject.log.replay(query).await.unwrap_err();
     let rest = replay_all(&subject, 500, &["a"], 10_000, 4 << 20).await.unwrap();
@@ -288,12 +289,21 @@ async fn without_postgres_the_journal_answers_over_the_wire() {
     let remote = RemoteEventLog::new(&url, ShardCount::ONE, &mut Default::default()).unwrap();
     subject.stop_writing().await;
     subject.server.kill();
-    subject.journal.trim(SHARD, 4).await.unwrap();
+    subject.journal.trim(at(&subject, 4).await).await.unwrap();
 
     // The client has one replica to ask, once: what is answered at all, is in time.
     for fill in [false, true] {
         let topics = patterns(&[">"]);
-        let query = ReplayQuery { shard: SHARD, epoch, after: 4, topics, events: 100, bytes: 1 << 20, fill };
+        let query = ReplayQuery {
+            shard: SHARD,
+            epoch,
+            after: 4,
+            topics,
+            events: 100,
+            bytes: 1 << 20,
+            fill,
+            digest: Digest::NONE,
+        };
         let Replay::Page(page) = remote.replay(query.clone()).await.unwrap() else { panic!("a reset") };
         assert_eq!((page.events.len(), page.to, page.tip), (6, 10, 10));
         // What only PostgreSQL has is slow, and not gone.
@@ -322,11 +332,19 @@ async fn a_ring_is_filled_from_the_log_up_to_where_the_journal_begins() {
         epoch = publish(&subject, channel, &format!("{n}")).await.epoch;
     }
     subject.settle().await;
-    subject.journal.trim(SHARD, 3).await.unwrap();
+    subject.journal.trim(at(&subject, 3).await).await.unwrap();
     let fill = async |after| {
         let topics = patterns(&[">"]);
-        let query =
-            ReplayQuery { shard: SHARD, epoch, after, topics, events: 100, bytes: 1 << 20, fill: true };
+        let query = ReplayQuery {
+            shard: SHARD,
+            epoch,
+            after,
+            topics,
+            events: 100,
+            bytes: 1 << 20,
+            fill: true,
+            digest: Digest::NONE,
+        };
         let Replay::Page(page) = subject.log.replay(query).await.unwrap() else { panic!("a reset") };
         (page.events.iter().map(text_of).collect::<Vec<_>>(), page.to, page.tip)
     };
@@ -347,7 +365,16 @@ async fn who_is_ahead_of_a_leader_or_a_replica_waits_and_is_not_reset() {
     publish(&subject, "a", "6").await;
     let ask = async |epoch, after| {
         let topics = patterns(&["a"]);
-        let query = ReplayQuery { shard: SHARD, epoch, after, topics, events: 9, bytes: 999, fill: false };
+        let query = ReplayQuery {
+            shard: SHARD,
+            epoch,
+            after,
+            topics,
+            events: 9,
+            bytes: 999,
+            fill: false,
+            digest: Digest::NONE,
+        };
         subject.log.replay(query).await
     };
     // A new leader: neither what the log has nor what somebody was given is gone.
@@ -398,6 +425,7 @@ async fn what_the_journal_lost_is_a_hole_and_told() {
         events: 9,
         bytes: 999,
         fill: false,
+        digest: Digest::NONE,
     };
     subject.log.replay(query).await.unwrap_err();
 

@@ -14,7 +14,7 @@ use futures::{FutureExt, StreamExt};
 use tempfile::TempDir;
 
 use crate::log_suite::{
-    Subject, TestClock, append, event, kept, new_entry, page, policies, publish, replay_all, with_id,
+    Subject, TestClock, append, at, event, kept, new_entry, page, policies, publish, replay_all, with_id,
 };
 
 pub(crate) struct Sqlite {
@@ -210,7 +210,7 @@ async fn ids_are_forgotten_after_their_window() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_falls_behind_reads_the_database() {
     let subject = in_memory(ShardCount::ONE, Policies::default()).await;
-    let mut tail = subject.log.tail(Shard::ZERO, 0);
+    let mut tail = subject.log.tail(at(&subject, 0).await);
     // More than the tail in memory holds.
     let big = "x".repeat(100_000);
     let all = (0..100).map(|_| publish(&subject, "a", &big));
@@ -230,7 +230,7 @@ async fn times_never_go_back() {
     let subject = Sqlite { clock: TestClock::new(), ..subject };
     let subject = subject.reopen(|_| {}).await;
     publish(&subject, "a", "2").await;
-    let mut tail = subject.log.tail(Shard::ZERO, 0);
+    let mut tail = subject.log.tail(at(&subject, 0).await);
     let (first, second) = (tail.next().await.unwrap().unwrap(), tail.next().await.unwrap().unwrap());
     assert!(first.time <= second.time && first.time == before);
 }

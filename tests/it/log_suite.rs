@@ -12,7 +12,7 @@ use foghorn_core::entry::{Key, NewEntry};
 use foghorn_core::event::{Event, EventId, EventType, Ttl};
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
-use foghorn_core::position::{Epoch, Position};
+use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
@@ -96,9 +96,15 @@ pub(crate) use suite;
 pub(crate) trait Start<S: Subject>: AsyncFnOnce(ShardCount, Policies) -> S {}
 impl<S: Subject, F: AsyncFnOnce(ShardCount, Policies) -> S> Start<S> for F {}
 
+/// A position in the journal's current epoch.
+pub(crate) async fn at(subject: &impl Subject, seq: u64) -> Position {
+    let epoch = subject.journal().bounds(SHARD).await.unwrap().epoch;
+    Position { shard: SHARD, epoch, seq }
+}
+
 pub(crate) async fn a_tail_gives_everything_in_order<S: Subject>(start: impl Start<S>) {
     let subject = start(ShardCount::ONE, Policies::default()).await;
-    let mut live = subject.journal().tail(SHARD, 0);
+    let mut live = subject.journal().tail(at(&subject, 0).await);
     for n in 1..=50 {
         assert_eq!(publish(&subject, "a", &n.to_string()).await.seq, n);
     }
@@ -106,7 +112,7 @@ pub(crate) async fn a_tail_gives_everything_in_order<S: Subject>(start: impl Sta
         let entry = live.next().await.unwrap().unwrap();
         assert_eq!((entry.seq, &*entry.event.unwrap().data), (n, n.to_string().as_str()));
     }
-    let mut late = subject.journal().tail(SHARD, 48);
+    let mut late = subject.journal().tail(at(&subject, 48).await);
     assert_eq!(late.next().await.unwrap().unwrap().seq, 49);
     assert_eq!(late.next().await.unwrap().unwrap().seq, 50);
     assert!(late.next().now_or_never().is_none(), "there is no 51");
@@ -314,7 +320,7 @@ pub(crate) async fn what_is_not_replayed_is_covered<S: Subject>(start: impl Star
             assert_eq!(found, [(2, "kept".to_owned())]);
         }
     }
-    let entry = subject.journal().tail(SHARD, 0).next().await.unwrap().unwrap();
+    let entry = subject.journal().tail(at(&subject, 0).await).next().await.unwrap().unwrap();
     assert_eq!(entry.seq, 1, "whoever listens hears it");
 }
 
@@ -328,7 +334,16 @@ pub(crate) async fn a_ring_is_filled_with_what_is_never_replayed<S: Subject>(sta
     }
     let fill = async |after, events| {
         let topics = patterns(&[">"]);
-        let query = ReplayQuery { shard: SHARD, epoch, after, topics, events, bytes: 1 << 20, fill: true };
+        let query = ReplayQuery {
+            shard: SHARD,
+            epoch,
+            after,
+            topics,
+            events,
+            bytes: 1 << 20,
+            fill: true,
+            digest: Digest::NONE,
+        };
         let Replay::Page(page) = subject.log().replay(query).await.unwrap() else { panic!("a reset") };
         assert_eq!((page.from, page.tip), (after, 6));
         (page.events.iter().map(text_of).collect::<Vec<_>>(), page.to)
@@ -500,6 +515,7 @@ pub(crate) async fn shards_are_apart<S: Subject>(start: impl Start<S>) {
             events: 100,
             bytes: 1 << 20,
             fill: false,
+            digest: Digest::NONE,
         };
         let Replay::Page(page) = subject.log().replay(query).await.unwrap() else { panic!("a reset") };
         let found: Vec<(u64, String)> = page.events.iter().map(|e| (e.seq, text_of(e))).collect();
@@ -561,8 +577,16 @@ pub(crate) async fn replay(
     events: usize,
     bytes: usize,
 ) -> Replay {
-    let query =
-        ReplayQuery { shard: SHARD, epoch, after, topics: patterns(topics), events, bytes, fill: false };
+    let query = ReplayQuery {
+        shard: SHARD,
+        epoch,
+        after,
+        topics: patterns(topics),
+        events,
+        bytes,
+        fill: false,
+        digest: Digest::NONE,
+    };
     subject.log().replay(query).await.unwrap()
 }
 
@@ -581,7 +605,8 @@ pub(crate) async fn reset_in_the_end(
     topics: &[&str],
 ) -> (ResetReason, Epoch, u64) {
     let (topics, events, bytes) = (patterns(topics), 10, 1 << 20);
-    let query = ReplayQuery { shard: SHARD, epoch, after, topics, events, bytes, fill: false };
+    let query =
+        ReplayQuery { shard: SHARD, epoch, after, topics, events, bytes, fill: false, digest: Digest::NONE };
     let limit = Duration::from_secs(20);
     let answer =
         foghorn_tests::wait::until("a reset", limit, async || subject.log().replay(query.clone()).await.ok());

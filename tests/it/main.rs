@@ -18,3 +18,4 @@ mod log_suite;
 mod page;
 mod processes;
 mod proxy;
+mod regress;

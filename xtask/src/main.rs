@@ -1,8 +1,9 @@
-//! The project's chores, in one place for people and for CI: `cargo xtask tools | test | codegen | ci`.
+//! The project's chores, in one place for people and for CI: `cargo xtask tools | test | simulate | codegen | ci`.
 
 mod ci;
 mod codegen;
 mod command;
+mod simulate;
 mod test;
 mod tools;
 mod workspace;
@@ -24,6 +25,8 @@ enum Chore {
     Tools,
     /// Build the product and run the tests against it
     Test(test::Options),
+    /// Run the simulation: thousands of seeds, or one with its story
+    Simulate(simulate::Options),
     /// Generate the gRPC code of crates/rpc from its .proto file
     Codegen {
         /// Change nothing, fail when the committed files are not what would be generated
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Tools => tools::ensure().map(|tools| print!("{tools}")),
         Chore::Test(options) => test::run(&options),
+        Chore::Simulate(options) => simulate::run(&options),
         Chore::Codegen { check: false } => codegen::write(),
         Chore::Codegen { check: true } => codegen::check(),
         Chore::Ci => ci::run(),

@@ -42,10 +42,11 @@ pub trait Journal: Send + Sync + 'static {
         .boxed()
     }
 
-    /// Everything after `after`, then what comes. The stream ends only with an error, after which the
-    /// caller tails anew from the last seq it got, after a pause: an error may come at once. Entries come in order; purged or deleted ones leave
-    /// gaps in the seqs.
-    fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>>;
+    /// Everything after `after`, then what comes; [`JournalError::Epoch`] when the shard is in another
+    /// epoch than the position, or as soon as it is. The stream ends only with an error, after which the
+    /// caller tails anew from the last seq it got, after a pause: an error may come at once. Entries come
+    /// in order; purged or deleted ones leave gaps in the seqs.
+    fn tail(&self, after: Position) -> BoxStream<'static, Result<Entry, JournalError>>;
 
     /// The entries in `(after, to]` for some `to` as far as the limits allow: at most `events` entries
     /// and about `bytes` bytes, at least one entry when there is one. Answered by the leader or checked
@@ -74,15 +75,26 @@ pub trait Journal: Send + Sync + 'static {
         time: foghorn_core::time::Timestamp,
     ) -> Future<'_, Result<u64, JournalError>>;
 
-    /// The journal holds another entry than was read at that position before, as digests show: begins a
-    /// new epoch after `old`, unless somebody did already, and answers the current one.
-    fn begin_anew(&self, shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+    /// The journal holds another entry than was read at a position before, as digests show: begins a new
+    /// epoch after `old`, unless somebody did already, and answers the current one.
+    ///
+    /// `first_seq` is the first seq that differs, or one before it. Whoever doesn't know says none: then
+    /// the journal goes by what it has seen in this process, and where that doesn't tell either, the new
+    /// epoch begins with the first entry there is.
+    fn begin_anew(
+        &self,
+        shard: Shard,
+        old: Epoch,
+        first_seq: Option<u64>,
+    ) -> Future<'_, Result<Epoch, JournalError>> {
+        let _unused = first_seq;
         let text = format!("this journal can't begin a new epoch of shard {shard} after {old}");
         Box::pin(std::future::ready(Err(JournalError::Unavailable(text))))
     }
 
-    /// Forgets entries up to and including `through`: the log has them.
-    fn trim(&self, shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>>;
+    /// Forgets entries up to and including `through`: the log has them. [`JournalError::Epoch`] when the
+    /// shard is in another epoch than the position: what was to be forgotten is of another journal.
+    fn trim(&self, through: Position) -> Future<'_, Result<(), JournalError>>;
 }
 
 /// Where an appended event is.
@@ -99,10 +111,23 @@ pub struct Appended {
 pub struct Bounds {
     /// Its incarnation.
     pub epoch: Epoch,
+    /// The first seq of the epoch: entries before it are of an epoch before, see `continues`. May be below
+    /// `first`, when the epoch's first entries have been trimmed, or above, when it continues another.
+    pub first_seq: u64,
+    /// The epoch whose entries before `first_seq` are this one's too. None where nothing before it is: a
+    /// new stream, or another number of shards.
+    pub continues: Option<Epoch>,
     /// The first seq there is; `last + 1` when it is empty.
     pub first: u64,
     /// The last seq that was given out; 0 before the first.
     pub last: u64,
+}
+
+impl Bounds {
+    /// The seq before the first entry there is of the epoch's own.
+    pub fn before_first(&self) -> u64 {
+        self.first.max(self.first_seq).saturating_sub(1)
+    }
 }
 
 /// What a shard's journal takes, in bytes.

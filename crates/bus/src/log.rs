@@ -8,7 +8,7 @@ use bytes::Bytes;
 use foghorn_core::batch::Batch;
 use foghorn_core::entry::Key;
 use foghorn_core::pattern::Pattern;
-use foghorn_core::position::{Epoch, Position};
+use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
@@ -49,6 +49,10 @@ pub struct ReplayQuery {
     pub epoch: Epoch,
     /// Events after this seq.
     pub after: u64,
+    /// The digest of the entry at `after` as a gateway's ring has it, [`Digest::NONE`] where that isn't
+    /// known. With `fill` it is compared with the journal's: when that has another entry there, or has
+    /// lost it, a new epoch begins, and the gateway hears of it as a reset.
+    pub digest: Digest,
     /// Only events on these channels and patterns. Also which retention floors count: a listener to
     /// `a` is not reset because events of `b` have expired.
     pub topics: Arc<[Pattern]>,
@@ -60,6 +64,13 @@ pub struct ReplayQuery {
     /// the range, events that are never replayed included. So this is read from the journal first, and
     /// from the log only where the journal no longer has it.
     pub fill: bool,
+}
+
+impl ReplayQuery {
+    /// Whether a gateway says which entry it has at `after`.
+    pub fn holds_digest(&self) -> bool {
+        self.fill && self.digest != Digest::NONE && self.after > 0
+    }
 }
 
 /// What [`EventLog::replay`] answers.

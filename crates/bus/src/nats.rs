@@ -19,6 +19,7 @@ mod epoch;
 mod journal;
 mod message;
 mod read;
+mod seen;
 mod tail;
 
 mod live;

@@ -57,6 +57,7 @@ pub struct Metrics {
     resets: Family<OfKind, Counter>,
     retained: Family<OfClass, Counter>,
     fenced: Family<OfShard, Counter>,
+    regresses: Family<OfShard, Counter>,
     writer: Family<OfShard, Gauge>,
 }
 
@@ -78,6 +79,7 @@ impl Default for Metrics {
             resets: Family::default(),
             retained: Family::default(),
             fenced: Family::default(),
+            regresses: Family::default(),
             writer: Family::default(),
         }
     }
@@ -135,6 +137,11 @@ impl Metrics {
         );
         r.register("foghorn_log_writer", "1 where this process writes the shard", m.writer.clone());
         r.register("foghorn_log_fenced", "Times a writer found that another had written", m.fenced.clone());
+        r.register(
+            "foghorn_log_regresses",
+            "Times the journal held other entries than the log or a gateway had, and a new epoch was asked for",
+            m.regresses.clone(),
+        );
         metrics
     }
 
@@ -185,6 +192,10 @@ impl Metrics {
 
     pub(crate) fn hole(&self, shard: Shard) {
         self.holes.get_or_create(&OfShard { shard: u32::from(shard.get()) }).inc();
+    }
+
+    pub(crate) fn regressed(&self, shard: Shard) {
+        self.regresses.get_or_create(&OfShard { shard: u32::from(shard.get()) }).inc();
     }
 
     pub(crate) fn fenced(&self, shard: Shard) {

@@ -15,6 +15,7 @@ mod measure;
 mod migrate;
 mod partitions;
 mod recent;
+mod regress;
 mod replay;
 mod rows;
 mod state;

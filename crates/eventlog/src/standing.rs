@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foghorn_bus::log::LogError;
 use foghorn_core::policy::{Policies, Policy, RetentionClass};
-use foghorn_core::position::Epoch;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::reason::ResetReason;
 
 use crate::topics::Topics;
@@ -18,8 +18,10 @@ const TOPICS_CLASSED: usize = 64;
 pub(crate) struct Standing {
     /// The current incarnation.
     pub(crate) epoch: Epoch,
-    /// The seq before the first of this epoch.
+    /// The seq before the first of this epoch, or of those that it continues.
     pub(crate) start: u64,
+    /// Epochs before this one that it continues, in order.
+    pub(crate) ancestors: Vec<Ancestor>,
     /// The last seq there is.
     pub(crate) tip: u64,
     /// Per class, the highest seq that retention has dropped.
@@ -28,6 +30,16 @@ pub(crate) struct Standing {
     pub(crate) holes: Vec<(u64, u64)>,
     /// Which policies held since when, in order: they say in which class a channel's events lie.
     pub(crate) eras: Vec<Era>,
+}
+
+/// An epoch whose first entries are the current one's too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ancestor {
+    pub(crate) epoch: Epoch,
+    /// The last seq up to which its rows are the current epoch's.
+    pub(crate) upto: u64,
+    /// The last seq up to which its positions are: whoever was given one has nothing that is wrong.
+    pub(crate) common: u64,
 }
 
 /// A time between two changes of the policies.
@@ -50,13 +62,31 @@ pub(crate) enum Verdict {
 impl Standing {
     /// A shard of which nothing has been stored.
     pub(crate) fn empty(epoch: Epoch, start: u64) -> Self {
-        Standing { epoch, start, tip: start, floors: Vec::new(), holes: Vec::new(), eras: Vec::new() }
+        let ancestors = Vec::new();
+        Standing {
+            epoch,
+            start,
+            ancestors,
+            tip: start,
+            floors: Vec::new(),
+            holes: Vec::new(),
+            eras: Vec::new(),
+        }
+    }
+
+    /// Whether a position of an earlier epoch is the same in this one.
+    pub(crate) fn keeps(&self, position: Position) -> bool {
+        let of = |ancestor: &Ancestor| ancestor.epoch == position.epoch && position.seq <= ancestor.common;
+        self.ancestors.iter().any(of)
     }
 
     /// What to answer to the cursor `(epoch, after)` of a reader of `topics`.
     pub(crate) fn judge(&self, epoch: Epoch, after: u64, topics: &Topics) -> Verdict {
         if epoch != self.epoch {
-            return Verdict::Reset { reason: ResetReason::Epoch, after: self.beginning(topics) };
+            return Verdict::Reset {
+                reason: ResetReason::Epoch,
+                after: self.after_epoch(epoch, after, topics),
+            };
         }
         let after = after.max(self.start);
         if after > self.tip {
@@ -71,6 +101,15 @@ impl Standing {
         }
         let next_hole = self.holes.iter().map(|(from, _)| *from).find(|from| *from >= after);
         Verdict::Serve { after, upto: next_hole.unwrap_or(self.tip).min(self.tip) }
+    }
+
+    /// Where a reader at `after` of another epoch goes on: where it is, as far as that is the same in this
+    /// epoch. It is reset all the same: what came after that in its epoch it will never get.
+    fn after_epoch(&self, epoch: Epoch, after: u64, topics: &Topics) -> u64 {
+        match self.ancestors.iter().find(|ancestor| ancestor.epoch == epoch) {
+            Some(ancestor) => self.earliest(after.min(ancestor.common).max(self.start), topics),
+            None => self.beginning(topics),
+        }
     }
 
     /// The position just before the earliest event there is for `topics`.
@@ -217,6 +256,22 @@ mod tests {
         let cursor = Verdict::Reset { reason: ResetReason::Cursor, after: 10 };
         assert_eq!(s.judge(EPOCH, 101, &topics(&["l"])), cursor);
         assert_eq!(s.judge(EPOCH, 100, &topics(&["l"])), Verdict::Serve { after: 100, upto: 100 });
+    }
+
+    #[test]
+    fn a_cursor_of_an_ancestor_goes_on_where_it_is_the_same() {
+        let mut s = standing();
+        let ancestor = |epoch, common| Ancestor { epoch: Epoch::new(epoch), upto: 90, common };
+        s.ancestors = vec![ancestor(5, 20), ancestor(6, 50)];
+        let reset = |after| Verdict::Reset { reason: ResetReason::Epoch, after };
+        let topics = topics(&["l"]);
+        assert_eq!(s.judge(Epoch::new(6), 30, &topics), reset(30));
+        assert_eq!(s.judge(Epoch::new(6), 80, &topics), reset(50));
+        assert_eq!(s.judge(Epoch::new(5), 30, &topics), reset(20));
+        assert_eq!(s.judge(Epoch::new(6), 5, &topics), reset(10), "not before what is still there");
+        assert_eq!(s.judge(Epoch::new(4), 30, &topics), reset(10), "nobody knows that one");
+        s.ancestors[1].common = 65;
+        assert_eq!(s.judge(Epoch::new(6), 80, &topics), reset(70), "past a hole");
     }
 
     #[test]

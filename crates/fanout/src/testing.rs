@@ -73,6 +73,9 @@ struct Tail {
 
 struct State {
     epoch: Epoch,
+    first_seq: u64,
+    /// The seq that was given out again last.
+    replaced: Option<u64>,
     first: u64,
     last: u64,
     entries: Vec<(Shard, Entry)>,
@@ -84,6 +87,8 @@ impl TestJournal {
         TestJournal(Arc::new(Inner {
             state: Mutex::new(State {
                 epoch: Epoch::new(1),
+                first_seq: 1,
+                replaced: None,
                 first: 1,
                 last: 0,
                 entries: Vec::new(),
@@ -112,7 +117,7 @@ impl TestJournal {
     /// Begins another epoch, empty.
     pub(crate) fn restart(&self, epoch: u64) {
         let mut state = self.state.lock();
-        (state.epoch, state.first, state.last) = (Epoch::new(epoch), 1, 0);
+        (state.epoch, state.first_seq, state.first, state.last) = (Epoch::new(epoch), 1, 1, 0);
         state.entries.clear();
         drop(state);
         self.changed.send_replace(());
@@ -126,6 +131,7 @@ impl TestJournal {
     /// Gives out a seq again: another entry is there now.
     pub(crate) fn replace(&self, seq: u64) {
         let mut state = self.state.lock();
+        state.replaced = Some(seq);
         for (_, entry) in state.entries.iter_mut().filter(|(_, entry)| entry.seq == seq) {
             entry.digest = Digest(entry.digest.0 + 1000);
         }
@@ -167,6 +173,11 @@ impl TestJournal {
 }
 
 impl State {
+    fn bounds(&self) -> Bounds {
+        let continues = None;
+        Bounds { epoch: self.epoch, first_seq: self.first_seq, continues, first: self.first, last: self.last }
+    }
+
     fn store(&mut self, event: Result<Event, InvalidEntry>, key: Option<Key>) -> u64 {
         self.last += 1;
         let seq = self.last;
@@ -227,14 +238,14 @@ impl Journal for TestJournal {
         .boxed()
     }
 
-    fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {
+    fn tail(&self, after: Position) -> BoxStream<'static, Result<Entry, JournalError>> {
         self.tails.fetch_add(1, Ordering::SeqCst);
         let start = Tail {
             journal: self.clone(),
             changed: self.changed.subscribe(),
-            shard,
-            at: after,
-            epoch: self.state.lock().epoch,
+            shard: after.shard,
+            at: after.seq,
+            epoch: after.epoch,
             cuts: *self.cuts.borrow(),
         };
         futures::stream::unfold(start, |mut tail| async move {
@@ -280,7 +291,7 @@ impl Journal for TestJournal {
 
     fn bounds(&self, _shard: Shard) -> Future<'_, Result<Bounds, JournalError>> {
         let state = self.state.lock();
-        let bounds = Bounds { epoch: state.epoch, first: state.first, last: state.last };
+        let bounds = state.bounds();
         Box::pin(async move { Ok(bounds) })
     }
 
@@ -291,18 +302,25 @@ impl Journal for TestJournal {
         Box::pin(async move { Ok(seq) })
     }
 
-    fn begin_anew(&self, _shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+    fn begin_anew(
+        &self,
+        _shard: Shard,
+        old: Epoch,
+        first_seq: Option<u64>,
+    ) -> Future<'_, Result<Epoch, JournalError>> {
         let mut state = self.state.lock();
         assert_eq!(state.epoch, old);
         state.epoch = Epoch::new(old.get() + 1);
+        // As if it were known: seqs are given out again from the one replaced last.
+        state.first_seq = first_seq.or(state.replaced).unwrap_or(state.first);
         let epoch = state.epoch;
         Box::pin(async move { Ok(epoch) })
     }
 
-    fn trim(&self, _shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>> {
+    fn trim(&self, through: Position) -> Future<'_, Result<(), JournalError>> {
         let mut state = self.state.lock();
-        state.entries.retain(|(_, entry)| entry.seq > through);
-        state.first = through + 1;
+        state.entries.retain(|(_, entry)| entry.seq > through.seq);
+        state.first = through.seq + 1;
         Box::pin(async { Ok(()) })
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::log::{EventLog, LogError, Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
+use foghorn_core::position::Digest;
 use foghorn_core::reason::{ResetReason, StreamEnd};
 
 use crate::config::Config;
@@ -327,6 +328,7 @@ impl Connection {
             shard: course.shard,
             epoch: course.epoch,
             after: course.at,
+            digest: Digest::NONE,
             topics: self.subscription.shards[at].1.to_patterns(),
             events: PAGE_EVENTS,
             bytes: PAGE_BYTES,

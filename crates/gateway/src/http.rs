@@ -54,7 +54,9 @@ impl Handler for Api {
 impl Api {
     /// The answer to a request, whatever carried it. No path of a gateway reads a body.
     pub async fn respond<B>(&self, request: &Request<B>) -> Response {
-        self.answer(request.method(), request.uri(), request.headers()).await.unwrap_or_else(Problem::into_response)
+        self.answer(request.method(), request.uri(), request.headers())
+            .await
+            .unwrap_or_else(Problem::into_response)
     }
 
     async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
@@ -69,9 +71,7 @@ impl Api {
             ["api", "events", "stats"] => get().map(|()| self.stats()),
             // Fixed names that are not channels here.
             ["api", "events", "ticket" | "subscribe"] => Err(Problem::not_found(path)),
-            ["api", "events", channel] => {
-                get().and_then(|()| self.stream(headers, query, Some(channel)))
-            }
+            ["api", "events", channel] => get().and_then(|()| self.stream(headers, query, Some(channel))),
             ["api", "channels", channel, "events"] => {
                 get()?;
                 history::answer(&self.shared, channel, query).await

@@ -3,6 +3,11 @@
 //! There is one way to catch up, and warm-up is it: a ring that begins a minute ago has a gap from
 //! there to the first live batch. While a gap is filled from the log nothing after it is sent; later
 //! batches wait here, bounded in bytes, and what finds no room is only a larger gap.
+//!
+//! A gateway has no journal. What it holds it compares with what comes, and when the two are of different
+//! histories it takes nothing and asks the log, whose side compares with the journal: the answer is that
+//! the ring was right, or the new epoch in which it begins anew. Every other question to the log carries
+//! the digest of the ring's head too, so a silent feed hides nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,12 +21,13 @@ use foghorn_bus::live::{LiveFeed, LiveSubscription};
 use foghorn_bus::log::{EventLog, LogError, Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
 use foghorn_core::pattern::Pattern;
-use foghorn_core::position::Epoch;
+use foghorn_core::position::{Digest, Epoch};
+use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::Shard;
 use foghorn_telemetry::health::Part;
 
 use crate::hub::Hub;
-use crate::ring::Applied;
+use crate::ring::{Applied, Ring};
 
 /// Without a batch for this long the log is polled (a relay sends a beacon every 250 ms).
 const POLL_AFTER: Duration = Duration::from_secs(1);
@@ -55,7 +61,16 @@ pub(crate) struct Ingest {
 struct Filled {
     epoch: Epoch,
     after: u64,
+    /// Whether it was asked because of a doubt, which an error leaves open.
+    doubtful: bool,
     answer: Result<Replay, LogError>,
+}
+
+/// Where a ring is, and what it has there.
+struct At {
+    epoch: Epoch,
+    after: u64,
+    digest: Digest,
 }
 
 /// The subscription, or the attempt to get one.
@@ -79,6 +94,8 @@ struct State {
     retry_at: Instant,
     /// Whether the fill under way is for a known gap (and not a poll).
     filling_gap: bool,
+    /// What came is of another history than the ring: the log is to say which of the two is right.
+    doubtful: bool,
 }
 
 impl Ingest {
@@ -94,6 +111,7 @@ impl Ingest {
             fill_backoff: Backoff::default(),
             retry_at: Instant::now(),
             filling_gap: false,
+            doubtful: false,
         };
         self.follow(&mut state).await;
     }
@@ -173,6 +191,9 @@ impl Ingest {
         if Instant::now() < state.retry_at {
             return None;
         }
+        if std::mem::take(&mut state.doubtful) {
+            return Some(self.fill_from(true, FILL_JITTER.mul_f64(fastrand::f64())));
+        }
         let behind = !state.pending.batches.is_empty();
         if behind && !state.filling_gap {
             state.filling_gap = true;
@@ -189,15 +210,21 @@ impl Ingest {
         None
     }
 
+    /// Asks for what follows the head.
     fn fill(&self, wait: Duration) -> Future<'_, Filled> {
+        self.fill_from(false, wait)
+    }
+
+    fn fill_from(&self, doubtful: bool, wait: Duration) -> Future<'_, Filled> {
         Box::pin(async move {
             tokio::time::sleep(wait).await;
-            let (epoch, after) = self.at();
+            let At { epoch, after, digest } = if doubtful { self.verified() } else { self.at() };
             let topics = Arc::from([Pattern::everything()]);
             let query = ReplayQuery {
                 shard: self.shard,
                 epoch,
                 after,
+                digest,
                 topics,
                 events: PAGE_EVENTS,
                 bytes: PAGE_BYTES,
@@ -207,24 +234,50 @@ impl Ingest {
             if answer.is_err() {
                 self.hub.metrics.log_failed();
             }
-            Filled { epoch, after, answer }
+            Filled { epoch, after, doubtful, answer }
         })
     }
 
-    fn at(&self) -> (Epoch, u64) {
-        self.hub.with_ring(self.shard, |ring| ring.map_or((Epoch::new(0), 0), |r| (r.epoch(), r.head())))
+    /// The head.
+    fn at(&self) -> At {
+        let of = |ring: &Ring| {
+            let known = ring.newest_digest().filter(|(seq, _)| *seq == ring.head());
+            At {
+                epoch: ring.epoch(),
+                after: ring.head(),
+                digest: known.map_or(Digest::NONE, |(_, known)| known),
+            }
+        };
+        let nowhere = At { epoch: Epoch::new(0), after: 0, digest: Digest::NONE };
+        self.hub.with_ring(self.shard, |ring| ring.map_or(nowhere, of))
+    }
+
+    /// The newest entry that the log can compare with the journal's. What follows it up to the head is
+    /// asked for once more.
+    fn verified(&self) -> At {
+        let known = self.hub.with_ring(self.shard, |ring| Some((ring?.epoch(), ring?.newest_digest()?)));
+        known.map_or_else(|| self.at(), |(epoch, (after, digest))| At { epoch, after, digest })
     }
 
     /// Takes in what the log answered; whether there is more to ask for at once.
     fn filled(&self, state: &mut State, filled: Filled) -> bool {
         // The ring went another way meanwhile: the answer is to a question that nobody has any more.
-        if matches!(filled.answer, Ok(Replay::Reset { .. })) && self.at() != (filled.epoch, filled.after) {
+        let at = self.at();
+        let (same_epoch, same_head) = (at.epoch == filled.epoch, at.after == filled.after);
+        let moved = match filled.answer {
+            // Whatever the head is by now.
+            Ok(Replay::Reset { reason: ResetReason::Epoch, .. }) => !same_epoch,
+            Ok(Replay::Reset { .. }) => !(same_epoch && same_head),
+            _ => false,
+        };
+        if moved {
             return true;
         }
         match filled.answer {
             // A replica of the log that has not noticed the epoch yet, or will soon know better.
             Ok(Replay::Reset { epoch, .. }) if epoch < filled.epoch => {
                 state.retry_at = Instant::now() + state.fill_backoff.next_wait();
+                state.doubtful |= filled.doubtful;
                 tracing::debug!(shard = %self.shard, %epoch, ring = %filled.epoch, "the log answers for an older epoch");
                 false
             }
@@ -234,7 +287,16 @@ impl Ingest {
                 if state.warm_at.is_some_and(|warm| batch.to >= warm.min(batch.tip)) {
                     state.warm_at = Some(batch.to);
                 }
-                self.hub.apply(&batch);
+                if self.hub.apply(&batch) == Applied::Differs {
+                    if !filled.doubtful {
+                        self.doubt(state);
+                        return false;
+                    }
+                    // The journal has the entry that the question began with, and others after it.
+                    tracing::error!(shard = %self.shard, after = filled.after, "the ring has events that the journal has not; it begins anew there");
+                    self.hub.restart(self.shard, filled.epoch, filled.after);
+                    self.hub.apply(&batch);
+                }
                 self.drain_pending(state);
                 more && (state.warm_at.is_some()
                     || !state.pending.batches.is_empty()
@@ -242,12 +304,14 @@ impl Ingest {
             }
             Ok(Replay::Reset { reason, epoch, after }) => {
                 tracing::warn!(shard = %self.shard, %reason, %epoch, after, "the ring begins anew: part of the journal is gone");
+                state.doubtful = false;
                 self.hub.restart(self.shard, epoch, after);
                 self.drain_pending(state);
                 state.warm_at.is_some()
             }
             Err(error) => {
                 state.retry_at = Instant::now() + state.fill_backoff.next_wait();
+                state.doubtful |= filled.doubtful;
                 tracing::debug!(shard = %self.shard, %error, "gap not filled yet");
                 false
             }
@@ -259,9 +323,10 @@ impl Ingest {
             Applied::Advanced => self.drain_pending(state),
             Applied::Known => {}
             Applied::Gap => state.pending.hold(batch, self.pending_bytes, &self.hub),
-            Applied::OtherEpoch if batch.epoch > self.at().0 => {
+            Applied::Differs => self.doubt(state),
+            Applied::OtherEpoch if batch.epoch > self.at().epoch => {
                 tracing::warn!(shard = %self.shard, epoch = %batch.epoch, "the journal is another incarnation");
-                state.pending = Pending::default();
+                (state.pending, state.doubtful) = (Pending::default(), false);
                 self.hub.restart(self.shard, batch.epoch, batch.from);
                 self.hub.apply(&batch);
             }
@@ -270,10 +335,22 @@ impl Ingest {
         }
     }
 
+    /// What came is of another history than the ring.
+    fn doubt(&self, state: &mut State) {
+        self.hub.metrics.regresses.inc();
+        if !std::mem::replace(&mut state.doubtful, true) {
+            tracing::warn!(shard = %self.shard, "what comes has other events than the ring at the same positions; asking the log which are right");
+        }
+    }
+
     fn drain_pending(&self, state: &mut State) {
         while let Some((_, batch)) = state.pending.batches.first_key_value() {
             match self.hub.apply(batch) {
                 Applied::Gap => return,
+                Applied::Differs => {
+                    state.pending.drop_first();
+                    self.doubt(state);
+                }
                 Applied::Advanced | Applied::Known | Applied::OtherEpoch => state.pending.drop_first(),
             }
         }
@@ -283,7 +360,7 @@ impl Ingest {
     }
 
     fn note_warm(&self, state: &mut State) {
-        if state.warm_at.is_some_and(|warm| self.at().1 >= warm) {
+        if state.warm_at.is_some_and(|warm| self.at().after >= warm) {
             state.warm_at = None;
             self.health.ready();
         }

@@ -69,6 +69,8 @@ pub struct Metrics {
     pub gaps: Counter,
     /// Those filled from the log.
     pub gaps_filled: Counter,
+    /// Batches and pages that had other entries than the ring.
+    pub regresses: Counter,
     /// Batches that found no room while a gap was being filled; they are filled in later too.
     pub pending_dropped: Counter,
     /// Polls of the log because the live feed was silent.
@@ -119,6 +121,11 @@ impl Metrics {
         r.register("replay_failures", "Requests to the event log that failed", m.log_errors.clone());
         r.register("gaps", "Ranges found missing from the live feed", m.gaps.clone());
         r.register("gaps_filled", "Missing ranges filled from the event log", m.gaps_filled.clone());
+        r.register(
+            "regresses",
+            "Batches and pages that had another entry than the ring at one position",
+            m.regresses.clone(),
+        );
         r.register(
             "pending_dropped",
             "Batches dropped for want of room while a gap was filled",

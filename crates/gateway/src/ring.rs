@@ -3,6 +3,9 @@
 //! It holds every event of the contiguous range `(floor, head]`, so a position in that range can be
 //! continued from memory. Bounded in bytes: at the bound the oldest events go and `floor` rises;
 //! whoever is behind it reads the log.
+//!
+//! It remembers the digests of its batches' boundaries, so a batch that comes from another history than
+//! what it holds is noticed, and not taken.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -77,7 +80,8 @@ pub struct Ring {
     floor: u64,
     head: u64,
     tip: u64,
-    head_digest: Digest,
+    /// Entries whose digests are known, in order of their seqs: the ends of batches.
+    digests: VecDeque<(u64, Digest)>,
     events: VecDeque<Arc<RingEvent>>,
     channels: HashMap<Channel, VecDeque<Arc<RingEvent>>>,
     bytes: usize,
@@ -106,11 +110,17 @@ pub enum Applied {
     Gap,
     /// It is of another epoch.
     OtherEpoch,
+    /// It has another entry than the ring at a position of both: the journal gave a seq out again.
+    Differs,
 }
 
 /// How often a topic may be compared with an event's channel in one read: it holds the ring, and whoever
 /// takes in the live feed waits.
 const COMPARED_MAX: usize = 20_000;
+
+/// Most digests that are remembered, 16 bytes each. With the least of what relays send at a time, an event,
+/// they go back further than most feeds lose at once.
+const DIGESTS: usize = 4096;
 
 /// Book-keeping that each event costs beside its frame: two shared pointers, the struct, index space.
 const EVENT_OVERHEAD: usize = 256;
@@ -123,7 +133,7 @@ impl Ring {
             floor: after,
             head: after,
             tip: after,
-            head_digest: Digest::NONE,
+            digests: VecDeque::new(),
             events: VecDeque::new(),
             channels: HashMap::new(),
             bytes: 0,
@@ -157,6 +167,11 @@ impl Ring {
         self.tip
     }
 
+    /// The newest entry whose digest is known; at the head more often than not.
+    pub fn newest_digest(&self) -> Option<(u64, Digest)> {
+        self.digests.back().copied()
+    }
+
     /// How many events it holds.
     pub fn len(&self) -> usize {
         self.events.len()
@@ -187,6 +202,9 @@ impl Ring {
         if batch.epoch != self.epoch {
             return Applied::OtherEpoch;
         }
+        if self.differs(batch) {
+            return Applied::Differs;
+        }
         self.tip = self.tip.max(batch.tip);
         if batch.to <= self.head {
             return Applied::Known;
@@ -199,9 +217,36 @@ impl Ring {
             self.push(Arc::new(RingEvent::counted(feed.clone(), counter(feed), self.envelopes.clone())));
         }
         self.head = batch.to;
-        self.head_digest = batch.to_digest;
+        self.remember(batch.to, batch.to_digest);
         self.evict();
         Applied::Advanced
+    }
+
+    /// Whether a batch has another entry than the ring where both have one.
+    fn differs(&self, batch: &Batch) -> bool {
+        let other = |seq: u64, digest: Digest| {
+            let known = self.digests.binary_search_by_key(&seq, |(seq, _)| *seq);
+            digest != Digest::NONE && known.is_ok_and(|at| self.digests[at].1 != digest)
+        };
+        if other(batch.from, batch.from_digest) || other(batch.to, batch.to_digest) {
+            return true;
+        }
+        // The rest of what it repeats, if anything: a batch begins at the head as a rule.
+        let repeated = batch.events.iter().take_while(|event| event.seq <= self.head);
+        repeated.into_iter().any(|event| {
+            let known = self.events.binary_search_by_key(&event.seq, |known| known.feed.seq);
+            known.is_ok_and(|at| self.events[at].feed != *event)
+        })
+    }
+
+    fn remember(&mut self, seq: u64, digest: Digest) {
+        if digest == Digest::NONE {
+            return;
+        }
+        self.digests.push_back((seq, digest));
+        if self.digests.len() > DIGESTS {
+            self.digests.pop_front();
+        }
     }
 
     /// Gives the events that `topics` want after `seq`, in order, to `take` until it returns false.
@@ -361,6 +406,43 @@ mod tests {
         other.epoch = Epoch::new(2);
         assert_eq!(ring.apply(&other, |_| Counter::default()), Applied::OtherEpoch);
         assert_eq!(read(&ring, &[">"], 10, 9), (vec![11, 13], 13));
+    }
+
+    #[test]
+    fn a_batch_of_another_history_is_not_taken() {
+        let digests = |mut batch: Batch, from: u64, to: u64| {
+            (batch.from_digest, batch.to_digest) = (Digest(from), Digest(to));
+            batch
+        };
+        let ring = || {
+            let mut ring = Ring::new(EPOCH, 10, 1 << 20);
+            ring.apply(&digests(batch(10, 12, [11]), 0, 120), |_| Counter::default());
+            ring.apply(&digests(batch(12, 15, [13, 14]), 120, 150), |_| Counter::default());
+            ring
+        };
+        let applied = |batch: Batch| ring().apply(&batch, |_| Counter::default());
+        // What follows, and what has been there.
+        assert_eq!(applied(digests(batch(15, 16, [16]), 150, 160)), Applied::Advanced);
+        assert_eq!(applied(digests(batch(15, 16, [16]), 0, 160)), Applied::Advanced);
+        assert_eq!(applied(digests(batch(15, 15, []), 150, 150)), Applied::Known);
+        assert_eq!(applied(digests(batch(12, 16, [13, 14, 16]), 120, 160)), Applied::Advanced);
+        assert_eq!(
+            applied(digests(batch(11, 14, [13, 14]), 7, 7)),
+            Applied::Known,
+            "of these nothing is known"
+        );
+        // What begins after, or ends with, another entry than the ring's.
+        assert_eq!(applied(digests(batch(15, 16, [16]), 151, 160)), Applied::Differs);
+        assert_eq!(applied(digests(batch(15, 15, []), 0, 151)), Applied::Differs);
+        assert_eq!(applied(digests(batch(10, 12, [11]), 0, 121)), Applied::Differs);
+        // What has another event in the middle.
+        let mut other = batch(11, 16, [13, 14, 16]);
+        other.events[1].time = Timestamp::from_micros(1);
+        assert_eq!(applied(other), Applied::Differs);
+        let mut ring = ring();
+        let beyond = digests(batch(15, 16, [16]), 151, 160);
+        ring.apply(&beyond, |_| Counter::default());
+        assert_eq!((ring.head(), ring.tip(), ring.newest_digest()), (15, 15, Some((15, Digest(150)))));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use foghorn_core::batch::Batch;
 use foghorn_core::channel::Channel;
 use foghorn_core::entry::Key;
 use foghorn_core::pattern::Pattern;
-use foghorn_core::position::{Epoch, Position};
+use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
@@ -31,6 +31,7 @@ pub(crate) fn replay_request(query: &ReplayQuery) -> v1::ReplayRequest {
         events: count(query.events),
         bytes: query.bytes as u64,
         fill: query.fill,
+        digest: query.digest.0,
     }
 }
 
@@ -46,6 +47,7 @@ pub(crate) fn replay_query(
         events: bounded(u64::from(request.events), PAGE_EVENTS_MAX),
         bytes: bounded(request.bytes, PAGE_BYTES_MAX),
         fill: request.fill,
+        digest: Digest(request.digest),
     })
 }
 

@@ -17,7 +17,7 @@ use foghorn_core::channel::Channel;
 use foghorn_core::entry::Key;
 use foghorn_core::event::Event;
 use foghorn_core::pattern::Pattern;
-use foghorn_core::position::{Epoch, Position};
+use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
@@ -169,6 +169,7 @@ fn query(shard: u64, topic: &str) -> ReplayQuery {
         events: 5,
         bytes: usize::MAX,
         fill: false,
+        digest: Digest::NONE,
     }
 }
 
@@ -292,6 +293,7 @@ async fn absurd_requests_are_refused() {
         events: 1,
         bytes: 1,
         fill: false,
+        digest: 0,
     };
     client.replay(good.clone()).await.unwrap();
     for (bad, hint) in [

@@ -95,8 +95,16 @@ pub struct Client {
 impl Client {
     /// One that the dice make.
     pub fn new(world: &Arc<World>, number: usize) -> Arc<Self> {
-        let all: [&[&str]; 8] =
-            [&["a.0"], &["a.1", "s.0"], &["a.*"], &[">"], &["s.*"], &["b.0", "b.1"], &["a.0", "b.*"], &["b.1"]];
+        let all: [&[&str]; 8] = [
+            &["a.0"],
+            &["a.1", "s.0"],
+            &["a.*"],
+            &[">"],
+            &["s.*"],
+            &["b.0", "b.1"],
+            &["a.0", "b.*"],
+            &["b.1"],
+        ];
         let topics = world.one(&all).iter().filter_map(|topic| Pattern::parse(*topic).ok()).collect();
         let far = |epoch, seq| {
             let position = Position { shard: Shard::ZERO, epoch: Epoch::new(epoch), seq };
@@ -155,7 +163,8 @@ impl Client {
         let world = &self.world;
         let listed: Vec<&str> = self.topics.iter().map(Pattern::as_str).collect();
         let mut request =
-            Request::get(format!("/api/events?channels={}", listed.join(",").replace('>', "%3E"))).header("host", "localhost");
+            Request::get(format!("/api/events?channels={}", listed.join(",").replace('>', "%3E")))
+                .header("host", "localhost");
         if let Some(id) = &*last_event_id {
             request = request.header("last-event-id", id);
         }
@@ -233,7 +242,8 @@ impl Client {
             let data = block.data.as_deref().unwrap_or_default();
             serde_json::from_str::<serde_json::Value>(data).ok().and_then(|value| value.get(key).cloned())
         };
-        let reason = || json("reason").and_then(|reason| reason.as_str().map(str::to_owned)).unwrap_or_default();
+        let reason =
+            || json("reason").and_then(|reason| reason.as_str().map(str::to_owned)).unwrap_or_default();
         let what = match (block.event.as_str(), id, &block.data) {
             ("connected", id, _) => {
                 let recovered = json("recovered").and_then(|value| value.as_bool()).unwrap_or(false);

@@ -29,6 +29,7 @@ use crate::journal::{Servers, SimJournal};
 use crate::lease::{Bucket, SimLeases};
 use crate::live::{SimLive, Subjects};
 use crate::log::{PgLink, Replica, Replicas, SimLog};
+use crate::mutant::Mutant;
 use crate::process::Process;
 use crate::world::World;
 
@@ -95,10 +96,14 @@ pub enum Kind {
 impl Cluster {
     /// A cluster of which nothing runs yet.
     pub fn new(world: &Arc<World>, gateways: usize, fanouts: usize, logs: usize) -> Arc<Self> {
+        let tables = Tables::default();
+        if world.is(Mutant::WritersUnfenced) {
+            tables.unfence();
+        }
         Arc::new(Cluster {
             world: world.clone(),
             servers: Servers::new(world),
-            tables: Tables::default(),
+            tables,
             postgres_down: Arc::default(),
             bucket: Arc::default(),
             subjects: Arc::default(),

@@ -59,8 +59,10 @@ pub async fn make(cluster: Arc<Cluster>, trouble: Trouble) {
             14 => kill_tails(&cluster),
             15 => {
                 let (outage, lacks) = (world.millis(0..5000), world.pick(0..4) as u64);
-                let for_long = world.millis(50..900);
-                let text = format!("has no leader for {outage:?}, then one that lacks {lacks} for {for_long:?}");
+                // Beyond that, looks take it for a loss.
+                let for_long = world.millis(50..700);
+                let text =
+                    format!("has no leader for {outage:?}, then one that lacks {lacks} for {for_long:?}");
                 world.tell("journal", &text);
                 cluster.servers.change_leader(outage, lacks, for_long);
             }
@@ -247,7 +249,10 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
                 return;
             };
             let with_record = world.chance(0.3);
-            world.tell("journal", &format!("shard {shard} is restored, its epoch's record too: {with_record}"));
+            world.tell(
+                "journal",
+                &format!("shard {shard} is restored, its epoch's record too: {with_record}"),
+            );
             cluster.servers.restore(shard, copy, with_record);
         }
         _ => {

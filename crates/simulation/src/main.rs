@@ -156,6 +156,12 @@ fn say(args: &Args, sum: &Sum, took: Duration) {
     }
     println!(
         "{} seeds in {:.1} s: {} events, {} deliveries, resets {:?}; {} failed {:?}",
-        args.seeds, took.as_secs_f64(), sum.events, sum.deliveries, sum.resets, failed.len(), failed
+        args.seeds,
+        took.as_secs_f64(),
+        sum.events,
+        sum.deliveries,
+        sum.resets,
+        failed.len(),
+        failed
     );
 }

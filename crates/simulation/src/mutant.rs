@@ -25,11 +25,13 @@ pub enum Mutant {
     TipHidden,
     /// The log answers for an older epoch without saying so.
     EpochsMixed,
+    /// Gateways know of no digests, and so don't see that what they have was lost.
+    GatewaysDontCompare,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 11] = [
+    pub const ALL: [Mutant; 12] = [
         Mutant::RelaySkips,
         Mutant::GapsHidden,
         Mutant::LogVouchesTooFar,
@@ -41,6 +43,7 @@ impl Mutant {
         Mutant::WritersUnfenced,
         Mutant::TipHidden,
         Mutant::EpochsMixed,
+        Mutant::GatewaysDontCompare,
     ];
 
     /// Its name on the command line.

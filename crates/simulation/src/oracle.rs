@@ -28,8 +28,8 @@ pub struct Violation {
 struct Truth {
     shards: ShardCount,
     history: Vec<Stored>,
-    /// What was ever at a position of a stream.
-    at: HashMap<(Shard, u64, u64), Vec<usize>>,
+    /// What was ever at a seq, of whichever stream.
+    at: HashMap<(Shard, u64), Vec<usize>>,
     epochs: Vec<EpochRecord>,
     current: BTreeMap<Shard, EpochRecord>,
     trouble: Trouble,
@@ -47,16 +47,10 @@ pub fn judge(
     let history = cluster.servers.history();
     let mut at: HashMap<_, Vec<usize>> = HashMap::new();
     for (nth, stored) in history.iter().enumerate() {
-        at.entry((stored.shard, stored.created, stored.seq)).or_default().push(nth);
+        at.entry((stored.shard, stored.seq)).or_default().push(nth);
     }
-    let truth = Truth {
-        shards,
-        history,
-        at,
-        epochs: cluster.servers.epochs(),
-        current: current.collect(),
-        trouble,
-    };
+    let truth =
+        Truth { shards, history, at, epochs: cluster.servers.epochs(), current: current.collect(), trouble };
     let mut violations = Vec::new();
     truth.journal(acked, &mut violations);
     truth.log(cluster, &mut violations);
@@ -73,9 +67,9 @@ impl Truth {
         self.history.iter().filter(move |stored| stored.shard == shard && !stored.lost)
     }
 
-    /// What was ever stored at a position.
-    fn at(&self, shard: Shard, created: u64, seq: u64) -> impl Iterator<Item = &Stored> {
-        let there = self.at.get(&(shard, created, seq)).into_iter().flatten();
+    /// What was ever stored at a seq.
+    fn at(&self, shard: Shard, seq: u64) -> impl Iterator<Item = &Stored> {
+        let there = self.at.get(&(shard, seq)).into_iter().flatten();
         there.map(|nth| &self.history[*nth])
     }
 
@@ -118,10 +112,13 @@ impl Truth {
             if head != Some((record.epoch, last)) {
                 say(format!("shard {shard}: the log is at {head:?}, the journal at {}:{last}", record.epoch));
             }
-            for (seq, digest) in cluster.tables.stored(*shard, record.epoch) {
-                let mut there = self.at(*shard, record.created, seq);
+            for (seq, digest) in cluster.tables.stored(*shard) {
+                let mut there = self.at(*shard, seq);
                 if !there.any(|stored| !stored.lost && stored.digest == digest) {
-                    say(format!("shard {shard}: the log's row at {}:{seq} is not the journal's", record.epoch));
+                    say(format!(
+                        "shard {shard}: the log's row at {}:{seq} is not the journal's",
+                        record.epoch
+                    ));
                 }
             }
         }
@@ -268,7 +265,10 @@ impl<'a> Judged<'a, '_> {
             match (segment.at.get(shard), id.get(shard)) {
                 (Some((epoch, seq)), Some((to_epoch, to))) => {
                     if epoch != to_epoch {
-                        self.say(at, &format!("shard {shard} moves from epoch {epoch} to {to_epoch}, without a reset"));
+                        self.say(
+                            at,
+                            &format!("shard {shard} moves from epoch {epoch} to {to_epoch}, without a reset"),
+                        );
                     } else if to < seq {
                         self.say(at, &format!("shard {shard} moves back from {seq} to {to}"));
                     }
@@ -289,7 +289,10 @@ impl<'a> Judged<'a, '_> {
                 course.compared += 1;
                 if !course.seqs.contains(&stored.seq) {
                     let (epoch, seq, data) = (course.epoch, stored.seq, &stored.data);
-                    self.say(at, &format!("the cursor is past {data} at {shard}:{epoch}:{seq}, which was not given"));
+                    self.say(
+                        at,
+                        &format!("the cursor is past {data} at {shard}:{epoch}:{seq}, which was not given"),
+                    );
                 }
             }
         }
@@ -305,9 +308,9 @@ impl<'a> Judged<'a, '_> {
         if !self.client.topics.iter().any(|topic| topic.matches(channel)) {
             self.say(at, &format!("{data} was not asked for"));
         }
-        let created = self.truth.epoch(shard, epoch).map(|record| record.created);
         let truth = self.truth;
-        let known = created.and_then(|created| truth.at(shard, created, seq).find(|s| s.data == data));
+        // Of whichever life: a loss is noticed a moment later, and then told.
+        let known = truth.at(shard, seq).find(|stored| stored.data == data);
         match (known, segment.shards.get_mut(&shard)) {
             (Some(known), Some(course)) => {
                 let last = course.given.last().map(|(seq, _)| *seq);
@@ -357,7 +360,9 @@ impl<'a> Judged<'a, '_> {
             ResetReason::Expired | ResetReason::Hole if !trouble.purges && !trouble.losses => {
                 self.say(at, &format!("reset for {reason}, and nothing was taken"));
             }
-            ResetReason::Cursor if !trouble.losses => self.say(at, "reset for its cursor, which was given to it"),
+            ResetReason::Cursor if !trouble.losses => {
+                self.say(at, "reset for its cursor, which was given to it")
+            }
             ResetReason::Subscription => self.say(at, "reset for a subscription that it never changed"),
             _ => {}
         }
@@ -377,10 +382,15 @@ impl<'a> Judged<'a, '_> {
             });
             let owed: BTreeMap<u64, &str> = owed.map(|stored| (stored.seq, stored.data.as_str())).collect();
             let given: BTreeMap<u64, &str> = given.iter().copied().collect();
-            let missing: Vec<_> = owed.iter().filter(|(seq, data)| given.get(seq) != Some(data)).take(5).collect();
-            let wrong: Vec<_> = given.iter().filter(|(seq, data)| owed.get(seq) != Some(data)).take(5).collect();
+            let missing: Vec<_> =
+                owed.iter().filter(|(seq, data)| given.get(seq) != Some(data)).take(5).collect();
+            let wrong: Vec<_> =
+                given.iter().filter(|(seq, data)| owed.get(seq) != Some(data)).take(5).collect();
             if !missing.is_empty() || !wrong.is_empty() {
-                self.say(at, &format!("shard {shard} from {epoch}:{from}: missing {missing:?}, wrong {wrong:?}"));
+                self.say(
+                    at,
+                    &format!("shard {shard} from {epoch}:{from}: missing {missing:?}, wrong {wrong:?}"),
+                );
             }
         }
     }

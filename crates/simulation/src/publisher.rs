@@ -75,8 +75,7 @@ pub async fn publish_one(cluster: &Cluster, published: &Published, channel: &str
         };
         let process = fanout.process.clone();
         // A publisher has a deadline too.
-        let answer =
-            process.answers(async move { publisher.publish(Door::Http, input).await });
+        let answer = process.answers(async move { publisher.publish(Door::Http, input).await });
         if let Ok(Some(Ok(acked))) = tokio::time::timeout(Duration::from_secs(12), answer).await {
             let (channel, durable) = (channel.to_owned(), acked.durable == Some(true));
             let acked = Acked { channel, data, position: acked.position, durable };

@@ -53,7 +53,8 @@ impl Outcome {
     /// What a person wants to read of a seed that failed: what is wrong, the faults, and what the clients
     /// concerned saw.
     pub fn report(&self) -> String {
-        let mut text = format!("seed {}: {} events, {} deliveries\n", self.seed, self.events, self.deliveries);
+        let mut text =
+            format!("seed {}: {} events, {} deliveries\n", self.seed, self.events, self.deliveries);
         for Violation { who, what } in &self.violations {
             // A string takes whatever is written.
             let _ok = writeln!(text, "  WRONG  {who}: {what}").is_ok();

@@ -10,7 +10,7 @@ use foghorn_tests::wait::until;
 use futures::StreamExt;
 use nix::sys::signal::Signal;
 
-use super::{LIMIT, Nats, append, data, follow, new_entry};
+use super::{LIMIT, Nats, append, at, data, follow, new_entry};
 
 const ZERO: Shard = Shard::ZERO;
 
@@ -73,7 +73,7 @@ async fn a_server_that_hangs_ends_the_tail() {
     let mut nats = Nats::start().await;
     let journal = nats.journal(1).await;
     append(&journal, "a", "one").await;
-    let mut tail = journal.tail(ZERO, 0);
+    let mut tail = journal.tail(at(&journal, ZERO, 0).await);
     assert_eq!(data(&tail.next().await.unwrap().unwrap()), "one");
     nats.server.hang().await;
     let ended = tokio::time::timeout(LIMIT, tail.next()).await.expect("the tail ends").unwrap();
@@ -89,7 +89,7 @@ async fn a_deleted_consumer_ends_the_tail() {
     let nats = Nats::start().await;
     let journal = nats.journal(1).await;
     append(&journal, "a", "one").await;
-    let mut tail = journal.tail(ZERO, 0);
+    let mut tail = journal.tail(at(&journal, ZERO, 0).await);
     assert_eq!(data(&tail.next().await.unwrap().unwrap()), "one");
     let client = nats.client().await;
     let names = client.request("$JS.API.CONSUMER.NAMES.FOGHORN_0", "".into()).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_wiped_store_is_a_new_epoch() {
     for n in 0..10 {
         append(&journal, "a", n.to_string()).await;
     }
-    let mut tail = journal.tail(ZERO, 9);
+    let mut tail = journal.tail(at(&journal, ZERO, 9).await);
     assert_eq!(tail.next().await.unwrap().unwrap().seq, 10);
     nats.server.kill();
     std::fs::remove_dir_all(nats.store.path().join("jetstream")).unwrap();
@@ -152,12 +152,70 @@ async fn a_journal_restored_from_an_older_copy_is_a_new_epoch() {
 }
 
 #[tokio::test]
+async fn a_new_epoch_begins_with_the_first_entry_that_differs_from_what_was_read() {
+    let mut nats = Nats::start().await;
+    let journal = nats.journal(1).await;
+    let old = journal.epoch(ZERO);
+    for n in 1..=5 {
+        append(&journal, "a", n.to_string()).await;
+    }
+    nats.server.stop().await;
+    let copy = tempfile::tempdir().unwrap();
+    copy_all(&nats.store.path().join("jetstream"), copy.path());
+    nats.server.restart().await;
+    for n in 6..=10 {
+        append(&journal, "a", n.to_string()).await;
+    }
+    follow(&journal, ZERO, 0, 10).await;
+    nats.server.kill();
+    std::fs::remove_dir_all(nats.store.path().join("jetstream")).unwrap();
+    copy_all(copy.path(), &nats.store.path().join("jetstream"));
+    nats.server.restart().await;
+    // Past what was read: nothing but digests can tell.
+    let client = nats.client().await;
+    for n in 6..=20 {
+        client.request("foghorn.journal.0.a", format!("again {n}").into()).await.unwrap();
+    }
+    let bounds = until("the journal", LIMIT, async || journal.bounds(ZERO).await.ok()).await;
+    assert_eq!((bounds.epoch, bounds.last), (old, 20));
+    // Of who has read only what there is now, nothing is known.
+    let other = nats.journal(1).await;
+    follow(&other, ZERO, 0, 20).await;
+    let new = journal.begin_anew(ZERO, old, None).await.unwrap();
+    assert!(new > old);
+    let bounds = journal.bounds(ZERO).await.unwrap();
+    assert_eq!((bounds.epoch, bounds.first_seq, bounds.continues), (new, 6, Some(old)));
+    assert_eq!(other.begin_anew(ZERO, old, None).await, Ok(new), "somebody did already");
+    let newer = other.begin_anew(ZERO, new, None).await.unwrap();
+    let bounds = other.bounds(ZERO).await.unwrap();
+    assert_eq!((bounds.epoch, bounds.first_seq, bounds.continues), (newer, 1, Some(new)));
+}
+
+#[tokio::test]
+async fn a_position_of_another_epoch_is_neither_tailed_nor_trimmed() {
+    let nats = Nats::start().await;
+    let journal = nats.journal(1).await;
+    append(&journal, "a", "one").await;
+    let before = at(&journal, ZERO, 1).await;
+    let new = journal.begin_anew(ZERO, before.epoch, Some(2)).await.unwrap();
+    append(&journal, "a", "two").await;
+    let epoch = JournalError::Epoch { shard: ZERO, epoch: new };
+    assert_eq!(journal.tail(before).next().await.unwrap().unwrap_err(), epoch);
+    assert_eq!(journal.trim(before).await, Err(epoch));
+    // Not even to see that nothing is gone: seq 9 of that epoch says nothing about this one.
+    let beyond = foghorn_core::position::Position { seq: 9, ..before };
+    assert!(journal.tail(beyond).next().await.unwrap().is_err());
+    assert_eq!(journal.bounds(ZERO).await.unwrap().epoch, new);
+    assert_eq!(data(&follow(&journal, ZERO, 1, 1).await[0]), "two");
+}
+
+#[tokio::test]
 async fn a_tail_beyond_the_end_is_a_new_epoch() {
     let nats = Nats::start().await;
     let journal = nats.journal(1).await;
     let old = journal.epoch(ZERO);
     append(&journal, "a", "one").await;
-    let error = journal.tail(ZERO, 5).next().await.unwrap().unwrap_err();
+    let error = journal.tail(at(&journal, ZERO, 5).await).next().await.unwrap().unwrap_err();
     let JournalError::Epoch { shard: ZERO, epoch } = error else { panic!("{error}") };
     assert!(epoch > old);
     assert_eq!(journal.epoch(ZERO), epoch);

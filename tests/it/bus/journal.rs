@@ -13,7 +13,7 @@ use foghorn_core::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::raw::store;
-use super::{LIMIT, Nats, append, data, follow, new_entry, parameters};
+use super::{LIMIT, Nats, append, at, data, follow, new_entry, parameters};
 
 const ZERO: Shard = Shard::ZERO;
 
@@ -119,15 +119,15 @@ async fn trimming_forgets_the_beginning_and_never_moves_the_end() {
     for n in 1..=5 {
         append(&journal, "a", n.to_string()).await;
     }
-    journal.trim(ZERO, 3).await.unwrap();
-    journal.trim(ZERO, 2).await.unwrap();
+    journal.trim(at(&journal, ZERO, 3).await).await.unwrap();
+    journal.trim(at(&journal, ZERO, 2).await).await.unwrap();
     let bounds = journal.bounds(ZERO).await.unwrap();
     assert_eq!((bounds.first, bounds.last), (4, 5));
     let page = journal.read(ZERO, 0, 100, 1 << 20).await.unwrap();
     assert_eq!((page.from, page.to, page.entries.len()), (3, 5, 2));
     assert_eq!(data(&follow(&journal, ZERO, 0, 1).await[0]), "4");
     // Beyond the end: everything goes, the numbering stays.
-    journal.trim(ZERO, 1000).await.unwrap();
+    journal.trim(at(&journal, ZERO, 1000).await).await.unwrap();
     let bounds = journal.bounds(ZERO).await.unwrap();
     assert_eq!((bounds.first, bounds.last), (6, 5));
     assert_eq!(append(&journal, "a", "6").await.position.seq, 6);
@@ -151,7 +151,7 @@ async fn a_full_journal_refuses_and_recovers_after_a_trim() {
     // What was there stays.
     let bounds = journal.bounds(ZERO).await.unwrap();
     assert_eq!((bounds.first, bounds.last), (1, last));
-    journal.trim(ZERO, last / 2).await.unwrap();
+    journal.trim(at(&journal, ZERO, last / 2).await).await.unwrap();
     assert_eq!(append(&journal, "a", "again").await.position.seq, last + 1);
 }
 

@@ -18,7 +18,7 @@ use futures::StreamExt;
 use tokio::time::timeout;
 
 use super::raw::{publish, store};
-use super::{LIMIT, Nats, append, data, follow, parameters};
+use super::{LIMIT, Nats, append, at, data, follow, parameters};
 
 /// After how long a request counts as lost.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -110,7 +110,7 @@ async fn entries_that_kill_the_client_are_passed() {
     let bus = nats.bus().await;
     let journal = bus.journal(&parameters(1)).await.unwrap();
     append(&journal, "a", "first").await;
-    let mut tail = journal.tail(ZERO, 0);
+    let mut tail = journal.tail(at(&journal, ZERO, 0).await);
     assert_eq!(data(&timeout(LIMIT, tail.next()).await.unwrap().unwrap().unwrap()), "first");
     // Under an open tail: it ends, and another one passes it.
     store(&nats, "foghorn.journal.0.a", BARE_CR, b"killer");

@@ -11,6 +11,9 @@
 //!
 //! A journal that lost its tail and has grown past it since looks sound from here. Digests tell it
 //! apart; whoever compares them calls [`Epochs::begin_anew`].
+//!
+//! A new epoch of the same stream begins with the first entry that differs, as far as whoever begins it
+//! can tell: what is before it is the same, and nobody needs to be sent it again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,14 +25,18 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use foghorn_core::position::Epoch;
+use foghorn_core::entry::Entry;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 
 use super::Bus;
 use super::api::ApiError;
 use super::bucket::{Bucket, Put, Record};
+use super::message::Rules;
+use super::read::Reader;
+use super::seen::Seen;
 use super::setup::Rarely;
-use super::stream::{self, Info};
+use super::stream::{self, Info, subject_prefix};
 use crate::backoff::Backoff;
 use crate::journal::Bounds;
 
@@ -69,8 +76,12 @@ struct Known {
 struct State {
     /// The stream that the epoch belongs to.
     stream_created: String,
-    /// The highest seq that this process has seen in the epoch.
-    seen: u64,
+    /// The first seq of the epoch.
+    first_seq: u64,
+    /// The epoch whose entries before that are this one's too.
+    continues: Option<Epoch>,
+    /// What this process has seen of the epoch.
+    seen: Seen,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,10 +89,20 @@ struct Stored {
     epoch: u64,
     /// The first seq of the epoch.
     first_seq: u64,
+    /// The epoch whose entries before `first_seq` are this one's too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    continues: Option<u64>,
     stream_created: String,
     /// How many shards there are in the epoch; earlier versions didn't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shards: Option<u8>,
+}
+
+/// An epoch that is over, and the first seq that differs from what it had; none when that isn't known.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    epoch: Epoch,
+    first_seq: Option<u64>,
 }
 
 impl Epochs {
@@ -104,14 +125,27 @@ impl Epochs {
     /// The current epoch and the highest seq seen in it.
     pub(super) fn seen(&self, shard: Shard) -> (Epoch, u64) {
         let state = self.known(shard).state.lock();
-        (self.current(shard), state.seen)
+        (self.current(shard), state.seen.last())
     }
 
     /// Takes note that `seq` exists in `epoch`.
     pub(super) fn saw(&self, shard: Shard, epoch: Epoch, seq: u64) {
         let mut state = self.known(shard).state.lock();
         if self.current(shard) == epoch {
-            state.seen = state.seen.max(seq);
+            state.seen.note(seq);
+        }
+    }
+
+    /// Takes note of entries that were read in `epoch`.
+    pub(super) fn saw_entries<'a>(
+        &self,
+        shard: Shard,
+        epoch: Epoch,
+        entries: impl IntoIterator<Item = &'a Entry>,
+    ) {
+        let mut state = self.known(shard).state.lock();
+        if self.current(shard) == epoch {
+            entries.into_iter().for_each(|entry| state.seen.entry(entry));
         }
     }
 
@@ -120,30 +154,37 @@ impl Epochs {
         self.0.suspicion.notify_one();
     }
 
-    /// What the leader holds now, and in which epoch. `after` is a seq that the caller has been given:
-    /// when it is gone the epoch is new. Creates what is missing.
-    pub(super) async fn look(&self, shard: Shard, after: u64) -> Result<(Bounds, Info), ApiError> {
+    /// What the leader holds now, and in which epoch. Creates what is missing.
+    pub(super) async fn look(&self, shard: Shard) -> Result<(Bounds, Info), ApiError> {
+        self.look_from(Position { shard, epoch: Epoch::new(0), seq: 0 }).await
+    }
+
+    /// The same. `after` is a position that the caller has been given: when the journal ends before it,
+    /// the epoch is new.
+    pub(super) async fn look_from(&self, after: Position) -> Result<(Bounds, Info), ApiError> {
+        let shard = after.shard;
         let mut looks = 0;
         loop {
             // Before asking: what is appended meanwhile may be seen before the answer comes.
             let (epoch, seen) = self.seen(shard);
+            let seen = if after.epoch == epoch { seen.max(after.seq) } else { seen };
             let info = stream::ensure(&self.0.bus.0.api, shard, &self.0.bus.0.options).await?;
             let same_stream = self.known(shard).state.lock().stream_created == info.created;
             if !same_stream {
-                let epoch = self.find(shard, &info).await?;
-                return Ok((bounds(epoch, &info), info));
+                self.find(shard, &info).await?;
+                return Ok((self.bounds(shard, &info), info));
             }
-            if info.last() >= seen.max(after) {
-                return Ok((bounds(self.current(shard), &info), info));
+            if info.last() >= seen {
+                return Ok((self.bounds(shard, &info), info));
             }
             looks += 1;
             if looks >= REGRESS_LOOKS {
                 tracing::error!(
-                    %shard, %epoch, seen = seen.max(after), last = info.last(),
+                    %shard, %epoch, seen, last = info.last(),
                     "the journal lost entries that were stored (restored from a backup, or an outage of a quorum)"
                 );
-                let epoch = self.begin_anew(shard, epoch, &info).await?;
-                return Ok((bounds(epoch, &info), info));
+                self.begin_anew(shard, epoch, &info).await?;
+                return Ok((self.bounds(shard, &info), info));
             }
             tokio::time::sleep(REGRESS_PAUSE).await;
         }
@@ -151,7 +192,18 @@ impl Epochs {
 
     /// Begins a new epoch after `old`, unless somebody did already; answers the current one.
     pub(super) async fn begin_anew(&self, shard: Shard, old: Epoch, info: &Info) -> Result<Epoch, ApiError> {
-        self.settle(shard, info, Some(old)).await
+        self.begin_anew_from(shard, old, info, None).await
+    }
+
+    /// The same, of whoever knows that nothing before `first_seq` differs.
+    pub(super) async fn begin_anew_from(
+        &self,
+        shard: Shard,
+        old: Epoch,
+        info: &Info,
+        first_seq: Option<u64>,
+    ) -> Result<Epoch, ApiError> {
+        self.settle(shard, info, Some(Over { epoch: old, first_seq })).await
     }
 
     /// The epoch of this stream by the record, a new one if the record is of another.
@@ -159,7 +211,7 @@ impl Epochs {
         self.settle(shard, info, None).await
     }
 
-    async fn settle(&self, shard: Shard, info: &Info, over: Option<Epoch>) -> Result<Epoch, ApiError> {
+    async fn settle(&self, shard: Shard, info: &Info, over: Option<Over>) -> Result<Epoch, ApiError> {
         let key = shard.to_string();
         let mut info = info.clone();
         for _ in 0..CONFLICTS_MOST {
@@ -169,7 +221,7 @@ impl Epochs {
             if let (Some(value), Some(stored)) = (&record.value, stored)
                 && value.stream_created == info.created
                 && stored >= known
-                && over.is_none_or(|over| stored > over)
+                && over.is_none_or(|over| stored > over.epoch)
                 && self.is_ours(value)?
             {
                 if value.shards.is_none() {
@@ -177,7 +229,7 @@ impl Epochs {
                     let value = Stored { shards: Some(self.0.count.get()), ..value.clone() };
                     self.0.bucket.put(&key, &value, record.revision).await?;
                 }
-                self.adopt(shard, stored, &info.created);
+                self.adopt(shard, value);
                 return Ok(stored);
             }
             // The record may be newer than what we compare it with.
@@ -187,34 +239,83 @@ impl Epochs {
                 continue;
             }
             // The record may be lost together with the journal: what we remember counts too.
-            let last = stored.max((known.get() > 0).then_some(known));
+            let last = stored.max(over.map(|over| over.epoch)).max((known.get() > 0).then_some(known));
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let next = Epoch::next(last, now);
+            // Of the same stream in the same layout, what is before the first entry that differs is the same.
+            let count = self.0.count.get();
+            let same_past = record.value.filter(|value| {
+                value.stream_created == info.created && value.shards.is_none_or(|shards| shards == count)
+            });
+            let continues = same_past.map(|value| value.epoch);
+            let differs = match over.filter(|_| continues.is_some()) {
+                Some(Over { epoch, first_seq: None }) => self.first_differing(shard, epoch, &info).await?,
+                over => over.and_then(|over| over.first_seq),
+            };
             let value = Stored {
                 epoch: next.get(),
-                first_seq: info.first(),
+                first_seq: differs.map_or(info.first(), |seq| seq.min(info.last() + 1)),
+                continues,
                 stream_created: info.created.clone(),
-                shards: Some(self.0.count.get()),
+                shards: Some(count),
             };
             if let Put::Done(_) = self.0.bucket.put(&key, &value, record.revision).await? {
-                self.adopt(shard, next, &info.created);
+                self.adopt(shard, &value);
                 return Ok(next);
             }
         }
         Err(ApiError::Unreachable(format!("the epoch of shard {shard} keeps changing")))
     }
 
-    fn adopt(&self, shard: Shard, epoch: Epoch, stream_created: &str) {
-        let known = self.known(shard);
+    /// The first seq at which the journal may differ from what this process has read of it in `epoch`;
+    /// none when it remembers nothing that is still the same, or only what the journal has now. A search by halves: what is lost of a
+    /// journal is its end, so up to some entry all are the same and after it none is.
+    async fn first_differing(
+        &self,
+        shard: Shard,
+        epoch: Epoch,
+        info: &Info,
+    ) -> Result<Option<u64>, ApiError> {
+        let (known, lost) = {
+            let state = self.known(shard).state.lock();
+            if self.current(shard) != epoch {
+                return Ok(None);
+            }
+            (state.seen.comparable(info.first(), info.last()), state.seen.last() > info.last())
+        };
+        let bus = &self.0.bus.0;
+        // No digest depends on what makes an entry valid.
+        let rules =
+            Rules { shard, shards: self.0.count, frame_bytes: usize::MAX, prefix: subject_prefix(shard) };
+        let reader = Reader { link: &bus.main, api: &bus.api, metrics: &bus.metrics, rules };
+        let (mut same, mut differ) = (0, known.len());
+        while same < differ {
+            let middle = same + (differ - same) / 2;
+            let (seq, digest) = known[middle];
+            match reader.at(seq).await? {
+                Some(entry) if entry.digest == digest => same = middle + 1,
+                _ => differ = middle,
+            }
+        }
+        if same == known.len() && !lost {
+            return Ok(None);
+        }
+        Ok(same.checked_sub(1).map(|last| known[last].0 + 1))
+    }
+
+    fn adopt(&self, shard: Shard, record: &Stored) {
+        let (known, epoch) = (self.known(shard), Epoch::new(record.epoch));
         let mut state = known.state.lock();
         let before = known.epoch.load(Ordering::Relaxed);
         if epoch.get() < before {
             return;
         }
-        stream_created.clone_into(&mut state.stream_created);
+        record.stream_created.clone_into(&mut state.stream_created);
+        state.first_seq = record.first_seq;
+        state.continues = record.continues.map(Epoch::new);
         if epoch.get() > before {
             known.epoch.store(epoch.get(), Ordering::Relaxed);
-            state.seen = 0;
+            state.seen = Seen::default();
             if before > 0 {
                 self.0.bus.0.metrics.epoch_changes.inc();
                 tracing::warn!(%shard, %epoch, before, "the journal is in a new epoch: listeners will be reset");
@@ -264,7 +365,7 @@ impl Epochs {
             // When channels have moved, also over a record that looks like ours: this layout may be the one
             // before the last.
             let over = if moved { self.record(known.shard).await?.value } else { None };
-            let over = over.map(|stored| Epoch::new(stored.epoch));
+            let over = over.map(|stored| Over { epoch: Epoch::new(stored.epoch), first_seq: None });
             self.settle(known.shard, &info, over).await?;
         }
         Ok(())
@@ -313,6 +414,17 @@ impl Epochs {
         client.subscribe(self.0.bucket.subject()).await.ok()
     }
 
+    fn bounds(&self, shard: Shard, info: &Info) -> Bounds {
+        let state = self.known(shard).state.lock();
+        Bounds {
+            epoch: self.current(shard),
+            first_seq: state.first_seq,
+            continues: state.continues,
+            first: info.first(),
+            last: info.last(),
+        }
+    }
+
     fn known(&self, shard: Shard) -> &Known {
         &self.0.shards[shard.index()]
     }
@@ -324,8 +436,4 @@ async fn next(changes: &mut Option<Subscriber>) -> Option<async_nats::Message> {
         Some(changes) => changes.next().await,
         None => std::future::pending().await,
     }
-}
-
-fn bounds(epoch: Epoch, info: &Info) -> Bounds {
-    Bounds { epoch, first: info.first(), last: info.last() }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use foghorn_core::entry::{Entry, NewEntry};
-use foghorn_core::position::Epoch;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 
@@ -77,7 +77,7 @@ impl Inner {
         events: usize,
         bytes: usize,
     ) -> Result<JournalPage, ApiError> {
-        let (bounds, _) = self.epochs.look(shard, 0).await?;
+        let (bounds, _) = self.epochs.look(shard).await?;
         let from = after.max(bounds.first.saturating_sub(1));
         if from >= bounds.last {
             // A caller ahead of the journal has a position of another epoch, or one that was lost. Either
@@ -94,12 +94,13 @@ impl Inner {
         let reader =
             Reader { link, api: &self.bus.0.api, metrics: &self.bus.0.metrics, rules: self.rules(shard) };
         let (entries, to) = reader.page(bounds, from, events, bytes).await?;
+        self.epochs.saw_entries(shard, bounds.epoch, &entries);
         self.epochs.saw(shard, bounds.epoch, to);
         Ok(JournalPage { epoch: bounds.epoch, from, to, tip: bounds.last.max(to), entries })
     }
 
     async fn seek(&self, shard: Shard, time: Timestamp) -> Result<u64, ApiError> {
-        let (bounds, info) = self.epochs.look(shard, 0).await?;
+        let (bounds, info) = self.epochs.look(shard).await?;
         if info.last_time().is_none_or(|last| last < time) {
             return Ok(bounds.last);
         }
@@ -109,12 +110,11 @@ impl Inner {
         Ok(reader.first_at(time).await?.map_or(bounds.last, |seq| seq - 1))
     }
 
-    async fn trim(&self, shard: Shard, through: u64) -> Result<(), JournalError> {
+    async fn trim(&self, through: Position) -> Result<(), JournalError> {
         let unavailable = |error: ApiError| JournalError::Unavailable(error.to_string());
-        let believed = self.epochs.current(shard);
-        let (bounds, _) = self.epochs.look(shard, 0).await.map_err(unavailable)?;
-        if bounds.epoch != believed {
-            // What the caller wants forgotten is of another journal.
+        let Position { shard, epoch, seq: through } = through;
+        let (bounds, _) = self.epochs.look(shard).await.map_err(unavailable)?;
+        if bounds.epoch != epoch {
             return Err(JournalError::Epoch { shard, epoch: bounds.epoch });
         }
         // A purge beyond the end would move the numbering on.
@@ -162,21 +162,19 @@ impl Journal for NatsJournal {
         .boxed()
     }
 
-    fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {
+    fn tail(&self, after: Position) -> BoxStream<'static, Result<Entry, JournalError>> {
         enum State {
-            Closed(NatsJournal, Epoch, u64),
+            Closed(NatsJournal),
             Open(Box<Tail>),
             Ended,
         }
-        // The epoch that `after` is of: the current one when the tail is asked for, not when it is opened.
-        let closed = State::Closed(self.clone(), self.epoch(shard), after);
-        futures::stream::unfold(closed, move |state| async move {
+        futures::stream::unfold(State::Closed(self.clone()), move |state| async move {
             let mut tail = match state {
                 State::Open(tail) => tail,
                 State::Ended => return None,
-                State::Closed(NatsJournal(inner), epoch, after) => {
-                    let (bus, epochs, rules) = (inner.bus.clone(), inner.epochs.clone(), inner.rules(shard));
-                    let opening = in_time(Tail::open(bus, epochs, rules, epoch, after));
+                State::Closed(NatsJournal(inner)) => {
+                    let rules = inner.rules(after.shard);
+                    let opening = in_time(Tail::open(inner.bus.clone(), inner.epochs.clone(), rules, after));
                     match opening.await {
                         Ok(tail) => Box::new(tail),
                         Err(error) => {
@@ -205,12 +203,12 @@ impl Journal for NatsJournal {
     }
 
     fn bounds(&self, shard: Shard) -> Future<'_, Result<Bounds, JournalError>> {
-        let looked = self.0.epochs.look(shard, 0);
+        let looked = self.0.epochs.look(shard);
         in_time(looked.map(|looked| unavailable(looked.map(|(bounds, _)| bounds)))).boxed()
     }
 
     fn size(&self, shard: Shard) -> Future<'_, Result<Option<Size>, JournalError>> {
-        let looked = self.0.epochs.look(shard, 0);
+        let looked = self.0.epochs.look(shard);
         in_time(looked.map(|looked| unavailable(looked.map(|(_, info)| Some(info.size()))))).boxed()
     }
 
@@ -218,16 +216,21 @@ impl Journal for NatsJournal {
         in_time(self.0.seek(shard, time).map(unavailable)).boxed()
     }
 
-    fn begin_anew(&self, shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+    fn begin_anew(
+        &self,
+        shard: Shard,
+        old: Epoch,
+        first_seq: Option<u64>,
+    ) -> Future<'_, Result<Epoch, JournalError>> {
         let begun = async move {
-            let (_, info) = self.0.epochs.look(shard, 0).await?;
-            self.0.epochs.begin_anew(shard, old, &info).await
+            let (_, info) = self.0.epochs.look(shard).await?;
+            self.0.epochs.begin_anew_from(shard, old, &info, first_seq).await
         };
         in_time(begun.map(unavailable)).boxed()
     }
 
-    fn trim(&self, shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>> {
-        in_time(self.0.trim(shard, through)).boxed()
+    fn trim(&self, through: Position) -> Future<'_, Result<(), JournalError>> {
+        in_time(self.0.trim(through)).boxed()
     }
 }
 

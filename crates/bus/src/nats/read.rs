@@ -172,6 +172,11 @@ impl Reader<'_> {
         self.get(Get { seq: Some(after + 1), next_by_subject: Some(">"), ..Get::default() }).await
     }
 
+    /// The entry at `seq`, from the leader; none when there is none.
+    pub(super) async fn at(&self, seq: u64) -> Result<Option<Entry>, ApiError> {
+        Ok(self.get(Get { seq: Some(seq), ..Get::default() }).await?.map(|stored| stored.entry))
+    }
+
     /// The entry at `seq`, from the leader; none when it was deleted. For one that came in a form that
     /// doesn't show all of it.
     pub(super) async fn again(&self, seq: u64, time: Timestamp) -> Result<Option<Entry>, ApiError> {

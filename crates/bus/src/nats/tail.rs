@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use foghorn_core::entry::Entry;
-use foghorn_core::position::Epoch;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 
@@ -56,17 +56,16 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// A tail from `after`, a position of `epoch`. Opens the shard's journal, whatever that takes.
+    /// A tail from `after`. Opens the shard's journal, whatever that takes.
     pub(super) async fn open(
         bus: Bus,
         epochs: Epochs,
         rules: Rules,
-        epoch: Epoch,
-        after: u64,
+        after: Position,
     ) -> Result<Tail, JournalError> {
         let unavailable = |error: ApiError| JournalError::Unavailable(error.to_string());
-        let shard = rules.shard;
-        let (bounds, _) = epochs.look(shard, after).await.map_err(unavailable)?;
+        let (bounds, _) = epochs.look_from(after).await.map_err(unavailable)?;
+        let Position { shard, epoch, seq: after } = after;
         if bounds.epoch != epoch {
             return Err(JournalError::Epoch { shard, epoch: bounds.epoch });
         }
@@ -146,7 +145,7 @@ impl Tail {
 
     fn give(&mut self, entry: Entry) -> Entry {
         self.after = entry.seq;
-        self.epochs.saw(self.rules.shard, self.epoch, entry.seq);
+        self.epochs.saw_entries(self.rules.shard, self.epoch, [&entry]);
         entry
     }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use foghorn_core::position::Epoch;
+use foghorn_core::position::{Epoch, Position};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::writer::{Ended, Writer, answer};
@@ -36,7 +36,7 @@ async fn trim(writer: &Writer, epoch: Epoch, head: &AtomicU64) -> Result<(), End
     // The last entry stays: by it, times can be found and heads be compared without PostgreSQL.
     let through = old.min(head.load(Ordering::Relaxed)).min(bounds.last.saturating_sub(1));
     if through >= bounds.first {
-        answer(writer.journal.trim(shard, through)).await?;
+        answer(writer.journal.trim(Position { shard, epoch, seq: through })).await?;
     }
     Ok(())
 }

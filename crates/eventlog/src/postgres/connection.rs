@@ -15,9 +15,10 @@ use tokio::time::{Instant, timeout};
 use super::append::{Batch, append};
 use super::breaker::InHand;
 use super::rows::Reader;
-use super::state::{self, Known, WriteError, WriterHead, log_error};
+use super::state::{self, Kept, Known, WriteError, WriterHead, log_error};
 use super::tables::Session;
 use super::{Database, WRITE_DEADLINE};
+use crate::record::Record;
 use crate::source::{Limit, Order, Rows, Source, Span};
 use crate::standing::Standing;
 use crate::topics::Topics;
@@ -215,10 +216,24 @@ impl Writing {
         head: WriterHead,
         epoch: Epoch,
         start: u64,
+        kept: Option<Kept>,
     ) -> Result<WriterHead, WriteError> {
         match self {
-            Writing::Postgres(connection) => state::begin_epoch(connection, head, epoch, start).await,
-            Writing::Memory(session) => session.begin_epoch(head, epoch, start).await,
+            Writing::Postgres(connection) => state::begin_epoch(connection, head, epoch, start, kept).await,
+            Writing::Memory(session) => session.begin_epoch(head, epoch, start, kept).await,
+        }
+    }
+
+    /// See [`state::newest_row`].
+    pub(super) async fn newest_row(
+        &mut self,
+        shard: Shard,
+        after: u64,
+        upto: u64,
+    ) -> Result<Option<Record>, WriteError> {
+        match self {
+            Writing::Postgres(connection) => state::newest_row(connection, shard, after, upto).await,
+            Writing::Memory(session) => session.newest_row(shard, after, upto).await,
         }
     }
 

@@ -18,9 +18,9 @@ use futures::FutureExt;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::connection::Connection;
 use super::doubts::Doubts;
 use super::recent::{Recent, answer, bounds, not_behind, recent};
-use super::connection::Connection;
 use super::{Database, Head, READ_DEADLINE};
 use crate::metrics::Metrics;
 use crate::pages::{self, HISTORY_BYTES, Reader};
@@ -197,13 +197,14 @@ impl PostgresLog {
             return Ok(Committed::NotYet);
         }
         let patience = deadline.min(Instant::now() + LOOK_PATIENCE);
-        let AtPosition { stored, lost, head } = loop {
+        let AtPosition { stored, lost, standing } = loop {
             match self.look_at(at).await {
                 Ok(found) => break found,
                 Err(error) if Instant::now() >= patience => return Err(error),
                 Err(_) => sleep_until(next_look().min(patience)).await,
             }
         };
+        let head = standing.as_ref().map(|standing| Head { epoch: standing.epoch, seq: standing.tip });
         if let Some(head) = head {
             // No row is an answer only where the head is past it, and not where it was before PostgreSQL
             // was restored from a backup.
@@ -212,10 +213,11 @@ impl PostgresLog {
                 return Ok(Committed::NotYet);
             }
         }
+        // In an epoch that is over no listener can get it any more, unless a later one continues it.
         let newer = self.database.head(position.shard).borrow().epoch > position.epoch;
+        let kept = standing.is_some_and(|standing| standing.keeps(position));
         Ok(match stored {
-            // In an epoch that is over no listener can get it any more, stored or not.
-            _ if newer || lost => Committed::Replaced,
+            _ if newer && !kept || lost => Committed::Replaced,
             Some(stored) if stored.as_deref() != Some(&key.as_bytes()[..]) => Committed::Replaced,
             // Its own row; or none, because its class isn't kept or has expired already.
             _ => Committed::Yes,
@@ -226,9 +228,10 @@ impl PostgresLog {
         let connection = Connection::new(&self.database).await?;
         let looked = connection.within(READ_DEADLINE, async |c| {
             let (stored, lost) = (c.key_at(at).await?, c.is_in_hole(at).await?);
-            let standing = if stored.is_none() { c.standing(at.shard).await? } else { None };
-            let head = standing.map(|(standing, _)| Head { epoch: standing.epoch, seq: standing.tip });
-            Ok(AtPosition { stored, lost, head })
+            let newer = self.database.head(at.shard).borrow().epoch > at.epoch;
+            let asked = if stored.is_none() || newer { c.standing(at.shard).await? } else { None };
+            let standing = asked.map(|(standing, _)| standing);
+            Ok(AtPosition { stored, lost, standing })
         });
         looked.await
     }
@@ -289,8 +292,8 @@ struct AtPosition {
     stored: Option<Option<Vec<u8>>>,
     /// Whether the journal lost it.
     lost: bool,
-    /// How far the log is, where that decides what no row means.
-    head: Option<Head>,
+    /// How far the log is, where that decides what a row or none means.
+    standing: Option<Standing>,
 }
 
 impl EventLog for PostgresLog {

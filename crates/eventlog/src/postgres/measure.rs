@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn of_another_epoch_the_log_has_nothing() {
         use foghorn_core::position::Epoch;
-        let bounds = Bounds { epoch: Epoch::new(7), first: 11, last: 20 };
+        let bounds = Bounds { epoch: Epoch::new(7), first_seq: 1, continues: None, first: 11, last: 20 };
         let at = |epoch, seq| reached(Head { epoch: Epoch::new(epoch), seq }, bounds);
         assert_eq!([at(7, 15), at(7, 3), at(6, 15), at(0, 0)], [15, 10, 10, 10]);
     }

@@ -13,7 +13,7 @@ const SLICES: u32 = 24;
 /// No slice is shorter, in seconds.
 const SLICE_SECONDS_MIN: u32 = 60;
 /// Held while partitions are made or dropped. The number is arbitrary, and only ours in this database.
-const LOCK: i64 = 0x666f_6768_6f72_6e31;
+pub(super) const LOCK: i64 = 0x666f_6768_6f72_6e31;
 
 /// The slice `[from, to)` that a time lies in, in microseconds.
 pub(super) fn slice(class: RetentionClass, time: Timestamp) -> (i64, i64) {
@@ -130,11 +130,17 @@ pub(super) async fn drop_one(
         }
         Err(error) => return Err(error),
     }
-    // The index finds the last seq of each shard's current epoch: no scan under the lock.
+    // The index finds the last seq of each shard's epochs: no scan under the lock.
     let floors = format!(
         "INSERT INTO foghorn.floors (shard, epoch, class, seq)
          SELECT shard, epoch, {class}, last.seq FROM foghorn.shards s CROSS JOIN LATERAL (
-             SELECT max(seq) AS seq FROM foghorn.{name} e WHERE e.shard = s.shard AND e.epoch = s.epoch
+             SELECT max(seq) AS seq FROM (
+                 SELECT max(e.seq) AS seq FROM foghorn.{name} e WHERE e.shard = s.shard AND e.epoch = s.epoch
+                 UNION ALL
+                 SELECT (SELECT max(e.seq) FROM foghorn.{name} e
+                     WHERE e.shard = a.shard AND e.epoch = a.epoch AND e.seq <= a.upto)
+                 FROM foghorn.ancestors a WHERE a.shard = s.shard
+             ) of_epoch
          ) last WHERE last.seq IS NOT NULL
          ON CONFLICT (shard, epoch, class) DO UPDATE SET seq = greatest(floors.seq, excluded.seq)",
         class = class.0

@@ -52,6 +52,11 @@ pub(super) fn not_behind(shard: Shard, stored: Option<Epoch>, journal: Epoch) ->
     }
 }
 
+/// The journal is in an epoch that only the log's writer can tell where it parts from the one before.
+pub(super) fn not_followed(shard: Shard) -> LogError {
+    LogError(format!("the log of shard {shard} has not followed the journal yet; try again"))
+}
+
 /// What of these entries is for `topics`. Entries that are never replayed lie in the journal too: they
 /// are for a ring that is filled, and for nobody else.
 pub(super) fn select(entries: Vec<Entry>, topics: &Topics, policies: &Policies, fill: bool) -> Vec<Record> {
@@ -82,9 +87,7 @@ pub(super) async fn recent(
     loop {
         let page = read(journal, shard, at, Limit::new(usize::MAX, usize::MAX)).await?;
         if page.epoch != epoch || page.from != at {
-            return Err(LogError(format!(
-                "the log of shard {shard} has not followed the journal yet; try again"
-            )));
+            return Err(not_followed(shard));
         }
         at = page.to;
         let found = select(page.entries, topics, policies, false);

@@ -7,10 +7,10 @@ use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::reason::ResetReason;
 use tokio::time::Instant;
 
+use super::connection::Connection;
 use super::doubts::{EPOCH_PATIENCE, TIP_PATIENCE};
 use super::log::PostgresLog;
-use super::recent::{bounds, not_behind, read, select};
-use super::connection::Connection;
+use super::recent::{answer, bounds, not_behind, not_followed, read, select};
 use super::{Head, READ_DEADLINE};
 use crate::metrics::PageSource;
 use crate::pages::Page;
@@ -42,6 +42,13 @@ enum Stored {
     },
 }
 
+/// What the journal had to say to a gateway.
+enum Journaled {
+    Page(Replay),
+    /// It doesn't have everything: as far as is known it begins after this seq.
+    Begins(u64),
+}
+
 impl PostgresLog {
     pub(super) async fn answer_replay(&self, query: ReplayQuery) -> Result<Replay, LogError> {
         let topics = Topics::new(&query.topics);
@@ -49,9 +56,9 @@ impl PostgresLog {
         // Where the log is to be asked up to.
         let mut most = u64::MAX;
         if query.fill {
-            match self.journal_page(&query, &topics, limit).await {
-                Ok(page) => return Ok(page),
-                Err(begins) => most = begins,
+            match self.journal_page(&query, &topics, limit).await? {
+                Journaled::Page(page) => return Ok(page),
+                Journaled::Begins(begins) => most = begins,
             }
         }
         let stored = match Connection::new(&self.database).await {
@@ -80,8 +87,13 @@ impl PostgresLog {
                 let now = bounds(&*self.journal, query.shard).await?;
                 not_behind(query.shard, standing.as_ref().map(|standing| standing.epoch), now.epoch)?;
                 if now.epoch == query.epoch {
-                    // The log's writer will hear of this epoch soon; the journal has all of it.
-                    let page = Page { records: Vec::new(), to: query.after.max(now.first.saturating_sub(1)) };
+                    // The log's writer will hear of this epoch soon; the journal has all of it, unless it
+                    // continues another.
+                    let begins = now.first.saturating_sub(1);
+                    if now.continues.is_some() && query.after < begins {
+                        return Err(not_followed(query.shard));
+                    }
+                    let page = Page { records: Vec::new(), to: query.after.max(begins) };
                     return self.with_recent(&query, &topics, limit, page, None).await;
                 }
                 self.other_epoch(&query, &topics, standing.as_ref(), now)
@@ -156,7 +168,10 @@ impl PostgresLog {
         if page.to > now.last {
             let vouched = head.is_some_and(|(tip, _)| page.to <= tip);
             let unknown = (shard, query.epoch, page.to);
-            if vouched || !self.doubts.confirmed(unknown, TIP_PATIENCE, Instant::now()) {
+            if vouched
+                || query.holds_digest()
+                || !self.doubts.confirmed(unknown, TIP_PATIENCE, Instant::now())
+            {
                 let last = now.last;
                 return Err(LogError(format!(
                     "the journal of shard {shard} seems to end at {last}, before the cursor; try again"
@@ -177,9 +192,7 @@ impl PostgresLog {
             if tip > query.after {
                 return Ok(self.page(query, &page, tip, head));
             }
-            return Err(LogError(format!(
-                "the log of shard {shard} has not followed the journal yet; try again"
-            )));
+            return Err(not_followed(shard));
         }
         self.metrics.page(PageSource::Journal);
         let digest = found.entries.last().filter(|last| last.seq == found.to).map(|last| last.digest);
@@ -199,22 +212,67 @@ impl PostgresLog {
     /// The page from the journal alone, if it has everything after the cursor. PostgreSQL is not asked, so
     /// rings stay level with the live feed while it is away. Else where the journal begins, as far as is
     /// known: only up to there the log has more.
-    async fn journal_page(&self, query: &ReplayQuery, topics: &Topics, limit: Limit) -> Result<Replay, u64> {
-        let found = read(&*self.journal, query.shard, query.after, limit).await;
-        let found = found.ok().filter(|found| found.epoch == query.epoch).ok_or(u64::MAX)?;
+    ///
+    /// An error when the journal has another entry at the cursor than the gateway, or has lost it: then a
+    /// new epoch begins, and the next question hears of it.
+    async fn journal_page(
+        &self,
+        query: &ReplayQuery,
+        topics: &Topics,
+        limit: Limit,
+    ) -> Result<Journaled, LogError> {
+        // Where the digest is known, from the cursor's own entry on.
+        let back = u64::from(query.holds_digest());
+        let limit = Limit { events: limit.events + usize::from(query.holds_digest()), ..limit };
+        let found = read(&*self.journal, query.shard, query.after - back, limit).await;
+        let Some(mut found) = found.ok().filter(|found| found.epoch == query.epoch) else {
+            return Ok(Journaled::Begins(u64::MAX));
+        };
         if found.from > query.after {
-            return Err(found.from);
+            return Ok(Journaled::Begins(found.from));
         }
         if found.tip < query.after {
-            return Err(u64::MAX);
+            let lost = (query.shard, query.epoch, query.after);
+            if query.holds_digest() && self.doubts.confirmed(lost, TIP_PATIENCE, Instant::now()) {
+                return Err(self.regressed(query).await?);
+            }
+            return Ok(Journaled::Begins(u64::MAX));
         }
+        if found.entries.first().is_some_and(|entry| entry.seq <= query.after) {
+            let held = found.entries.remove(0);
+            if held.digest != query.digest {
+                return Err(self.regressed(query).await?);
+            }
+            if found.to <= query.after && found.tip > query.after {
+                // It was as much as a page takes.
+                let next = read(&*self.journal, query.shard, query.after, limit).await;
+                found = match next.ok().filter(|next| next.epoch == query.epoch) {
+                    Some(next) if next.from == query.after => next,
+                    _ => return Ok(Journaled::Begins(u64::MAX)),
+                };
+            }
+        }
+        found.to = found.to.max(query.after);
         self.metrics.page(PageSource::Journal);
         let last = found.entries.last().filter(|last| last.seq == found.to);
         let known = last.map(|last| (found.to, last.digest));
         let policies = self.policies.get();
         let mut records = select(found.entries, topics, &policies, true);
         self.reader(&policies).keep_fresh(&mut records);
-        Ok(self.page(query, &Page { records, to: found.to }, found.tip, known))
+        Ok(Journaled::Page(self.page(query, &Page { records, to: found.to }, found.tip, known)))
+    }
+
+    /// Begins a new epoch after that of a gateway, whose ring has what the journal has not. What to tell
+    /// it.
+    async fn regressed(&self, query: &ReplayQuery) -> Result<LogError, LogError> {
+        let (shard, epoch) = (query.shard, query.epoch);
+        self.metrics.regressed(shard);
+        tracing::error!(
+            %shard, %epoch, seq = query.after,
+            "the journal has not the entry that a gateway has (restored from a backup, or an outage of a quorum): a new epoch begins"
+        );
+        let now = answer(self.journal.begin_anew(shard, epoch, None)).await?;
+        Ok(LogError(format!("the journal of shard {shard} is in epoch {now} now; try again")))
     }
 
     /// PostgreSQL is not there. If the journal has everything after the cursor, nobody need notice.
@@ -227,6 +285,9 @@ impl PostgresLog {
     ) -> Result<Replay, LogError> {
         self.metrics.failed("read");
         let Ok(now) = bounds(&*self.journal, query.shard).await else { return Err(error) };
+        if now.epoch > query.epoch {
+            return self.other_epoch(query, topics, None, now).map_err(|_| error);
+        }
         if now.epoch != query.epoch || query.after + 1 < now.first {
             return Err(error);
         }
@@ -250,7 +311,17 @@ impl PostgresLog {
                 now.epoch
             )));
         }
-        let empty = Standing::empty(now.epoch, now.first.saturating_sub(1));
+        let begins = now.first.saturating_sub(1);
+        let followed = standing.is_some_and(|standing| standing.epoch == now.epoch);
+        if let Some(continued) = now.continues.filter(|_| !followed) {
+            // What the journal has is enough to go on with, or else only the log knows.
+            let after = query.after.min(now.first_seq.saturating_sub(1));
+            if query.epoch == continued && after >= begins {
+                return Ok(self.reset(ResetReason::Epoch, now.epoch, after));
+            }
+            return Err(not_followed(shard));
+        }
+        let empty = Standing::empty(now.epoch, begins);
         let standing = standing.filter(|standing| standing.epoch == now.epoch).unwrap_or(&empty);
         Ok(match standing.judge(query.epoch, query.after, topics) {
             Verdict::Reset { reason, after } => self.reset(reason, now.epoch, after),

@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Postgres};
 use super::state::{self, log_error, number};
 use crate::record::{Columns, to_i64, to_u64};
 use crate::source::{Limit, Order, Rows, Source, Span};
-use crate::standing::Standing;
+use crate::standing::{Ancestor, Standing};
 use crate::topics::Topics;
 
 /// Reads over a connection to PostgreSQL.
@@ -23,9 +23,11 @@ pub(super) struct Reader {
     inner: PoolConnection<Postgres>,
     /// What is added to every condition, see [`Reader::only`].
     classes: String,
+    /// The epochs that the current one continues, as last read.
+    ancestors: Vec<Ancestor>,
 }
 
-/// What every query begins with: $1 to $4 are the span.
+/// What queries of one epoch begin with: $1 to $4 are the span.
 const SPAN: &str = "e.shard = $1 AND e.epoch = $2 AND e.seq > $3 AND e.seq <= $4";
 const COLUMNS: &str = "e.seq, e.time_us, e.channel, e.type, e.id, e.ttl::bigint AS ttl, e.key, e.data";
 
@@ -41,7 +43,7 @@ type Query<'q> = sqlx::query::QueryAs<'q, Postgres, Row, PgArguments>;
 
 impl Reader {
     pub(super) fn new(inner: PoolConnection<Postgres>) -> Self {
-        Reader { inner, classes: String::new() }
+        Reader { inner, classes: String::new(), ancestors: Vec::new() }
     }
 
     /// From now on reads events of these classes only; of all when not known.
@@ -58,7 +60,24 @@ impl Reader {
     }
 
     pub(super) async fn standing(&mut self, shard: Shard) -> Result<Option<(Standing, Digest)>, LogError> {
-        state::standing(&mut self.inner, shard).await
+        let found = state::standing(&mut self.inner, shard).await?;
+        self.ancestors = found.as_ref().map_or_else(Vec::new, |(standing, _)| standing.ancestors.clone());
+        Ok(found)
+    }
+
+    /// What queries begin with: $1 to $4 are the span. Where it reaches back into the epochs that the
+    /// current one continues, their rows count too. Their numbers are part of the statement: few ever are
+    /// different. Seqs rise with epochs, so by both there is an order that the indexes have.
+    fn within_span(&self, span: Span) -> String {
+        let reached: Vec<_> = self.ancestors.iter().filter(|ancestor| ancestor.upto > span.after).collect();
+        let Some(Ancestor { epoch: oldest, .. }) = reached.first() else { return SPAN.to_owned() };
+        let mut condition = format!(
+            "e.shard = $1 AND e.epoch >= {oldest} AND e.epoch <= $2 AND e.seq > $3 AND e.seq <= $4 AND (e.epoch = $2"
+        );
+        for Ancestor { epoch, upto, .. } in reached {
+            condition.push_str(&format!(" OR e.epoch = {epoch} AND e.seq <= {upto}"));
+        }
+        condition + ")"
     }
 
     /// The key at a position, if there is a row: outer none means that there is no row.
@@ -115,6 +134,14 @@ fn within_bytes(rows: &str, order: Order) -> String {
     )
 }
 
+/// The order of positions, which is that of the indexes.
+fn by_position(order: Order) -> &'static str {
+    match order {
+        Order::Oldest => "e.epoch, e.seq",
+        Order::Newest => "e.epoch DESC, e.seq DESC",
+    }
+}
+
 fn direction(order: Order) -> &'static str {
     match order {
         Order::Oldest => "ASC",
@@ -151,13 +178,13 @@ impl Source for Reader {
         channels: &[(String, u64)],
         limit: Limit,
     ) -> Result<Rows, LogError> {
-        let classes = self.classes.clone();
+        let (classes, within) = (self.classes.clone(), self.within_span(span));
         let (names, afters): (Vec<String>, Vec<i64>) =
             channels.iter().map(|(channel, after)| (channel.clone(), to_i64(*after))).unzip();
         let rows = format!(
             "SELECT e.* FROM UNNEST($7::text[], $8::bigint[]) AS c (channel, after) CROSS JOIN LATERAL (
                  SELECT {COLUMNS} FROM foghorn.events e
-                 WHERE {SPAN}{classes} AND e.channel = c.channel AND e.seq > c.after ORDER BY e.seq LIMIT $6
+                 WHERE {within}{classes} AND e.channel = c.channel AND e.seq > c.after ORDER BY e.epoch, e.seq LIMIT $6
              ) e ORDER BY e.seq LIMIT $6"
         );
         let sql = within_bytes(&rows, Order::Oldest);
@@ -172,12 +199,12 @@ impl Source for Reader {
         order: Order,
         limit: Limit,
     ) -> Result<Rows, LogError> {
-        let classes = self.classes.clone();
+        let (classes, within) = (self.classes.clone(), self.within_span(span));
         let matching =
             if topics.is_everything() { "" } else { "AND (e.channel = ANY($7) OR e.channel ~ ANY($8))" };
         let rows = format!(
-            "SELECT {COLUMNS} FROM foghorn.events e WHERE {SPAN}{classes} {matching} ORDER BY e.seq {} LIMIT $6",
-            direction(order)
+            "SELECT {COLUMNS} FROM foghorn.events e WHERE {within}{classes} {matching} ORDER BY {} LIMIT $6",
+            by_position(order)
         );
         let mut query = bind(sqlx::query_as(AssertSqlSafe(within_bytes(&rows, order))), span, limit);
         if !topics.is_everything() {
@@ -193,10 +220,10 @@ impl Source for Reader {
         order: Order,
         limit: Limit,
     ) -> Result<Rows, LogError> {
-        let classes = self.classes.clone();
+        let (classes, within) = (self.classes.clone(), self.within_span(span));
         let rows = format!(
-            "SELECT {COLUMNS} FROM foghorn.events e WHERE {SPAN}{classes} AND e.channel = $7 ORDER BY e.seq {} LIMIT $6",
-            direction(order)
+            "SELECT {COLUMNS} FROM foghorn.events e WHERE {within}{classes} AND e.channel = $7 ORDER BY {} LIMIT $6",
+            by_position(order)
         );
         let sql = within_bytes(&rows, order);
         let query = bind(sqlx::query_as(AssertSqlSafe(sql)), span, limit).bind(channel.to_owned());
@@ -210,7 +237,7 @@ impl Source for Reader {
         below: &str,
         most: usize,
     ) -> Result<Vec<String>, LogError> {
-        let classes = self.classes.clone();
+        let (classes, within) = (self.classes.clone(), self.within_span(span));
         // From one channel to the next by the index: the cost is that of the channels, not of their events.
         let sql = format!(
             "WITH RECURSIVE names (channel) AS (
@@ -221,7 +248,7 @@ impl Source for Reader {
                  FROM names n WHERE n.channel < $6
              )
              SELECT channel FROM names n
-             WHERE channel < $6 AND EXISTS (SELECT FROM foghorn.events e WHERE {SPAN}{classes} AND e.channel = n.channel)
+             WHERE channel < $6 AND EXISTS (SELECT FROM foghorn.events e WHERE {within}{classes} AND e.channel = n.channel)
              LIMIT $7"
         );
         bind_span_scalar(sqlx::query_scalar(AssertSqlSafe(sql)), span)
@@ -234,13 +261,13 @@ impl Source for Reader {
     }
 
     async fn nth_newest(&mut self, span: Span, channels: &[(String, u32)]) -> Result<Vec<u64>, LogError> {
-        let classes = self.classes.clone();
+        let (classes, within) = (self.classes.clone(), self.within_span(span));
         let (names, nths): (Vec<String>, Vec<i64>) =
             channels.iter().map(|(channel, nth)| (channel.clone(), i64::from(*nth) - 1)).unzip();
         let sql = format!(
             "SELECT coalesce((
-                 SELECT e.seq FROM foghorn.events e WHERE {SPAN}{classes} AND e.channel = c.channel
-                 ORDER BY e.seq DESC OFFSET c.skip LIMIT 1
+                 SELECT e.seq FROM foghorn.events e WHERE {within}{classes} AND e.channel = c.channel
+                 ORDER BY e.epoch DESC, e.seq DESC OFFSET c.skip LIMIT 1
              ), 0) FROM UNNEST($5::text[], $6::bigint[]) WITH ORDINALITY AS c (channel, skip, nth) ORDER BY c.nth"
         );
         let seqs: Vec<i64> = bind_span_scalar(sqlx::query_scalar(AssertSqlSafe(sql)), span)
@@ -253,9 +280,9 @@ impl Source for Reader {
     }
 
     async fn first(&mut self, span: Span) -> Result<Option<(u64, Timestamp)>, LogError> {
-        let classes = self.classes.clone();
+        let (classes, within) = (self.classes.clone(), self.within_span(span));
         let sql = format!(
-            "SELECT e.seq, e.time_us FROM foghorn.events e WHERE {SPAN}{classes} ORDER BY e.seq LIMIT 1"
+            "SELECT e.seq, e.time_us FROM foghorn.events e WHERE {within}{classes} ORDER BY e.epoch, e.seq LIMIT 1"
         );
         let found: Option<(i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
             .bind(number(span.shard))

@@ -8,8 +8,9 @@ use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::shard::Shard;
 use sqlx::PgConnection;
 
-use crate::record::{to_i64, to_u64};
-use crate::standing::{Standing, parse_era};
+use super::partitions::LOCK;
+use crate::record::{Columns, Record, to_i64, to_u64};
+use crate::standing::{Ancestor, Standing, parse_era};
 
 /// The head as its writer knows it, with everything a compare-and-set compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,37 +69,125 @@ pub(super) async fn take_over(
     })
 }
 
-/// Records that the journal is in a new epoch, whose first seq comes after `start`.
+/// What stays of the log in a new epoch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    /// Up to this seq the log's rows are those of the new epoch.
+    pub(super) through: u64,
+    /// Up to this seq the epoch before and the new one are the same, whoever has read it. Less where the
+    /// log has only seen what the journal has now, and somebody else what it had before.
+    pub(super) common: u64,
+    /// The last seq of these that the log has taken over.
+    pub(super) head: u64,
+    /// The digest of that one, if it is known.
+    pub(super) digest: Digest,
+}
+
+/// Records that the journal is in a new epoch: it has to do with the one before as far as `kept` says, or
+/// else nothing, and then its first seq comes after `start`.
 pub(super) async fn begin_epoch(
     connection: &mut PgConnection,
     head: WriterHead,
     epoch: Epoch,
     start: u64,
+    kept: Option<Kept>,
 ) -> Result<WriterHead, WriteError> {
     let mut tx = sqlx::Connection::begin(connection).await?;
+    // Retention drops partitions and raises floors under the same lock: of the epoch that it sees.
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
+    let (seq, digest) = kept.map_or((start, Digest::NONE), |kept| (kept.head, kept.digest));
     let moved = sqlx::query(
-        "UPDATE foghorn.shards SET epoch = $4, start = $5, head = $5, head_digest = 0
+        "UPDATE foghorn.shards SET epoch = $4, start = coalesce($5, start), head = $6, head_digest = $7
          WHERE shard = $1 AND epoch = $2 AND term = $3",
     )
     .bind(number(head.shard))
     .bind(to_i64(head.epoch.get()))
     .bind(to_i64(head.term))
     .bind(to_i64(epoch.get()))
-    .bind(to_i64(start))
+    .bind(kept.is_none().then_some(to_i64(start)))
+    .bind(to_i64(seq))
+    .bind(digest.0.cast_signed())
     .execute(&mut *tx)
     .await?;
     if moved.rows_affected() == 0 {
         return Err(WriteError::Fenced);
     }
-    // Of older epochs nobody can ask any more. Their holes stay: they are evidence.
-    for sql in [
+    if let Some(kept) = kept {
+        inherit(&mut tx, head, epoch, kept).await?;
+    }
+    // Of what is not kept nobody can ask any more. Holes stay: they are evidence.
+    let forget = [
         "DELETE FROM foghorn.floors WHERE shard = $1 AND epoch < $2",
         "DELETE FROM foghorn.eras WHERE shard = $1 AND epoch < $2",
-    ] {
+    ];
+    for sql in forget {
         sqlx::query(sql).bind(number(head.shard)).bind(to_i64(epoch.get())).execute(&mut *tx).await?;
     }
+    if kept.is_none() {
+        let sql = "DELETE FROM foghorn.ancestors WHERE shard = $1";
+        sqlx::query(sql).bind(number(head.shard)).execute(&mut *tx).await?;
+    }
     tx.commit().await?;
-    Ok(WriterHead { epoch, seq: start, digest: Digest::NONE, ..head })
+    Ok(WriterHead { epoch, seq, digest, ..head })
+}
+
+/// Takes over into a new epoch what is known about the seqs up to `kept`. Rows stay where they are.
+async fn inherit(
+    tx: &mut PgConnection,
+    head: WriterHead,
+    epoch: Epoch,
+    kept: Kept,
+) -> Result<(), WriteError> {
+    let inherited = [
+        // Also what an earlier epoch had in common with the last one is that only up to here.
+        "UPDATE foghorn.ancestors SET upto = least(upto, $4), common = least(common, $5)
+         WHERE shard = $1 AND epoch < $3 AND $2 < $3",
+        "INSERT INTO foghorn.ancestors (shard, epoch, upto, common) SELECT $1, $2, $4, $5 WHERE $2 < $3",
+        "UPDATE foghorn.floors SET epoch = $3, seq = least(seq, $4) WHERE shard = $1 AND epoch = $2",
+        "INSERT INTO foghorn.holes (shard, epoch, after, upto, found_at)
+         SELECT shard, $3, after, least(upto, $4), found_at FROM foghorn.holes
+         WHERE shard = $1 AND epoch = $2 AND after < $4",
+        "UPDATE foghorn.eras SET epoch = $3 WHERE shard = $1 AND epoch = $2 AND since <= $4",
+    ];
+    for sql in inherited {
+        sqlx::query(sql)
+            .bind(number(head.shard))
+            .bind(to_i64(head.epoch.get()))
+            .bind(to_i64(epoch.get()))
+            .bind(to_i64(kept.through))
+            .bind(to_i64(kept.common))
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// The newest row of the current epoch in `(after, upto]`, those of its ancestors included. Of expired
+/// events there may be none.
+pub(super) async fn newest_row(
+    connection: &mut PgConnection,
+    shard: Shard,
+    after: u64,
+    upto: u64,
+) -> Result<Option<Record>, WriteError> {
+    let row: Option<Columns> = sqlx::query_as(
+        "SELECT e.seq, e.time_us, e.channel, e.type, e.id, e.ttl::bigint AS ttl, e.key, e.data
+         FROM (
+             SELECT shard, epoch, 9223372036854775807 AS upto FROM foghorn.shards WHERE shard = $1
+             UNION ALL
+             SELECT shard, epoch, upto FROM foghorn.ancestors WHERE shard = $1
+         ) epochs CROSS JOIN LATERAL (
+             SELECT * FROM foghorn.events e
+             WHERE e.shard = epochs.shard AND e.epoch = epochs.epoch AND e.seq > $2 AND e.seq <= least(epochs.upto, $3)
+             ORDER BY e.seq DESC LIMIT 1
+         ) e ORDER BY e.seq DESC LIMIT 1",
+    )
+    .bind(number(shard))
+    .bind(to_i64(after))
+    .bind(to_i64(upto))
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(Columns::check).transpose()?)
 }
 
 /// Records that the journal has lost everything after the head up to `upto`.
@@ -143,6 +232,9 @@ pub(super) async fn standing(
              ARRAY(SELECT seq FROM foghorn.floors f WHERE (f.shard, f.epoch) = (s.shard, s.epoch) ORDER BY class) AS floors,
              ARRAY(SELECT after FROM foghorn.holes h WHERE (h.shard, h.epoch) = (s.shard, s.epoch) ORDER BY after) AS hole_from,
              ARRAY(SELECT upto FROM foghorn.holes h WHERE (h.shard, h.epoch) = (s.shard, s.epoch) ORDER BY after) AS hole_to,
+             ARRAY(SELECT epoch FROM foghorn.ancestors a WHERE a.shard = s.shard ORDER BY epoch) AS ancestors,
+             ARRAY(SELECT upto FROM foghorn.ancestors a WHERE a.shard = s.shard ORDER BY epoch) AS ancestors_to,
+             ARRAY(SELECT common FROM foghorn.ancestors a WHERE a.shard = s.shard ORDER BY epoch) AS common,
              ARRAY(SELECT since FROM foghorn.eras e WHERE (e.shard, e.epoch) = (s.shard, s.epoch) ORDER BY since) AS since,
              ARRAY(SELECT policies FROM foghorn.eras e WHERE (e.shard, e.epoch) = (s.shard, s.epoch) ORDER BY since) AS policies
          FROM foghorn.shards s WHERE shard = $1 AND epoch > 0",
@@ -164,17 +256,27 @@ struct Row {
     floors: Vec<i64>,
     hole_from: Vec<i64>,
     hole_to: Vec<i64>,
+    ancestors: Vec<i64>,
+    ancestors_to: Vec<i64>,
+    common: Vec<i64>,
     since: Vec<i64>,
     policies: Vec<String>,
 }
 
 impl Row {
     fn standing(self) -> Result<(Standing, Digest), LogError> {
+        let ancestors = self.ancestors.iter().zip(&self.ancestors_to).zip(&self.common);
+        let ancestors = ancestors.map(|((epoch, upto), common)| Ancestor {
+            epoch: Epoch::new(to_u64(*epoch)),
+            upto: to_u64(*upto),
+            common: to_u64(*common),
+        });
         let eras = self.since.iter().zip(&self.policies);
         let standing = Standing {
             tip: to_u64(self.head),
             floors: self.classes.into_iter().map(class).zip(self.floors.into_iter().map(to_u64)).collect(),
             holes: self.hole_from.into_iter().map(to_u64).zip(self.hole_to.into_iter().map(to_u64)).collect(),
+            ancestors: ancestors.collect(),
             eras: eras.map(|(since, text)| parse_era(to_u64(*since), text)).collect::<Result<_, _>>()?,
             ..Standing::empty(Epoch::new(to_u64(self.epoch)), to_u64(self.start))
         };

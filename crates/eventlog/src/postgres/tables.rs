@@ -16,10 +16,10 @@ use super::Database;
 use super::append::{Batch, Sorted};
 use super::connection::Store;
 use super::partitions::slice;
-use super::state::{WriteError, WriterHead};
+use super::state::{Kept, WriteError, WriterHead};
 use crate::record::Record;
 use crate::source::{Limit, Order, Rows, Source, Span};
-use crate::standing::{Standing, era_text, parse_era};
+use crate::standing::{Ancestor, Standing, era_text, parse_era};
 use crate::topics::Topics;
 
 /// The tables. A clone is the same tables.
@@ -45,9 +45,11 @@ struct State {
     events: BTreeMap<(Shard, Epoch, u64), Event>,
     floors: BTreeMap<(Shard, Epoch, RetentionClass), u64>,
     holes: Vec<(Shard, Epoch, u64, u64)>,
+    ancestors: BTreeMap<(Shard, Epoch), Ancestor>,
     eras: BTreeMap<(Shard, Epoch, u64), String>,
     /// Rows stored at a position that had one.
     doubles: u64,
+    unfenced: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -71,12 +73,19 @@ pub(super) struct Session {
     tables: Tables,
     link: Arc<dyn Link>,
     classes: Option<BTreeSet<RetentionClass>>,
+    /// The epochs that the current one continues, as last read.
+    ancestors: Vec<Ancestor>,
 }
 
 impl Tables {
     /// The database as a process sees it over `link`.
     pub fn database(&self, link: Arc<dyn Link>) -> Database {
-        Database::on(Store::Memory(Session { tables: self.clone(), link, classes: None }))
+        Database::on(Store::Memory(Session {
+            tables: self.clone(),
+            link,
+            classes: None,
+            ancestors: Vec::new(),
+        }))
     }
 
     /// What they hold now.
@@ -101,12 +110,19 @@ impl Tables {
             state.events.iter().filter(|(_, event)| is_over(event)).map(|(at, e)| (*at, e.class)).collect();
         for ((shard, epoch, seq), class) in gone {
             state.events.remove(&(shard, epoch, seq));
-            if state.shards.get(&shard).is_some_and(|row| row.epoch == epoch) {
-                let floor = state.floors.entry((shard, epoch, class)).or_default();
+            let Some(current) = state.shards.get(&shard).map(|row| row.epoch) else { continue };
+            let inherited = state.ancestors.get(&(shard, epoch)).is_some_and(|a| seq <= a.upto);
+            if current == epoch || inherited {
+                let floor = state.floors.entry((shard, current, class)).or_default();
                 *floor = (*floor).max(seq);
             }
         }
         before - state.events.len()
+    }
+
+    /// From now on nobody compares what a writer believes: to see what comes of it.
+    pub fn unfence(&self) {
+        self.0.lock().unfenced = true;
     }
 
     /// How often a row was stored at a position that had one: never, if writers are fenced.
@@ -119,11 +135,13 @@ impl Tables {
         self.0.lock().shards.get(&shard).map(|row| (row.epoch, row.head))
     }
 
-    /// The seqs and digests of what is stored of a shard's epoch, in order.
-    pub fn stored(&self, shard: Shard, epoch: Epoch) -> Vec<(u64, Digest)> {
+    /// The seqs and digests of what is stored of a shard's current epoch, in order.
+    pub fn stored(&self, shard: Shard) -> Vec<(u64, Digest)> {
         let state = self.0.lock();
-        let of_epoch = state.events.range((shard, epoch, 0)..=(shard, epoch, u64::MAX));
-        of_epoch.map(|((_, _, seq), event)| (*seq, event.record.digest())).collect()
+        let Some(row) = state.shards.get(&shard) else { return Vec::new() };
+        let whole = Span { shard, epoch: row.epoch, after: 0, upto: u64::MAX };
+        let events = state.span(whole, &state.ancestors_of(shard));
+        events.iter().map(|event| (event.record.seq, event.record.digest())).collect()
     }
 }
 
@@ -133,11 +151,11 @@ impl State {
         let row = self.shards.get_mut(&head.shard).ok_or(WriteError::Fenced)?;
         let same = row.epoch == head.epoch && row.term == head.term;
         let same = same && row.head == head.seq && row.digest == head.digest;
-        if same { Ok(row) } else { Err(WriteError::Fenced) }
+        if same || self.unfenced { Ok(row) } else { Err(WriteError::Fenced) }
     }
 
     fn standing(&self, shard: Shard) -> Result<Option<(Standing, Digest)>, LogError> {
-        let Some(row) = self.shards.get(&shard) else { return Ok(None) };
+        let Some(row) = self.shards.get(&shard).filter(|row| row.epoch.get() > 0) else { return Ok(None) };
         let of_epoch = |at: &(Shard, Epoch)| *at == (shard, row.epoch);
         let eras = self.eras.iter().filter(|((s, e, _), _)| of_epoch(&(*s, *e)));
         let floors = self.floors.iter().filter(|((s, e, _), _)| of_epoch(&(*s, *e)));
@@ -145,6 +163,7 @@ impl State {
         let standing = Standing {
             tip: row.head,
             floors: floors.map(|((_, _, class), seq)| (*class, *seq)).collect(),
+            ancestors: self.ancestors_of(shard),
             holes: holes.map(|(_, _, after, upto)| (*after, *upto)).collect(),
             eras: eras.map(|((.., since), text)| parse_era(*since, text)).collect::<Result<_, _>>()?,
             ..Standing::empty(row.epoch, row.start)
@@ -152,13 +171,52 @@ impl State {
         Ok(Some((standing, row.digest)))
     }
 
-    /// The events of a span, in order.
-    fn span(&self, span: Span) -> impl DoubleEndedIterator<Item = &Event> {
-        let (shard, epoch) = (span.shard, span.epoch);
-        let upto = span.upto.max(span.after);
-        let from = (shard, epoch, span.after.saturating_add(1));
-        let range = (span.upto > span.after).then(|| self.events.range(from..=(shard, epoch, upto)));
-        range.into_iter().flatten().map(|(_, event)| event)
+    fn ancestors_of(&self, shard: Shard) -> Vec<Ancestor> {
+        self.ancestors.iter().filter(|((of, _), _)| *of == shard).map(|(_, ancestor)| *ancestor).collect()
+    }
+
+    /// The events of a span, in order, those of the epochs that its epoch continues included.
+    fn span(&self, span: Span, ancestors: &[Ancestor]) -> Vec<&Event> {
+        let of_epoch = |epoch: Epoch, upto: u64| {
+            let from = span.after.saturating_add(1);
+            let range = (upto >= from)
+                .then(|| self.events.range((span.shard, epoch, from)..=(span.shard, epoch, upto)));
+            range.into_iter().flatten().map(|(_, event)| event)
+        };
+        let inherited = ancestors.iter().filter(|ancestor| ancestor.epoch < span.epoch);
+        let inherited = inherited.flat_map(|ancestor| of_epoch(ancestor.epoch, ancestor.upto.min(span.upto)));
+        inherited.chain(of_epoch(span.epoch, span.upto)).collect()
+    }
+
+    /// What the log has in common with the epoch that begins is taken over into it.
+    fn inherit(&mut self, shard: Shard, old: Epoch, epoch: Epoch, kept: Kept) {
+        if old < epoch {
+            for ((of, before), ancestor) in &mut self.ancestors {
+                if *of == shard && *before < epoch {
+                    ancestor.upto = ancestor.upto.min(kept.through);
+                    ancestor.common = ancestor.common.min(kept.common);
+                }
+            }
+            let ancestor = Ancestor { epoch: old, upto: kept.through, common: kept.common };
+            self.ancestors.insert((shard, old), ancestor);
+        }
+        let floors: Vec<_> = self.floors.iter().filter(|((s, e, _), _)| (*s, *e) == (shard, old)).collect();
+        let floors: Vec<_> = floors.into_iter().map(|((.., class), seq)| (*class, *seq)).collect();
+        for (class, seq) in floors {
+            self.floors.remove(&(shard, old, class));
+            self.floors.insert((shard, epoch, class), seq.min(kept.through));
+        }
+        let holes =
+            self.holes.iter().filter(|(s, e, after, _)| (*s, *e) == (shard, old) && *after < kept.through);
+        let holes: Vec<_> =
+            holes.map(|(_, _, after, upto)| (shard, epoch, *after, (*upto).min(kept.through))).collect();
+        self.holes.extend(holes);
+        let eras = self.eras.range((shard, old, 0)..=(shard, old, kept.through));
+        let eras: Vec<_> = eras.map(|((.., since), text)| (*since, text.clone())).collect();
+        for (since, text) in eras {
+            self.eras.remove(&(shard, old, since));
+            self.eras.insert((shard, epoch, since), text);
+        }
     }
 
     fn append(
@@ -213,13 +271,29 @@ impl Session {
         self.classes = classes;
     }
 
-    pub(super) async fn standing(&self, shard: Shard) -> Result<Option<(Standing, Digest)>, LogError> {
-        self.run("standing", |state| state.standing(shard)).await?
+    pub(super) async fn standing(&mut self, shard: Shard) -> Result<Option<(Standing, Digest)>, LogError> {
+        let found = self.run("standing", |state| state.standing(shard)).await??;
+        self.ancestors = found.as_ref().map_or_else(Vec::new, |(standing, _)| standing.ancestors.clone());
+        Ok(found)
+    }
+
+    pub(super) async fn newest_row(
+        &self,
+        shard: Shard,
+        after: u64,
+        upto: u64,
+    ) -> Result<Option<Record>, WriteError> {
+        let newest = self.run("newest row", |state| {
+            let epoch = state.shards.get(&shard)?.epoch;
+            let events = state.span(Span { shard, epoch, after, upto }, &state.ancestors_of(shard));
+            events.last().map(|event| event.record.clone())
+        });
+        Ok(newest.await?)
     }
 
     pub(super) async fn key_at(&self, span: Span) -> Result<Option<Option<Vec<u8>>>, LogError> {
         let key = |event: &Event| event.record.key.as_ref().map(|key| key.as_bytes().to_vec());
-        self.run("key", |state| state.span(span).next().map(key)).await
+        self.run("key", |state| state.span(span, &[]).first().copied().map(key)).await
     }
 
     pub(super) async fn is_in_hole(&self, span: Span) -> Result<bool, LogError> {
@@ -247,16 +321,24 @@ impl Session {
         head: WriterHead,
         epoch: Epoch,
         start: u64,
+        kept: Option<Kept>,
     ) -> Result<WriterHead, WriteError> {
         self.run("begin epoch", |state| {
-            let row = state.shards.get_mut(&head.shard).ok_or(WriteError::Fenced)?;
-            if (row.epoch, row.term) != (head.epoch, head.term) {
+            let (shard, old) = (head.shard, head.epoch);
+            let row = state.shards.get_mut(&shard).ok_or(WriteError::Fenced)?;
+            if (row.epoch, row.term) != (old, head.term) {
                 return Err(WriteError::Fenced);
             }
-            *row = Row { epoch, start, head: start, digest: Digest::NONE, term: row.term };
-            state.floors.retain(|(shard, of, _), _| *shard != head.shard || *of >= epoch);
-            state.eras.retain(|(shard, of, _), _| *shard != head.shard || *of >= epoch);
-            Ok(WriterHead { epoch, seq: start, digest: Digest::NONE, ..head })
+            let (seq, digest) = kept.map_or((start, Digest::NONE), |kept| (kept.head, kept.digest));
+            let start = if kept.is_some() { row.start } else { start };
+            *row = Row { epoch, start, head: seq, digest, term: row.term };
+            match kept {
+                Some(kept) => state.inherit(shard, old, epoch, kept),
+                None => state.ancestors.retain(|(of, _), _| *of != shard),
+            }
+            state.floors.retain(|(of, before, _), _| *of != shard || *before >= epoch);
+            state.eras.retain(|(of, before, _), _| *of != shard || *before >= epoch);
+            Ok(WriterHead { epoch, seq, digest, ..head })
         })
         .await?
     }
@@ -295,8 +377,8 @@ impl Session {
                 classes.as_ref().is_none_or(|classes| classes.contains(&event.class)) && wanted(&event.record)
             };
             let events: Box<dyn Iterator<Item = &Event>> = match order {
-                Order::Oldest => Box::new(state.span(span).filter(kept)),
-                Order::Newest => Box::new(state.span(span).rev().filter(kept)),
+                Order::Oldest => Box::new(state.span(span, &self.ancestors).into_iter().filter(kept)),
+                Order::Newest => Box::new(state.span(span, &self.ancestors).into_iter().rev().filter(kept)),
             };
             let (mut rows, mut bytes) = (Rows::default(), 0);
             for event in events {
@@ -354,9 +436,9 @@ impl Source for Session {
         most: usize,
     ) -> Result<Vec<String>, LogError> {
         self.run("channels", |state| {
-            let channels = state.span(span).map(|event| event.record.event.channel.as_str());
-            let names: BTreeSet<&str> =
-                channels.filter(|channel| (from..below).contains(channel)).collect();
+            let events = state.span(span, &self.ancestors);
+            let channels = events.iter().map(|event| event.record.event.channel.as_str());
+            let names: BTreeSet<&str> = channels.filter(|channel| (from..below).contains(channel)).collect();
             names.into_iter().take(most).map(str::to_owned).collect()
         })
         .await
@@ -364,9 +446,10 @@ impl Source for Session {
 
     async fn nth_newest(&mut self, span: Span, channels: &[(String, u32)]) -> Result<Vec<u64>, LogError> {
         self.run("counts", |state| {
+            let events = state.span(span, &self.ancestors);
             let nth = |(channel, nth): &(String, u32)| {
                 let of_channel =
-                    state.span(span).rev().filter(|event| event.record.event.channel.as_str() == channel);
+                    events.iter().rev().filter(|event| event.record.event.channel.as_str() == channel);
                 let skipped = usize::try_from(nth.saturating_sub(1)).unwrap_or(usize::MAX);
                 of_channel.map(|event| event.record.seq).nth(skipped).unwrap_or(0)
             };
@@ -377,7 +460,8 @@ impl Source for Session {
 
     async fn first(&mut self, span: Span) -> Result<Option<(u64, Timestamp)>, LogError> {
         self.run("first", |state| {
-            state.span(span).next().map(|event| (event.record.seq, event.record.time))
+            let events = state.span(span, &self.ancestors);
+            events.first().map(|event| (event.record.seq, event.record.time))
         })
         .await
     }

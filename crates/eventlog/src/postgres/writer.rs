@@ -13,7 +13,7 @@ use foghorn_bus::backoff::Backoff;
 use foghorn_bus::journal::{Bounds, Journal, JournalError};
 use foghorn_bus::lease::{EXPIRES_AFTER, Lease, Leases, RENEW_EVERY};
 use foghorn_core::entry::Entry;
-use foghorn_core::position::Digest;
+use foghorn_core::position::Position;
 use foghorn_core::shard::Shard;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
@@ -32,9 +32,6 @@ use crate::shared::{Clock, SharedPolicies};
 
 /// Longest that the first entry of a batch waits for more.
 const LINGER: Duration = Duration::from_millis(5);
-/// Entries that the log has are lost to the journal when they are missing in this many looks in a row.
-const LOSS_LOOKS: u32 = 4;
-const LOSS_PAUSE: Duration = Duration::from_millis(500);
 /// Longest wait for an answer of the journal's.
 const JOURNAL_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -136,45 +133,21 @@ impl Writer {
 }
 
 impl Writer {
-    /// Whether the journal holds another entry at the head than the log, or has lost it. Then a new epoch
-    /// begins, and these are its bounds.
-    async fn regressed(&self, head: WriterHead, bounds: Bounds) -> Result<Option<Bounds>, Ended> {
-        let shard = self.shard;
-        if bounds.epoch != head.epoch || head.seq < bounds.first.max(1) {
-            return Ok(None);
+    /// The journal seems to be in an epoch before the log's. Either this process has not heard of the
+    /// log's yet, or the record of epochs is older than the log: it was restored together with the
+    /// journal. To ask for a new epoch finds out which, and heals the second.
+    async fn behind(&self, head: WriterHead, bounds: Bounds) -> Result<Bounds, Ended> {
+        let (journal, shard) = (&self.journal, self.shard);
+        answer(journal.begin_anew(shard, bounds.epoch, None)).await?;
+        let now = answer(journal.bounds(shard)).await?;
+        if now.epoch < head.epoch {
+            return Err(Ended::Journals(format!(
+                "the journal of shard {shard} is in epoch {}, the log is already in {}: the journal's record of \
+                 epochs is older than the log, a later one is begun",
+                now.epoch, head.epoch
+            )));
         }
-        let differs = if head.seq > bounds.last {
-            self.has_lost(head).await?
-        } else if head.digest == Digest::NONE {
-            false
-        } else {
-            let page = answer(self.journal.read(shard, head.seq - 1, 1, 1)).await?;
-            page.epoch == head.epoch
-                && page.entries.iter().any(|entry| entry.seq == head.seq && entry.digest != head.digest)
-        };
-        if !differs {
-            // What was looked at again may have moved.
-            return Ok(Some(answer(self.journal.bounds(shard)).await?));
-        }
-        tracing::error!(
-            %shard, epoch = %head.epoch, head = head.seq, last = bounds.last,
-            "the journal has other entries than the log has stored (restored from a backup, or an outage of a quorum): a new epoch begins"
-        );
-        answer(self.journal.begin_anew(shard, head.epoch)).await?;
-        Ok(Some(answer(self.journal.bounds(shard)).await?))
-    }
-
-    /// Whether the log's head is gone from the journal. Looked at more than once: a new leader may not
-    /// have applied yet what is committed.
-    async fn has_lost(&self, head: WriterHead) -> Result<bool, Ended> {
-        for _ in 0..LOSS_LOOKS {
-            tokio::time::sleep(LOSS_PAUSE).await;
-            let bounds = answer(self.journal.bounds(self.shard)).await?;
-            if bounds.epoch != head.epoch || bounds.last >= head.seq {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(now)
     }
 
     /// Whether the journal has lost the entry at `seq`. If it has not, somebody deleted it on purpose, and
@@ -211,7 +184,8 @@ impl Tenure<'_> {
         loop {
             let seq = head.seq;
             head = self.align(head).await?;
-            let tail = writer.journal.tail(writer.shard, head.seq);
+            let at = Position { shard: writer.shard, epoch: head.epoch, seq: head.seq };
+            let tail = writer.journal.tail(at);
             let reached = AtomicU64::new(head.seq);
             let mut chores = pin!(chores(writer, head.epoch, &reached));
             let realign = tokio::select! {
@@ -243,25 +217,24 @@ impl Tenure<'_> {
     /// Makes the head one that the journal continues: records a new epoch, or what the journal has lost.
     async fn align(&mut self, mut head: WriterHead) -> Result<WriterHead, Ended> {
         let (writer, shard) = (self.writer, self.writer.shard);
-        let bounds = answer(writer.journal.bounds(shard)).await?;
-        let bounds = match writer.regressed(head, bounds).await? {
-            Some(bounds) => bounds,
-            None => bounds,
-        };
-        let start = bounds.first.saturating_sub(1);
+        let mut bounds = answer(writer.journal.bounds(shard)).await?;
         if bounds.epoch < head.epoch {
-            return Err(Ended::Journals(format!(
-                "the journal of shard {shard} is in epoch {}, the log is already in {}: the journal's record of epochs is older than the log; \
-                 let it begin a new epoch by deleting shard {shard}'s record",
-                bounds.epoch, head.epoch
-            )));
+            bounds = writer.behind(head, bounds).await?;
         }
+        if let Some(again) = writer.regressed(head, bounds).await? {
+            bounds = again;
+        }
+        let start = bounds.first.saturating_sub(1);
         if bounds.epoch > head.epoch {
+            let kept = writer.kept(head, bounds).await?;
             if head.epoch.get() > 0 {
-                tracing::warn!(%shard, old = %head.epoch, new = %bounds.epoch, "the journal has begun a new epoch; the log follows");
+                let kept = kept.map_or(0, |kept| kept.through);
+                tracing::warn!(%shard, old = %head.epoch, new = %bounds.epoch, kept, "the journal has begun a new epoch; the log follows");
             }
-            head = on_database(writer, async |c| c.begin_epoch(head, bounds.epoch, start).await).await?;
-        } else if start > head.seq {
+            head =
+                on_database(writer, async |c| c.begin_epoch(head, bounds.epoch, start, kept).await).await?;
+        }
+        if start > head.seq {
             writer.metrics.hole(shard);
             tracing::error!(
                 %shard, epoch = %head.epoch, after = head.seq, upto = start,
@@ -385,9 +358,8 @@ async fn store(
         None => Writing::new(&writer.database).await?,
     };
     let (policies, now) = (writer.policies.get(), writer.clock.now());
-    let appended = connection.bounded(async |connection| {
-        connection.append(&known, head, &batch, &policies, now).await
-    });
+    let appended =
+        connection.bounded(async |connection| connection.append(&known, head, &batch, &policies, now).await);
     let head = appended.await.inspect_err(|_| known.lock().clear())?;
     Ok(Stored { connection, head, entries: batch.entries(), took: begun.elapsed() })
 }
@@ -397,7 +369,7 @@ pub(super) async fn answer<T>(asked: BoxFuture<'_, Result<T, JournalError>>) -> 
     Ok(timeout(JOURNAL_DEADLINE, asked).await.map_err(|_| Ended::JournalSlow)??)
 }
 
-async fn on_database<T, F>(writer: &Writer, work: F) -> Result<T, WriteError>
+pub(super) async fn on_database<T, F>(writer: &Writer, work: F) -> Result<T, WriteError>
 where
     F: AsyncFnOnce(&mut Writing) -> Result<T, WriteError>,
 {

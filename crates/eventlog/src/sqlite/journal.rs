@@ -7,6 +7,7 @@ use foghorn_bus::Future;
 use foghorn_bus::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage};
 use foghorn_bus::log::LogError;
 use foghorn_core::entry::{Entry, NewEntry};
+use foghorn_core::position::Position;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use futures::FutureExt;
@@ -34,7 +35,11 @@ impl Journal for SqliteLog {
         stream::once(async move { stream::iter(append_in_order(&inner, entries).await) }).flatten().boxed()
     }
 
-    fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {
+    fn tail(&self, position: Position) -> BoxStream<'static, Result<Entry, JournalError>> {
+        let Position { shard, seq: after, .. } = position;
+        if let Err(error) = self.inner.check_epoch(position) {
+            return stream::once(futures::future::ready(Err(error))).boxed();
+        }
         let last = self.inner.head(shard).last.subscribe();
         let follower =
             Follower { inner: Arc::clone(&self.inner), shard, after, last, ready: VecDeque::new() };
@@ -57,9 +62,9 @@ impl Journal for SqliteLog {
 
     fn bounds(&self, shard: Shard) -> Future<'_, Result<Bounds, JournalError>> {
         async move {
-            let (head, span) = whole(&self.inner, shard);
+            let (epoch, span) = whole(&self.inner, shard);
             let first = first(&mut snapshot(&self.inner).await?, span).await?;
-            Ok(Bounds { epoch: head, first, last: span.upto })
+            Ok(Bounds { epoch, first_seq: span.after + 1, continues: None, first, last: span.upto })
         }
         .boxed()
     }
@@ -73,8 +78,19 @@ impl Journal for SqliteLog {
     }
 
     /// Nothing to do: journal and log are one table, which retention owns.
-    fn trim(&self, _shard: Shard, _through: u64) -> Future<'_, Result<(), JournalError>> {
-        futures::future::ready(Ok(())).boxed()
+    fn trim(&self, through: Position) -> Future<'_, Result<(), JournalError>> {
+        futures::future::ready(self.inner.check_epoch(through)).boxed()
+    }
+}
+
+impl Inner {
+    /// An error when a position is of another epoch: the one of a database changes only while it is closed.
+    fn check_epoch(&self, position: Position) -> Result<(), JournalError> {
+        let Position { shard, epoch, .. } = position;
+        match self.head(shard).epoch {
+            now if now == epoch => Ok(()),
+            now => Err(JournalError::Epoch { shard, epoch: now }),
+        }
     }
 }
 

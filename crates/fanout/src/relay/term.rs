@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::journal::{Bounds, JournalError};
-use foghorn_core::position::Epoch;
+use foghorn_core::position::{Epoch, Position};
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -46,10 +46,10 @@ impl Relay {
             self.rebuilt("epoch");
             loop {
                 match self.bounds().await {
-                    // The journal's first entry of the epoch: everything in it is new to everyone.
+                    // The first entry of the epoch's own: what is before it, everyone had in the last one.
                     Ok(bounds) if bounds.epoch >= newer => {
                         tracing::warn!(shard = %self.shard, from = %epoch, to = %bounds.epoch, "the shard is in a new epoch");
-                        (epoch, after) = (bounds.epoch, bounds.first.saturating_sub(1));
+                        (epoch, after) = (bounds.epoch, bounds.before_first());
                         sent.store(after, Ordering::Relaxed);
                         break;
                     }
@@ -65,12 +65,12 @@ impl Relay {
     /// The epoch, the seq to begin after, and the last one that was sent already: [`OVERLAP`] before
     /// that, never before the journal's first. A note beyond the last seq is of an epoch that is over.
     async fn start(&self, note: u64) -> Result<(Epoch, u64, u64), JournalError> {
-        let Bounds { epoch, first, last } = self.bounds().await?;
+        let bounds @ Bounds { epoch, first, last, .. } = self.bounds().await?;
         let floor = first.saturating_sub(1);
         let sent = match note {
             // Nobody has sent anything: whoever wants what was before gets it from the event log.
             0 => last,
-            note if note > last => floor,
+            note if note > last => bounds.before_first(),
             note => note,
         };
         if sent <= floor {
@@ -86,7 +86,7 @@ impl Relay {
     async fn relay_epoch(&self, epoch: Epoch, after: u64, sent: &AtomicU64, tip: &mut Tip) -> Epoch {
         let mut sender = Sender::new(self, epoch, after, sent);
         let mut backoff = waits();
-        let mut tail = self.journal.tail(self.shard, after);
+        let mut tail = self.journal.tail(Position { shard: self.shard, epoch, seq: after });
         // The first batch says where the relay begins.
         let mut beacon_at = Instant::now();
         let mut progress = Progress { to: after, tip: after, behind_since: None };
@@ -112,7 +112,7 @@ impl Relay {
                             Err(JournalError::Epoch { epoch: newer, .. }) if newer > epoch => return newer,
                             Err(error) => tracing::debug!(%error, shard = %self.shard, "the relay can't catch up"),
                         }
-                        tail = self.tail_from(sender.to(), Duration::ZERO);
+                        tail = self.tail_from(&sender, Duration::ZERO);
                     }
                     progress.report(self, sender.to());
                 }
@@ -140,7 +140,7 @@ impl Relay {
                         Err(error) => {
                             tracing::warn!(%error, shard = %self.shard, after = sender.to(), "the relay's tail ended");
                             self.rebuilt("ended");
-                            tail = self.tail_from(sender.to(), backoff.next_wait());
+                            tail = self.tail_from(&sender, backoff.next_wait());
                         }
                     }
                     // So does the lease.
@@ -185,7 +185,7 @@ impl Relay {
             shard = %self.shard, seq, epoch = %sender.epoch(),
             "the journal gave a sequence number out twice (it was restored, or lost its tail); beginning a new epoch"
         );
-        let epoch = self.journal.begin_anew(self.shard, sender.epoch()).await?;
+        let epoch = self.journal.begin_anew(self.shard, sender.epoch(), None).await?;
         Err(JournalError::Epoch { shard: self.shard, epoch })
     }
 
@@ -220,11 +220,13 @@ impl Relay {
         Ok(())
     }
 
-    /// What comes after `at`, which is the first that comes: to see that it is still the same.
-    fn tail_from(&self, at: u64, wait: Duration) -> Tail {
-        let (journal, shard) = (self.journal.clone(), self.shard);
+    /// What comes after the last entry taken, which is the first that comes: to see that it is still the
+    /// same.
+    fn tail_from(&self, sender: &Sender<'_>, wait: Duration) -> Tail {
+        let journal = self.journal.clone();
+        let after = Position { shard: self.shard, epoch: sender.epoch(), seq: sender.to().saturating_sub(1) };
         let opened = tokio::time::sleep(wait).into_stream();
-        opened.flat_map(move |()| journal.tail(shard, at.saturating_sub(1))).boxed()
+        opened.flat_map(move |()| journal.tail(after)).boxed()
     }
 
     fn rebuilt(&self, reason: &'static str) {

@@ -3,6 +3,7 @@ use foghorn_core::batch::Batch;
 use foghorn_core::channel::Channel;
 use foghorn_core::entry::InvalidEntry;
 use foghorn_core::event::{Event, EventError};
+use foghorn_core::position::{Epoch, Position};
 use foghorn_telemetry::shutdown::{self, Trigger};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
@@ -74,6 +75,10 @@ impl Running {
 
 fn event(bytes: usize) -> Result<Event, InvalidEntry> {
     Ok(Event::new(Channel::parse("a").unwrap(), "x".repeat(bytes)))
+}
+
+fn at(epoch: u64, seq: u64) -> Position {
+    Position { shard: Shard::ZERO, epoch: Epoch::new(epoch), seq }
 }
 
 fn ranges(batches: &[Arc<Batch>]) -> Vec<(u64, u64, usize)> {
@@ -175,6 +180,8 @@ async fn a_seq_given_out_twice_begins_a_new_epoch() {
     stage.journal.replace(3);
     stage.journal.cut_tails();
     stage.feed.until(|sent| sent.iter().any(|batch| batch.epoch.get() == 2 && batch.to == 3)).await;
+    let batches: Vec<_> = stage.feed.take().into_iter().filter(|batch| batch.from < batch.to).collect();
+    assert_eq!(ranges(&batches), [(2, 3, 1)], "what is before it is the same, and not sent again");
     running.stop().await;
     let metrics = stage.metrics();
     assert!(metrics.contains(r#"relay_rebuilds_total{reason="ended"} 2"#), "{metrics}");
@@ -200,7 +207,7 @@ async fn the_next_relay_begins_a_little_before_the_last_one_ended() {
     assert_eq!(batches[0].from, 100 - overlap - 1);
     running.stop().await;
     // Never before the journal's first.
-    stage.journal.trim(Shard::ZERO, 99).await.unwrap();
+    stage.journal.trim(at(1, 99)).await.unwrap();
     let running = stage.start();
     stage.feed.until(|sent| sent.iter().any(|batch| batch.to == 101)).await;
     assert_eq!(stage.feed.take()[0].from, 99);
@@ -247,7 +254,7 @@ async fn what_was_trimmed_before_it_was_relayed_is_not_covered() {
     for _ in 0..4 {
         stage.journal.put(event(1));
     }
-    stage.journal.trim(Shard::ZERO, 3).await.unwrap();
+    stage.journal.trim(at(1, 3)).await.unwrap();
     stage.journal.set_still(false);
     assert_eq!(ranges(&stage.relayed(5).await), [(3, 5, 2)]);
     // A single entry that was deleted is nobody's loss.

@@ -1,6 +1,5 @@
 //! Where a stream begins: at the head, after a cursor, at a time, or with the newest events.
 
-
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 

@@ -112,6 +112,10 @@ pub struct ReplayRequest {
     /// journal has them.
     #[prost(bool, tag = "7")]
     pub fill: bool,
+    /// The digest of the entry at `after` as the gateway has it, 0 when it doesn't know. When the journal has
+    /// another entry there, a new epoch begins.
+    #[prost(uint64, tag = "8")]
+    pub digest: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReplayResponse {

@@ -45,7 +45,7 @@ struct State {
 #[derive(Debug, Clone)]
 struct Stream {
     created: u64,
-    /// How often its tail was lost.
+    /// Rises with everything that the shard loses.
     life: u64,
     first: u64,
     last: u64,
@@ -68,6 +68,8 @@ pub struct EpochRecord {
     pub life: u64,
     /// The first seq of the epoch.
     pub first_seq: u64,
+    /// The epoch whose entries before that are this one's too.
+    pub continues: Option<Epoch>,
 }
 
 /// Something that was stored once.
@@ -108,6 +110,8 @@ pub(super) struct Info {
 pub struct Copy {
     stream: Stream,
     record: Option<EpochRecord>,
+    /// Of everything that had been stored by then, what was lost.
+    lost: Vec<bool>,
 }
 
 impl Servers {
@@ -282,7 +286,11 @@ impl Servers {
     /// A copy of a stream as it is, for [`restore`](Self::restore).
     pub fn copy(&self, shard: Shard) -> Copy {
         let state = self.state.lock();
-        Copy { stream: state.streams[shard.index()].clone(), record: state.records[shard.index()] }
+        Copy {
+            stream: state.streams[shard.index()].clone(),
+            record: state.records[shard.index()],
+            lost: state.history.iter().map(|stored| stored.lost).collect(),
+        }
     }
 
     /// Every server loses power: the last entries, not synced, are gone. How many there were to lose.
@@ -292,7 +300,10 @@ impl Servers {
         let last = stream.last.saturating_sub(entries).max(stream.first.saturating_sub(1));
         let lost = stream.last - last;
         stream.cut(last);
-        state.mark_lost(shard);
+        let created = stream.created;
+        for stored in state.history.iter_mut().filter(|s| s.shard == shard && s.created == created) {
+            stored.lost |= stored.seq > last;
+        }
         drop(state);
         self.changed.notify_waiters();
         lost
@@ -307,7 +318,10 @@ impl Servers {
         if with_record {
             state.records[shard.index()] = copy.record;
         }
-        state.mark_lost(shard);
+        // What came since is gone, and what was lost since is back.
+        for (nth, stored) in state.history.iter_mut().enumerate().filter(|(_, s)| s.shard == shard) {
+            stored.lost = copy.lost.get(nth).copied().unwrap_or(true);
+        }
         drop(state);
         self.changed.notify_waiters();
     }
@@ -317,12 +331,15 @@ impl Servers {
         let mut state = self.state.lock();
         state.created += 1;
         let created = state.created;
-        let consumers = state.streams[shard.index()].consumers + 1;
-        state.streams[shard.index()] = Stream { consumers, ..Stream::new(created) };
+        let now = &state.streams[shard.index()];
+        let (life, consumers) = (now.life + 1, now.consumers + 1);
+        state.streams[shard.index()] = Stream { life, consumers, ..Stream::new(created) };
         if with_record {
             state.records[shard.index()] = None;
         }
-        state.mark_lost(shard);
+        for stored in state.history.iter_mut().filter(|stored| stored.shard == shard) {
+            stored.lost = true;
+        }
         drop(state);
         self.changed.notify_waiters();
     }
@@ -345,16 +362,6 @@ impl Servers {
 impl State {
     fn is_leaderless(&self) -> bool {
         self.leaderless.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// What is not in the stream any more, and was not trimmed, is lost.
-    fn mark_lost(&mut self, shard: Shard) {
-        let stream = &self.streams[shard.index()];
-        for stored in self.history.iter_mut().filter(|stored| stored.shard == shard && !stored.lost) {
-            let trimmed = stored.created == stream.created && stored.seq < stream.first;
-            let same = |entry: &Entry| entry.digest == stored.digest;
-            stored.lost = !trimmed && !stream.entries.get(&stored.seq).is_some_and(same);
-        }
     }
 }
 

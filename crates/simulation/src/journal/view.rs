@@ -8,7 +8,7 @@ use foghorn_bus::backoff::Backoff;
 use foghorn_bus::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage};
 use foghorn_core::entry::{Entry, NewEntry};
 use foghorn_core::event::FRAME_BYTES_DEFAULT;
-use foghorn_core::position::Epoch;
+use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use futures::StreamExt as _;
@@ -45,11 +45,23 @@ struct View {
     relays: bool,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 struct Known {
     epoch: u64,
     created: u64,
-    seen: u64,
+    first_seq: u64,
+    continues: Option<Epoch>,
+    /// The highest seq that is known to exist.
+    last: u64,
+    /// What was read.
+    seen: Vec<(u64, Digest)>,
+}
+
+/// An epoch that is over, and the first seq that differs from what it had, if that is known.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    epoch: Epoch,
+    first_seq: Option<u64>,
 }
 
 fn unavailable(text: impl Into<String>) -> JournalError {
@@ -115,8 +127,27 @@ impl View {
     fn saw(&self, shard: Shard, epoch: Epoch, seq: u64) {
         let mut known = self.known[shard.index()].lock();
         if known.epoch == epoch.get() {
-            known.seen = known.seen.max(seq);
+            known.last = known.last.max(seq);
         }
+    }
+
+    fn saw_entries(&self, shard: Shard, epoch: Epoch, entries: &[Entry]) {
+        let mut known = self.known[shard.index()].lock();
+        if known.epoch != epoch.get() {
+            return;
+        }
+        for entry in entries {
+            known.last = known.last.max(entry.seq);
+            if known.seen.last().is_none_or(|(newest, _)| *newest < entry.seq) {
+                known.seen.push((entry.seq, entry.digest));
+            }
+        }
+    }
+
+    fn bounds(&self, shard: Shard, info: Info) -> Bounds {
+        let known = self.known[shard.index()].lock();
+        let (epoch, first_seq, continues) = (Epoch::new(known.epoch), known.first_seq, known.continues);
+        Bounds { epoch, first_seq, continues, first: info.first, last: info.last }
     }
 
     /// What the leader says, once there is one, or not in time.
@@ -130,29 +161,66 @@ impl View {
         Ok(info)
     }
 
-    async fn look(&self, shard: Shard, after: u64) -> Result<Bounds, JournalError> {
+    async fn look(&self, shard: Shard) -> Result<Bounds, JournalError> {
+        self.look_from(Position { shard, epoch: Epoch::new(0), seq: 0 }).await
+    }
+
+    async fn look_from(&self, after: Position) -> Result<Bounds, JournalError> {
+        let shard = after.shard;
         let mut looks = 0;
         loop {
-            let known = *self.known[shard.index()].lock();
+            let (epoch, last) = {
+                let known = self.known[shard.index()].lock();
+                (Epoch::new(known.epoch), known.last)
+            };
+            let last = if after.epoch == epoch { last.max(after.seq) } else { last };
             let info = self.info(shard).await?;
             if self.known[shard.index()].lock().created != info.created {
-                let epoch = self.settle(shard, info, None).await?;
-                return Ok(bounds(epoch, info));
+                self.settle(shard, info, None).await?;
+                return Ok(self.bounds(shard, info));
             }
-            if info.last >= known.seen.max(after) || self.world.is(Mutant::EpochsForgotten) {
-                return Ok(bounds(self.current(shard), info));
+            if info.last >= last || self.world.is(Mutant::EpochsForgotten) {
+                return Ok(self.bounds(shard, info));
             }
             looks += 1;
             if looks >= REGRESS_LOOKS {
-                let epoch = self.settle(shard, info, Some(Epoch::new(known.epoch))).await?;
-                return Ok(bounds(epoch, info));
+                self.settle(shard, info, Some(Over { epoch, first_seq: None })).await?;
+                return Ok(self.bounds(shard, info));
             }
             sleep(REGRESS_PAUSE).await;
         }
     }
 
+    /// The first seq at which the journal may differ from what was read here in an epoch.
+    async fn first_differing(
+        &self,
+        shard: Shard,
+        epoch: Epoch,
+        info: Info,
+    ) -> Result<Option<u64>, JournalError> {
+        let (known, last) = {
+            let known = self.known[shard.index()].lock();
+            if known.epoch != epoch.get() {
+                return Ok(None);
+            }
+            let comparable = known.seen.iter().filter(|(seq, _)| (info.first..=info.last).contains(seq));
+            (comparable.copied().collect::<Vec<_>>(), known.last)
+        };
+        self.process.hop_to_nats().await.map_err(unavailable)?;
+        let is_same = |(seq, digest): &&(u64, Digest)| {
+            let entry = self.servers.next(shard, seq.saturating_sub(1));
+            entry.is_some_and(|entry| entry.seq == *seq && entry.digest == *digest)
+        };
+        let same = known.iter().take_while(is_same).count();
+        self.process.hop_to_nats().await.map_err(unavailable)?;
+        if same == known.len() && last <= info.last {
+            return Ok(None);
+        }
+        Ok(same.checked_sub(1).map(|last| known[last].0 + 1))
+    }
+
     /// The epoch by the record, or a new one: when the record is of another stream, or is `over`.
-    async fn settle(&self, shard: Shard, info: Info, over: Option<Epoch>) -> Result<Epoch, JournalError> {
+    async fn settle(&self, shard: Shard, info: Info, over: Option<Over>) -> Result<Epoch, JournalError> {
         let mut info = info;
         for _ in 0..8 {
             self.process.hop_to_nats().await.map_err(unavailable)?;
@@ -162,9 +230,9 @@ impl View {
             if let Some(found) = record
                 && found.created == info.created
                 && found.epoch >= known
-                && over.is_none_or(|over| found.epoch > over)
+                && over.is_none_or(|over| found.epoch > over.epoch)
             {
-                self.adopt(shard, found.epoch, info.created);
+                self.adopt(found);
                 return Ok(found.epoch);
             }
             let again = self.info(shard).await?;
@@ -172,29 +240,38 @@ impl View {
                 info = again;
                 continue;
             }
-            let last = record.map(|record| record.epoch).max((known.get() > 0).then_some(known));
+            let last = record.map(|record| record.epoch).max(over.map(|over| over.epoch));
+            let last = last.max((known.get() > 0).then_some(known));
             let seconds = u64::try_from(self.world.now().as_micros() / 1_000_000).unwrap_or(0);
             let epoch = Epoch::next(last, seconds);
-            let (created, first_seq) = (info.created, info.first);
-            let next = EpochRecord { shard, epoch, created, life: 0, first_seq };
+            let created = info.created;
+            let continues = record.filter(|record| record.created == created).map(|record| record.epoch);
+            let differs = match over.filter(|_| continues.is_some()) {
+                Some(Over { epoch, first_seq: None }) => self.first_differing(shard, epoch, info).await?,
+                over => over.and_then(|over| over.first_seq),
+            };
+            let first_seq = differs.map_or(info.first, |seq| seq.min(info.last + 1));
+            let next = EpochRecord { shard, epoch, created, life: 0, first_seq, continues };
             self.process.hop_to_nats().await.map_err(unavailable)?;
             if self.servers.put_record(record, next) {
                 self.process.hop_to_nats().await.map_err(unavailable)?;
-                self.adopt(shard, epoch, created);
+                self.adopt(next);
                 return Ok(epoch);
             }
         }
         Err(unavailable("the epoch keeps changing"))
     }
 
-    fn adopt(&self, shard: Shard, epoch: Epoch, created: u64) {
-        let mut known = self.known[shard.index()].lock();
-        if epoch.get() < known.epoch {
+    fn adopt(&self, record: EpochRecord) {
+        let mut known = self.known[record.shard.index()].lock();
+        let epoch = record.epoch.get();
+        if epoch < known.epoch {
             return;
         }
-        known.created = created;
-        if epoch.get() > known.epoch {
-            (known.epoch, known.seen) = (epoch.get(), 0);
+        (known.created, known.first_seq, known.continues) =
+            (record.created, record.first_seq, record.continues);
+        if epoch > known.epoch {
+            (known.epoch, known.last, known.seen) = (epoch, 0, Vec::new());
         }
         drop(known);
         // Whoever waits for an entry looks at the epoch too.
@@ -229,8 +306,11 @@ impl View {
 
     async fn try_append(&self, shard: Shard, entry: &NewEntry) -> Result<Appended, String> {
         self.process.hop_to_nats().await?;
-        let before = *self.known[shard.index()].lock();
-        let Some(acked) = self.servers.append(shard, entry, Epoch::new(before.epoch)) else {
+        let (before, last) = {
+            let known = self.known[shard.index()].lock();
+            (Epoch::new(known.epoch), known.last)
+        };
+        let Some(acked) = self.servers.append(shard, entry, before) else {
             self.suspicion.notify_one();
             sleep(self.world.millis(1..50)).await;
             return Err("no leader answers".to_owned());
@@ -240,19 +320,19 @@ impl View {
         }
         self.process.hop_to_nats().await?;
         let seq = acked.position.seq;
-        if !acked.duplicate && seq <= before.seen && !self.world.is(Mutant::EpochsForgotten) {
+        if !acked.duplicate && seq <= last && !self.world.is(Mutant::EpochsForgotten) {
             let info = self.info(shard).await.map_err(|error| error.to_string())?;
-            let over = Some(Epoch::new(before.epoch));
+            let over = Some(Over { epoch: before, first_seq: None });
             self.settle(shard, info, over).await.map_err(|error| error.to_string())?;
         }
         let epoch = self.current(shard);
         self.saw(shard, epoch, seq);
-        let position = foghorn_core::position::Position { shard, epoch, seq };
+        let position = Position { shard, epoch, seq };
         Ok(Appended { position, duplicate: acked.duplicate })
     }
 
     async fn read(&self, shard: Shard, after: u64, events: usize) -> Result<JournalPage, JournalError> {
-        let bounds = self.look(shard, 0).await?;
+        let bounds = self.look(shard).await?;
         let from = after.max(bounds.first.saturating_sub(1));
         let (epoch, tip) = (bounds.epoch, bounds.last);
         if from >= bounds.last {
@@ -263,13 +343,10 @@ impl View {
         self.process.hop_to_nats().await.map_err(unavailable)?;
         let cut = entries.len() >= events.max(1);
         let to = entries.last().filter(|_| cut).map_or(bounds.last, |last| last.seq);
+        self.saw_entries(shard, epoch, &entries);
         self.saw(shard, epoch, to);
         Ok(JournalPage { epoch, from, to, tip: tip.max(to), entries })
     }
-}
-
-fn bounds(epoch: Epoch, info: Info) -> Bounds {
-    Bounds { epoch, first: info.first, last: info.last }
 }
 
 async fn in_time<T>(
@@ -296,8 +373,9 @@ struct Tail {
 }
 
 impl Tail {
-    async fn open(view: Arc<View>, shard: Shard, epoch: Epoch, after: u64) -> Result<Tail, JournalError> {
-        let bounds = view.look(shard, after).await?;
+    async fn open(view: Arc<View>, after: Position) -> Result<Tail, JournalError> {
+        let bounds = view.look_from(after).await?;
+        let Position { shard, epoch, seq: after } = after;
         if bounds.epoch != epoch {
             return Err(JournalError::Epoch { shard, epoch: bounds.epoch });
         }
@@ -346,7 +424,7 @@ impl Tail {
                 continue;
             }
             self.at = entry.seq;
-            self.view.saw(self.shard, self.epoch, entry.seq);
+            self.view.saw_entries(self.shard, self.epoch, std::slice::from_ref(&entry));
             return Ok(entry);
         }
     }
@@ -374,23 +452,20 @@ impl Journal for SimJournal {
         .boxed()
     }
 
-    fn tail(&self, shard: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {
+    fn tail(&self, after: Position) -> BoxStream<'static, Result<Entry, JournalError>> {
         enum State {
-            Closed(Arc<View>, Epoch, u64),
+            Closed(Arc<View>),
             Open(Box<Tail>),
             Ended,
         }
-        let closed = State::Closed(self.0.clone(), self.0.current(shard), after);
-        futures::stream::unfold(closed, move |state| async move {
+        futures::stream::unfold(State::Closed(self.0.clone()), move |state| async move {
             let mut tail = match state {
                 State::Open(tail) => tail,
                 State::Ended => return None,
-                State::Closed(view, epoch, after) => {
-                    match in_time(Tail::open(view, shard, epoch, after)).await {
-                        Ok(tail) => Box::new(tail),
-                        Err(error) => return Some((Err(error), State::Ended)),
-                    }
-                }
+                State::Closed(view) => match in_time(Tail::open(view, after)).await {
+                    Ok(tail) => Box::new(tail),
+                    Err(error) => return Some((Err(error), State::Ended)),
+                },
             };
             match tail.next().await {
                 Ok(entry) => Some((Ok(entry), State::Open(tail))),
@@ -412,7 +487,7 @@ impl Journal for SimJournal {
 
     fn bounds(&self, shard: Shard) -> Future<'_, Result<Bounds, JournalError>> {
         Box::pin(async move {
-            let mut bounds = in_time(self.0.look(shard, 0)).await?;
+            let mut bounds = in_time(self.0.look(shard)).await?;
             if self.0.relays && self.0.world.is(Mutant::TipHidden) {
                 bounds.last = bounds.first.saturating_sub(1);
             }
@@ -422,26 +497,32 @@ impl Journal for SimJournal {
 
     fn seek(&self, shard: Shard, time: Timestamp) -> Future<'_, Result<u64, JournalError>> {
         Box::pin(in_time(async move {
-            self.0.look(shard, 0).await?;
+            self.0.look(shard).await?;
             Ok(self.0.servers.seek(shard, time))
         }))
     }
 
-    fn begin_anew(&self, shard: Shard, old: Epoch) -> Future<'_, Result<Epoch, JournalError>> {
+    fn begin_anew(
+        &self,
+        shard: Shard,
+        old: Epoch,
+        first_seq: Option<u64>,
+    ) -> Future<'_, Result<Epoch, JournalError>> {
         Box::pin(in_time(async move {
+            self.0.look(shard).await?;
             let info = self.0.info(shard).await?;
             if self.0.world.is(Mutant::EpochsForgotten) {
                 return Ok(old);
             }
-            self.0.settle(shard, info, Some(old)).await
+            self.0.settle(shard, info, Some(Over { epoch: old, first_seq })).await
         }))
     }
 
-    fn trim(&self, shard: Shard, through: u64) -> Future<'_, Result<(), JournalError>> {
+    fn trim(&self, through: Position) -> Future<'_, Result<(), JournalError>> {
         Box::pin(in_time(async move {
-            let believed = self.0.current(shard);
-            let bounds = self.0.look(shard, 0).await?;
-            if bounds.epoch != believed {
+            let Position { shard, epoch, seq: through } = through;
+            let bounds = self.0.look(shard).await?;
+            if bounds.epoch != epoch {
                 return Err(JournalError::Epoch { shard, epoch: bounds.epoch });
             }
             let through = through.min(bounds.last);

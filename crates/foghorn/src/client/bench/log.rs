@@ -18,7 +18,6 @@ use foghorn_bus::journal::Journal as _;
 use foghorn_bus::log::Committed;
 use foghorn_bus::memory::MemoryLeases;
 use foghorn_core::entry::Entry;
-use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use foghorn_eventlog::metrics::Metrics;
 use foghorn_eventlog::postgres::writer::TRIM_BEHIND_DEFAULT;
@@ -27,7 +26,7 @@ use foghorn_eventlog::service::Service;
 use foghorn_eventlog::shared::SharedPolicies;
 use futures::StreamExt as _;
 
-use self::journal::{Prefilled, entries};
+use self::journal::{Prefilled, at, entries};
 use self::report::Report;
 use self::scratch::{Scratch, database_url};
 use super::rounds::{ROUNDS, Side, Spread, Stopwatch, Summary, Turn, turns};
@@ -146,7 +145,7 @@ async fn read_alone(entries: &Arc<[Entry]>) -> f64 {
     let journal = Prefilled::new(entries.clone());
     journal.open();
     let began = Instant::now();
-    let mut tail = journal.tail(Shard::ZERO, 0).take(entries.len());
+    let mut tail = journal.tail(at(0)).take(entries.len());
     while tail.next().await.is_some() {}
     began.elapsed().as_secs_f64()
 }

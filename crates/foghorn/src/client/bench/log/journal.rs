@@ -108,13 +108,13 @@ impl Journal for Prefilled {
         stream::iter([Err(AppendError::Refused("this journal is full already".to_owned()))]).boxed()
     }
 
-    fn tail(&self, _: Shard, after: u64) -> BoxStream<'static, Result<Entry, JournalError>> {
+    fn tail(&self, after: Position) -> BoxStream<'static, Result<Entry, JournalError>> {
         let entries = self.entries.clone();
         let mut opened = self.opened.subscribe();
         self.tailed.send_replace(true);
         let all = async move {
             let closed = opened.wait_for(|opened| *opened).await.is_err();
-            let begin = if closed { usize::MAX } else { usize::try_from(after).unwrap_or(usize::MAX) };
+            let begin = if closed { usize::MAX } else { usize::try_from(after.seq).unwrap_or(usize::MAX) };
             stream::iter(begin..entries.len()).map(move |at| Ok(entries[at].clone()))
         };
         all.flatten_stream().chain(stream::pending()).boxed()
@@ -131,7 +131,7 @@ impl Journal for Prefilled {
     }
 
     fn bounds(&self, _: Shard) -> Future<'_, Result<Bounds, JournalError>> {
-        futures::future::ready(Ok(Bounds { epoch: EPOCH, first: 1, last: self.len() })).boxed()
+        futures::future::ready(Ok(bounds(self.len()))).boxed()
     }
 
     fn seek(&self, _: Shard, time: Timestamp) -> Future<'_, Result<u64, JournalError>> {
@@ -140,9 +140,18 @@ impl Journal for Prefilled {
     }
 
     /// Nothing is forgotten: each turn reads it from the beginning.
-    fn trim(&self, _: Shard, _: u64) -> Future<'_, Result<(), JournalError>> {
+    fn trim(&self, _: Position) -> Future<'_, Result<(), JournalError>> {
         futures::future::ready(Ok(())).boxed()
     }
+}
+
+fn bounds(last: u64) -> Bounds {
+    Bounds { epoch: EPOCH, first_seq: 1, continues: None, first: 1, last }
+}
+
+/// A position of the journal.
+pub(super) fn at(seq: u64) -> Position {
+    Position { shard: Shard::ZERO, epoch: EPOCH, seq }
 }
 
 #[cfg(test)]
@@ -156,14 +165,14 @@ mod tests {
     #[tokio::test]
     async fn a_tail_gives_everything_once_it_is_opened() {
         let journal = journal(5);
-        let mut tail = journal.tail(Shard::ZERO, 2);
+        let mut tail = journal.tail(at(2));
         journal.until_tailed().await;
         assert!(tail.next().now_or_never().is_none(), "not opened yet");
         journal.open();
         let entries: Vec<Entry> = tail.by_ref().take(3).map(Result::unwrap).collect().await;
         assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [3, 4, 5]);
         assert!(tail.next().now_or_never().is_none(), "a tail doesn't end");
-        assert_eq!(journal.tail(Shard::ZERO, 9).next().now_or_never().map(drop), None);
+        assert_eq!(journal.tail(at(9)).next().now_or_never().map(drop), None);
         let (last, key) = journal.last().unwrap();
         assert_eq!((last.seq, Some(key)), (5, entries[2].key));
     }
@@ -188,6 +197,6 @@ mod tests {
         let journal = journal(5);
         assert_eq!(journal.seek(Shard::ZERO, Timestamp::from_micros(0)).await, Ok(0));
         assert_eq!(journal.seek(Shard::ZERO, Timestamp::from_micros(1_003)).await, Ok(2));
-        assert_eq!(journal.bounds(Shard::ZERO).await, Ok(Bounds { epoch: EPOCH, first: 1, last: 5 }));
+        assert_eq!(journal.bounds(Shard::ZERO).await, Ok(bounds(5)));
     }
 }

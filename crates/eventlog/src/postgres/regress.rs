@@ -1,0 +1,148 @@
+//! Where the journal and the log part: a journal that lost its end, was restored from an older copy, or
+//! has given sequence numbers out again.
+
+use std::time::Duration;
+
+use foghorn_bus::journal::Bounds;
+use foghorn_core::entry::Entry;
+use foghorn_core::position::Digest;
+
+use super::state::{Kept, WriterHead};
+use super::writer::{Ended, Writer, answer, on_database};
+use crate::record::Record;
+
+/// Entries that the log has are lost to the journal when they are missing in this many looks in a row.
+const LOSS_LOOKS: u32 = 4;
+const LOSS_PAUSE: Duration = Duration::from_millis(500);
+
+impl Writer {
+    /// Whether the journal holds another entry at the head than the log, or has lost it. Then a new epoch
+    /// begins with the first entry that differs. The bounds, where the journal has been looked at again.
+    pub(super) async fn regressed(&self, head: WriterHead, bounds: Bounds) -> Result<Option<Bounds>, Ended> {
+        let shard = self.shard;
+        if bounds.epoch != head.epoch || head.seq < bounds.first.max(1) {
+            return Ok(None);
+        }
+        let differs = if head.seq > bounds.last {
+            self.has_lost(head).await?
+        } else {
+            self.differs(head, bounds).await?
+        };
+        if !differs {
+            // What was looked at again may have moved.
+            return Ok(Some(answer(self.journal.bounds(shard)).await?));
+        }
+        // Asked for anew: it may have been another that answered before.
+        let bounds = answer(self.journal.bounds(shard)).await?;
+        let (same, _) = self.same_through(head, bounds).await?;
+        let same = same.map_or(bounds.first.saturating_sub(1), |same| same.seq);
+        self.metrics.regressed(shard);
+        tracing::error!(
+            %shard, epoch = %head.epoch, head = head.seq, last = bounds.last, same,
+            "the journal has other entries than the log has stored (restored from a backup, or an outage of a quorum): a new epoch begins"
+        );
+        answer(self.journal.begin_anew(shard, head.epoch, Some(same + 1))).await?;
+        Ok(Some(answer(self.journal.bounds(shard)).await?))
+    }
+
+    /// Where the log goes on in the journal's new epoch: after the last entry that both have, if the new
+    /// epoch is of the same journal at all.
+    pub(super) async fn kept(&self, head: WriterHead, bounds: Bounds) -> Result<Option<Kept>, Ended> {
+        let Some(continued) = bounds.continues.filter(|_| head.epoch.get() > 0) else { return Ok(None) };
+        let before = bounds.first_seq.saturating_sub(1);
+        let (same, parts) = self.same_through(head, bounds).await?;
+        let (through, common) = match same {
+            _ if continued == head.epoch => {
+                let through = same.map_or(before, |same| same.seq.max(before));
+                // Where the log has only what the journal has now, somebody else has seen what it had before.
+                (through, if parts { through } else { before })
+            }
+            // An epoch in between that the log has never heard of: only what both have is sure.
+            Some(same) => (same.seq, same.seq.min(before)),
+            None => return Ok(None),
+        };
+        let digest = match same {
+            _ if through >= head.seq => head.digest,
+            Some(same) if same.seq == through => same.digest,
+            _ => Digest::NONE,
+        };
+        Ok(Some(Kept { through, common, head: through.min(head.seq), digest }))
+    }
+
+    /// Whether the journal has another entry than the log at the log's last one.
+    async fn differs(&self, head: WriterHead, bounds: Bounds) -> Result<bool, Ended> {
+        if head.digest != Digest::NONE {
+            return Ok(self.entry(head.seq, bounds).await?.is_some_and(|entry| entry.digest != head.digest));
+        }
+        // After a hole, say, only rows tell.
+        let row = self.row(bounds.first.saturating_sub(1), head.seq).await?;
+        let Some(row) = row else { return Ok(false) };
+        Ok(self.entry(row.seq, bounds).await?.is_some_and(|entry| entry.digest != row.digest()))
+    }
+
+    /// Whether the log's head is gone from the journal. Looked at more than once: a new leader may not
+    /// have applied yet what is committed.
+    async fn has_lost(&self, head: WriterHead) -> Result<bool, Ended> {
+        for _ in 0..LOSS_LOOKS {
+            tokio::time::sleep(LOSS_PAUSE).await;
+            let bounds = answer(self.journal.bounds(self.shard)).await?;
+            if bounds.epoch != head.epoch || bounds.last >= head.seq {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The last row that is as the journal has it, none when there is no such row; and whether the log has
+    /// anything that the journal has not. What is lost of a journal is its end, so up to some row all are
+    /// the same and after it none is: a search by halves finds it, in at most 64 steps of a row and an
+    /// entry each.
+    async fn same_through(&self, head: WriterHead, bounds: Bounds) -> Result<(Option<Same>, bool), Ended> {
+        let (mut low, mut high) = (bounds.first.saturating_sub(1), head.seq.min(bounds.last));
+        let (mut same, mut parts) = (None, head.seq > bounds.last);
+        // The end first: mostly nothing is lost of what the log has.
+        let mut middle = high;
+        while low < high {
+            match self.row(low, middle).await? {
+                // Invalid entries, and those that are never replayed, have none.
+                None => low = middle,
+                Some(row) => {
+                    let digest = row.digest();
+                    if self.entry(row.seq, bounds).await?.is_some_and(|entry| entry.digest == digest) {
+                        same = Some(Same { seq: row.seq, digest });
+                        low = middle;
+                    } else {
+                        parts = true;
+                        high = row.seq - 1;
+                    }
+                }
+            }
+            middle = low + high.saturating_sub(low).div_ceil(2);
+        }
+        Ok((same, parts))
+    }
+
+    /// The newest row after `after` up to `upto`.
+    async fn row(&self, after: u64, upto: u64) -> Result<Option<Record>, Ended> {
+        Ok(on_database(self, async |c| c.newest_row(self.shard, after, upto).await).await?)
+    }
+
+    /// The journal's entry at a seq.
+    async fn entry(&self, seq: u64, bounds: Bounds) -> Result<Option<Entry>, Ended> {
+        let page = answer(self.journal.read(self.shard, seq.saturating_sub(1), 1, 1)).await?;
+        if page.epoch != bounds.epoch {
+            return Err(Ended::Journals(format!(
+                "the journal of shard {} went from epoch {} to {} while it was compared with the log",
+                self.shard, bounds.epoch, page.epoch
+            )));
+        }
+        Ok(page.entries.into_iter().next().filter(|entry| entry.seq == seq))
+    }
+}
+
+/// An entry that log and journal both have.
+#[derive(Debug, Clone, Copy)]
+struct Same {
+    seq: u64,
+    digest: Digest,
+}
