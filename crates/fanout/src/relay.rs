@@ -56,11 +56,16 @@ impl Relay {
         feed: Arc<dyn LiveFeed>,
         leases: Arc<dyn Leases>,
         beacon_interval: Duration,
-        clock: Clock,
         metrics: Metrics,
         shutdown: Shutdown,
     ) -> Self {
+        let clock = Clock::default();
         Relay { shard, journal, feed, leases, beacon_interval, clock, metrics, shutdown }
+    }
+
+    /// With another clock than the system's.
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Relay { clock, ..self }
     }
 
     /// Waits for the lease, relays, and waits again when it is lost. Returns at shutdown, having given

@@ -100,11 +100,10 @@ impl Fanout {
                 self.ports.feed.clone(),
                 self.ports.leases.clone(),
                 self.config.beacon_interval,
-                self.ports.clock.clone(),
                 self.metrics.clone(),
                 self.shutdown.clone(),
             );
-            tasks.spawn(relay.run());
+            tasks.spawn(relay.with_clock(self.ports.clock.clone()).run());
         }
         if let Some(requests) = requests {
             tasks.spawn(nats::serve(self.publisher.clone(), requests));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use foghorn_bus::log::EventLog;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
+use foghorn_core::shard::Shard;
 use foghorn_eventlog::metrics::Metrics as LogMetrics;
 use foghorn_eventlog::postgres::PostgresLog;
 use foghorn_eventlog::postgres::tables::Tables;
@@ -52,8 +53,17 @@ pub struct Cluster {
     fanouts: Mutex<Vec<Option<Arc<FanoutProcess>>>>,
     logs: Mutex<Vec<Option<LogProcess>>>,
     started: Mutex<usize>,
+    losses: Mutex<Vec<Loss>>,
     ring_bytes: usize,
     trim_behind: Duration,
+}
+
+/// The moment before the journal lost something.
+struct Loss {
+    shard: Shard,
+    life: u64,
+    /// The gateways that had seen what it had.
+    gateways: Vec<Arc<Process>>,
 }
 
 /// A gateway that runs.
@@ -113,6 +123,7 @@ impl Cluster {
             fanouts: Mutex::new((0..fanouts).map(|_| None).collect()),
             logs: Mutex::new((0..logs).map(|_| None).collect()),
             started: Mutex::default(),
+            losses: Mutex::default(),
             ring_bytes: world.one(&[4 << 10, 16 << 10, 1 << 20]),
             trim_behind: Duration::from_secs(world.one(&[5, 20, 3600])),
         })
@@ -225,6 +236,22 @@ impl Cluster {
         }
     }
 
+    /// Notes who has seen what a shard's journal is about to lose.
+    pub fn witness(&self, shard: Shard) {
+        let gateways = self.gateways.lock().iter().flatten().map(|gateway| gateway.process.clone()).collect();
+        let life = self.servers.life(shard);
+        self.losses.lock().push(Loss { shard, life, gateways });
+    }
+
+    /// Whether the journal has lost something that nobody noticed, and nobody but clients was left to notice:
+    /// a cursor has no digest.
+    pub fn is_forgotten(&self, shard: Shard) -> bool {
+        let Some(record) = self.servers.record(shard) else { return false };
+        let losses = self.losses.lock();
+        let mut unnoticed = losses.iter().filter(|loss| loss.shard == shard && loss.life >= record.life);
+        unnoticed.any(|loss| loss.gateways.iter().all(|gateway| gateway.flags().killed))
+    }
+
     /// Some gateway that runs.
     pub fn any_gateway(&self, world: &World) -> Option<Arc<GatewayProcess>> {
         let running: Vec<_> = self.gateways.lock().iter().flatten().cloned().collect();
@@ -286,10 +313,10 @@ impl Cluster {
                 Arc::new(SimLive::new(process, &self.subjects)),
                 Arc::new(SimLeases::new(process, &self.bucket)),
                 FanoutConfig::default().beacon_interval,
-                self.clock(),
                 metrics.clone(),
                 shutdown,
-            );
+            )
+            .with_clock(self.clock());
             let opened = journal.clone();
             tasks.spawn(process.runs(async move {
                 opened.open().await;

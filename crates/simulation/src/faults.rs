@@ -61,17 +61,18 @@ pub async fn make(cluster: Arc<Cluster>, trouble: Trouble) {
                 let (outage, lacks) = (world.millis(0..5000), world.pick(0..4) as u64);
                 // Beyond that, looks take it for a loss.
                 let for_long = world.millis(50..700);
-                let text =
-                    format!("has no leader for {outage:?}, then one that lacks {lacks} for {for_long:?}");
-                world.tell("journal", &text);
-                cluster.servers.change_leader(outage, lacks, for_long);
+                if cluster.servers.change_leader(outage, lacks, for_long) {
+                    let text =
+                        format!("has no leader for {outage:?}, then one that lacks {lacks} for {for_long:?}");
+                    world.tell("journal", &text);
+                }
             }
             16 => postgres_away(&cluster, lasts),
             17 => {
                 let shard = any_shard(&cluster);
                 cluster.servers.put_invalid(shard);
             }
-            18 if trouble.purges => purge(&cluster),
+            18 if trouble.purges => purge(&cluster, trouble.losses),
             19 if trouble.losses => lose(&cluster, &mut backups),
             _ => {}
         }
@@ -204,9 +205,10 @@ fn postgres_away(cluster: &Arc<Cluster>, lasts: Duration) {
 }
 
 /// What is old goes: by retention, or out of the journal before the log has it.
-fn purge(cluster: &Arc<Cluster>) {
+fn purge(cluster: &Arc<Cluster>, losses: bool) {
     let world = &cluster.world;
-    if world.chance(0.6) {
+    // What was lost and then purged, nobody can compare.
+    if losses || world.chance(0.6) {
         let ahead = Duration::from_secs(world.one(&[70, 110, 150]));
         let gone = cluster.tables.expire(world.now().plus(ahead));
         world.tell("retention", &format!("drops {gone} events"));
@@ -227,6 +229,7 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
     let shard = any_shard(cluster);
     match world.pick(0..8) {
         0..3 => {
+            cluster.witness(shard);
             let lost = cluster.servers.lose_tail(shard, world.pick(1..15) as u64);
             world.tell("journal", &format!("shard {shard} loses its last {lost} entries"));
         }
@@ -248,6 +251,7 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
                 backups.push(Backup::Journal(shard, Box::new(cluster.servers.copy(shard))));
                 return;
             };
+            cluster.witness(shard);
             let with_record = world.chance(0.3);
             world.tell(
                 "journal",

@@ -53,13 +53,13 @@ impl Bucket {
         self.0.lock().get(name).cloned().unwrap_or_default()
     }
 
-    fn put(&self, name: &str, seen: u64, record: Record) -> Option<u64> {
+    fn put(&self, name: &str, seen: u64, record: &Record) -> Option<u64> {
         let mut records = self.0.lock();
         if records.get(name).map_or(0, |record| record.revision) != seen {
             return None;
         }
         let revision = seen + 1;
-        records.insert(name.to_owned(), Record { revision, ..record });
+        records.insert(name.to_owned(), Record { revision, ..record.clone() });
         Some(revision)
     }
 }
@@ -107,7 +107,7 @@ impl SimLeases {
         let term = now.max(record.term + 1);
         let ours = Record { holder: Some(holder), term, note: record.note, revision: 0 };
         self.process.hop_to_nats().await?;
-        let put = self.bucket.put(name, record.revision, ours);
+        let put = self.bucket.put(name, record.revision, &ours);
         self.process.hop_to_nats().await?;
         Ok(put.map(|revision| lease(term, revision, record.note)))
     }
@@ -141,7 +141,7 @@ impl SimLease {
     async fn try_renew(&mut self, note: u64) -> Result<bool, String> {
         self.process.hop_to_nats().await?;
         let ours = Record { holder: Some(self.holder), term: self.term, note, revision: 0 };
-        let put = self.bucket.put(&self.name, self.revision, ours);
+        let put = self.bucket.put(&self.name, self.revision, &ours);
         let found = self.bucket.get(&self.name);
         self.process.hop_to_nats().await?;
         if let Some(revision) = put {
@@ -188,7 +188,7 @@ impl Lease for SimLease {
             if self.process.hop_to_nats().await.is_ok() {
                 let record = self.bucket.get(&self.name);
                 let free = Record { holder: None, ..record };
-                let _taken = self.bucket.put(&self.name, self.revision, free).is_some();
+                let _taken = self.bucket.put(&self.name, self.revision, &free).is_some();
             }
         })
     }

@@ -34,6 +34,9 @@ struct Args {
     /// How many seeds run at a time; by default one a core.
     #[arg(long)]
     threads: Option<usize>,
+    /// Prints what the product logs, too: `debug`, or filters as for `RUST_LOG`.
+    #[arg(long)]
+    log: Option<String>,
     /// Prints the summary as JSON.
     #[arg(long)]
     json: bool,
@@ -54,6 +57,9 @@ struct Sum {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(filter) = &args.log {
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+    }
     if let Some(seed) = args.seed {
         let outcome = run(seed, args.mutant);
         print!("{}", outcome.whole());

@@ -33,6 +33,10 @@ struct Truth {
     epochs: Vec<EpochRecord>,
     current: BTreeMap<Shard, EpochRecord>,
     trouble: Trouble,
+    /// What the journal lost at some time.
+    lost: HashSet<String>,
+    /// Shards of which nobody is left who could know what they lost.
+    forgotten: HashSet<Shard>,
 }
 
 /// Judges a run.
@@ -49,8 +53,10 @@ pub fn judge(
     for (nth, stored) in history.iter().enumerate() {
         at.entry((stored.shard, stored.seq)).or_default().push(nth);
     }
-    let truth =
-        Truth { shards, history, at, epochs: cluster.servers.epochs(), current: current.collect(), trouble };
+    let lost = history.iter().filter(|stored| stored.was_lost).map(|stored| stored.data.clone()).collect();
+    let forgotten = shards.shards().filter(|shard| cluster.is_forgotten(*shard)).collect();
+    let (epochs, current) = (cluster.servers.epochs(), current.collect());
+    let truth = Truth { shards, history, at, epochs, current, trouble, lost, forgotten };
     let mut violations = Vec::new();
     truth.journal(acked, &mut violations);
     truth.log(cluster, &mut violations);
@@ -157,7 +163,7 @@ impl<'a> Segment<'a> {
             let owed = truth.lasting(shard).filter(|stored| {
                 // What came after the journal lost something is of the next epoch, noticed or not.
                 let of_epoch = record.is_some_and(|r| stored.created == r.created && stored.life <= r.life);
-                of_epoch && stored.seq > from && wants(client, stored)
+                of_epoch && !stored.was_lost && stored.seq > from && wants(client, stored)
             });
             let mut owed: Vec<&Stored> = owed.collect();
             owed.sort_by_key(|stored| stored.seq);
@@ -316,7 +322,9 @@ impl<'a> Judged<'a, '_> {
                 let last = course.given.last().map(|(seq, _)| *seq);
                 course.given.push((seq, &known.data));
                 course.seqs.insert(seq);
-                if !course.names.insert(&known.data) {
+                // What was lost before its ack came is published again.
+                let lost = truth.lost.contains(known.data.as_str());
+                if !course.names.insert(&known.data) && !lost {
                     self.say(at, &format!("{data} comes twice"));
                 }
                 if last.is_some_and(|last| last >= seq) {
@@ -361,7 +369,7 @@ impl<'a> Judged<'a, '_> {
                 self.say(at, &format!("reset for {reason}, and nothing was taken"));
             }
             ResetReason::Cursor if !trouble.losses => {
-                self.say(at, "reset for its cursor, which was given to it")
+                self.say(at, "reset for its cursor, which was given to it");
             }
             ResetReason::Subscription => self.say(at, "reset for a subscription that it never changed"),
             _ => {}
@@ -372,6 +380,9 @@ impl<'a> Judged<'a, '_> {
     fn check_final(&mut self, at: Duration, segment: &Segment<'_>) {
         for (shard, course) in &segment.shards {
             let Some(current) = self.truth.current.get(shard) else { continue };
+            if self.truth.forgotten.contains(shard) {
+                continue;
+            }
             let Course { epoch, from, given, .. } = course;
             if *epoch != current.epoch {
                 self.say(at, &format!("shard {shard} is in epoch {}, the client in {epoch}", current.epoch));

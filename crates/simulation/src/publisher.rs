@@ -38,7 +38,15 @@ impl Published {
 }
 
 /// Publishes on these channels until it is dropped.
-pub async fn publish(cluster: Arc<Cluster>, published: Arc<Published>, channels: Vec<&'static str>) {
+///
+/// With `durable`, some wait until the log has them: one publisher's, for who is woken first of several that
+/// wait for the log's head is not ours to say.
+pub async fn publish(
+    cluster: Arc<Cluster>,
+    published: Arc<Published>,
+    channels: Vec<&'static str>,
+    durable: bool,
+) {
     let world = cluster.world.clone();
     let pace = world.one(&[100_u64, 300, 900]);
     let mut count = 0_u64;
@@ -49,15 +57,15 @@ pub async fn publish(cluster: Arc<Cluster>, published: Arc<Published>, channels:
         for _ in 0..burst {
             count += 1;
             let channel = world.one(&channels);
-            publish_one(&cluster, &published, channel, format!("{channel}#{count}")).await;
+            let ack = if durable && world.chance(0.2) { Ack::Durable } else { Ack::Accepted };
+            publish_one(&cluster, &published, channel, format!("{channel}#{count}"), ack).await;
         }
     }
 }
 
 /// Publishes an event, however long it takes.
-pub async fn publish_one(cluster: &Cluster, published: &Published, channel: &str, data: String) {
+pub async fn publish_one(cluster: &Cluster, published: &Published, channel: &str, data: String, ack: Ack) {
     let world = &cluster.world;
-    let ack = if world.chance(0.1) { Ack::Durable } else { Ack::Accepted };
     loop {
         let Some(fanout) = cluster.any_fanout(world) else {
             sleep(Duration::from_millis(50)).await;

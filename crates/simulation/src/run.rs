@@ -6,6 +6,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use foghorn_core::shard::ShardCount;
+use foghorn_fanout::publish::Ack;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -118,8 +119,8 @@ async fn scenario(seed: u64, mutant: Option<Mutant>) -> Outcome {
         }
     }
     let (published, mut tasks) = (Arc::new(Published::default()), JoinSet::new());
-    for channels in CHANNELS {
-        tasks.spawn(publish(cluster.clone(), published.clone(), channels.to_vec()));
+    for (nth, channels) in CHANNELS.into_iter().enumerate() {
+        tasks.spawn(publish(cluster.clone(), published.clone(), channels.to_vec(), nth == 0));
     }
     let clients: Vec<Arc<Client>> = (0..world.pick(3..8)).map(|number| Client::new(&world, number)).collect();
     let mut listening = JoinSet::new();
@@ -133,7 +134,7 @@ async fn scenario(seed: u64, mutant: Option<Mutant>) -> Outcome {
     sleep(SETTLES).await;
     world.tell("world", "the last events");
     for channel in CHANNELS.concat() {
-        publish_one(&cluster, &published, channel, format!("{channel}#last")).await;
+        publish_one(&cluster, &published, channel, format!("{channel}#last"), Ack::Durable).await;
     }
     sleep(ARRIVES).await;
     let acked = published.acked();

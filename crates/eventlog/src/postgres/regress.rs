@@ -23,10 +23,16 @@ impl Writer {
         if bounds.epoch != head.epoch || head.seq < bounds.first.max(1) {
             return Ok(None);
         }
-        let differs = if head.seq > bounds.last {
-            self.has_lost(head).await?
-        } else {
-            self.differs(head, bounds).await?
+        let mut seen = bounds;
+        if head.seq > bounds.last {
+            seen = self.look_again(head).await?;
+        }
+        let differs = match seen {
+            // Somebody else has noticed.
+            seen if seen.epoch != head.epoch => false,
+            seen if head.seq > seen.last => true,
+            // It may have grown past the head meanwhile, by other entries.
+            seen => self.differs(head, seen).await?,
         };
         if !differs {
             // What was looked at again may have moved.
@@ -80,17 +86,18 @@ impl Writer {
         Ok(self.entry(row.seq, bounds).await?.is_some_and(|entry| entry.digest != row.digest()))
     }
 
-    /// Whether the log's head is gone from the journal. Looked at more than once: a new leader may not
-    /// have applied yet what is committed.
-    async fn has_lost(&self, head: WriterHead) -> Result<bool, Ended> {
-        for _ in 0..LOSS_LOOKS {
+    /// What the journal holds that seems to end before the log's head. Looked at more than once: a new
+    /// leader may not have applied yet what is committed.
+    async fn look_again(&self, head: WriterHead) -> Result<Bounds, Ended> {
+        let mut looks = 0;
+        loop {
             tokio::time::sleep(LOSS_PAUSE).await;
             let bounds = answer(self.journal.bounds(self.shard)).await?;
-            if bounds.epoch != head.epoch || bounds.last >= head.seq {
-                return Ok(false);
+            looks += 1;
+            if bounds.epoch != head.epoch || bounds.last >= head.seq || looks == LOSS_LOOKS {
+                return Ok(bounds);
             }
         }
-        Ok(true)
     }
 
     /// The last row that is as the journal has it, none when there is no such row; and whether the log has

@@ -88,9 +88,10 @@ impl PostgresLog {
                 not_behind(query.shard, standing.as_ref().map(|standing| standing.epoch), now.epoch)?;
                 if now.epoch == query.epoch {
                     // The log's writer will hear of this epoch soon; the journal has all of it, unless it
-                    // continues another.
+                    // continues another, or has lost its beginning already.
                     let begins = now.first.saturating_sub(1);
-                    if now.continues.is_some() && query.after < begins {
+                    let has_all = now.continues.is_none() && now.first <= now.first_seq;
+                    if !has_all && query.after < begins {
                         return Err(not_followed(query.shard));
                     }
                     let page = Page { records: Vec::new(), to: query.after.max(begins) };

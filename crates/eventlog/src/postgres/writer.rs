@@ -231,8 +231,10 @@ impl Tenure<'_> {
                 let kept = kept.map_or(0, |kept| kept.through);
                 tracing::warn!(%shard, old = %head.epoch, new = %bounds.epoch, kept, "the journal has begun a new epoch; the log follows");
             }
+            // What the epoch has lost of its beginning already is a hole like another.
+            let begins = bounds.first.min(bounds.first_seq).saturating_sub(1);
             head =
-                on_database(writer, async |c| c.begin_epoch(head, bounds.epoch, start, kept).await).await?;
+                on_database(writer, async |c| c.begin_epoch(head, bounds.epoch, begins, kept).await).await?;
         }
         if start > head.seq {
             writer.metrics.hole(shard);

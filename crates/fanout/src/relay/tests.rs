@@ -46,7 +46,6 @@ impl Stage {
             self.feed.clone(),
             Arc::new(self.leases.clone()),
             Duration::from_millis(250),
-            Clock::default(),
             self.metrics.clone(),
             shutdown,
         );

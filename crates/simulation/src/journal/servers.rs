@@ -91,8 +91,10 @@ pub struct Stored {
     pub digest: Digest,
     /// When.
     pub time: Timestamp,
-    /// Whether the stream has lost it since.
+    /// Whether the stream has lost it.
     pub lost: bool,
+    /// Whether it was lost once, if only until an old copy brought it back.
+    pub was_lost: bool,
     /// Whether it was purged before the log had it.
     pub purged: bool,
 }
@@ -150,6 +152,11 @@ impl Servers {
         (stream.created, stream.first, stream.last)
     }
 
+    /// How often a shard has lost something.
+    pub fn life(&self, shard: Shard) -> u64 {
+        self.state.lock().streams[shard.index()].life
+    }
+
     /// Stores an entry that isn't a valid event.
     pub fn put_invalid(&self, shard: Shard) {
         let mut state = self.state.lock();
@@ -193,6 +200,7 @@ impl Servers {
             digest,
             time: now,
             lost: false,
+            was_lost: false,
             purged: false,
         };
         state.history.push(stored);
@@ -273,14 +281,21 @@ impl Servers {
     }
 
     /// For so long there is no leader; then a new one that for a moment lacks the last entries.
-    pub fn change_leader(&self, outage: Duration, lacks: u64, for_long: Duration) {
+    ///
+    /// False when the last one was elected just now: of several in a row, each lacking something, looks make a
+    /// loss.
+    pub fn change_leader(&self, outage: Duration, lacks: u64, for_long: Duration) -> bool {
         let mut state = self.state.lock();
+        if state.stale.is_some_and(|(_, until)| Instant::now() < until + Duration::from_secs(2)) {
+            return false;
+        }
         let elected = Instant::now() + outage;
         state.leaderless = Some(elected);
         state.stale = (lacks > 0).then_some((lacks, elected + for_long));
         state.streams.iter_mut().for_each(|stream| stream.consumers += 1);
         drop(state);
         self.changed.notify_waiters();
+        true
     }
 
     /// A copy of a stream as it is, for [`restore`](Self::restore).
@@ -303,6 +318,7 @@ impl Servers {
         let created = stream.created;
         for stored in state.history.iter_mut().filter(|s| s.shard == shard && s.created == created) {
             stored.lost |= stored.seq > last;
+            stored.was_lost |= stored.lost;
         }
         drop(state);
         self.changed.notify_waiters();
@@ -321,6 +337,7 @@ impl Servers {
         // What came since is gone, and what was lost since is back.
         for (nth, stored) in state.history.iter_mut().enumerate().filter(|(_, s)| s.shard == shard) {
             stored.lost = copy.lost.get(nth).copied().unwrap_or(true);
+            stored.was_lost |= stored.lost;
         }
         drop(state);
         self.changed.notify_waiters();
@@ -338,7 +355,7 @@ impl Servers {
             state.records[shard.index()] = None;
         }
         for stored in state.history.iter_mut().filter(|stored| stored.shard == shard) {
-            stored.lost = true;
+            (stored.lost, stored.was_lost) = (true, true);
         }
         drop(state);
         self.changed.notify_waiters();

@@ -512,7 +512,7 @@ impl Journal for SimJournal {
             self.0.look(shard).await?;
             let info = self.0.info(shard).await?;
             if self.0.world.is(Mutant::EpochsForgotten) {
-                return Ok(old);
+                return Err(unavailable("nobody begins an epoch"));
             }
             self.0.settle(shard, info, Some(Over { epoch: old, first_seq })).await
         }))

@@ -15,7 +15,6 @@ use async_nats::{ServerAddr, jetstream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use foghorn_bus::clock::Clock;
 use foghorn_bus::lease::Leases as _;
 use foghorn_bus::memory::MemoryLeases;
 use foghorn_bus::nats::{Bus, NatsJournal};
@@ -113,7 +112,6 @@ async fn relay(args: &Args, bus: &Bus, journal: &NatsJournal) -> anyhow::Result<
         feed.clone(),
         Arc::new(from_the_first().await?),
         Config::default().beacon_interval,
-        Clock::default(),
         Metrics::register(&mut Registry::default()),
         shutdown,
     );
