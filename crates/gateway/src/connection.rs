@@ -293,6 +293,7 @@ impl Connection {
                     return Err(StreamEnd::Internal);
                 };
                 match self.shared.log.replay(query.clone()).await {
+                    Ok(answer) if self.is_outdated(&query, &answer) => {}
                     Ok(answer) => return Ok(answer),
                     Err(LogError(error)) => {
                         self.shared.hub.metrics.log_failed();
@@ -321,6 +322,13 @@ impl Connection {
             answer = attempts => answer,
             () = tokio::time::sleep_until(deadline) => Err(StreamEnd::LogUnavailable),
         }
+    }
+
+    /// Whether a replica of the log answers for an epoch before the one that the ring is in by now.
+    fn is_outdated(&self, query: &ReplayQuery, answer: &Replay) -> bool {
+        let Replay::Reset { epoch, .. } = answer else { return false };
+        let ring = self.shared.hub.with_ring(query.shard, |ring| ring.map(|ring| ring.epoch()));
+        *epoch < query.epoch && ring.is_some_and(|ring| ring >= query.epoch)
     }
 
     fn replay_query(&self, at: usize, course: Course) -> ReplayQuery {

@@ -59,7 +59,12 @@ impl Writer {
         let (same, parts) = self.same_through(head, bounds).await?;
         let (through, common) = match same {
             _ if continued == head.epoch => {
-                let through = same.map_or(before, |same| same.seq.max(before));
+                let through = match same {
+                    // An earlier loss may have gone unnoticed: only what both have is sure.
+                    same if parts => same.map_or(bounds.first.saturating_sub(1), |same| same.seq),
+                    Some(same) => same.seq.max(before),
+                    None => before,
+                };
                 // Where the log has only what the journal has now, somebody else has seen what it had before.
                 (through, if parts { through } else { before })
             }
