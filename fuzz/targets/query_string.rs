@@ -8,6 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::shard::ShardCount;
+use foghorn_core::time::Timestamp;
 use foghorn_fuzz::first_line;
 use foghorn_gateway::fuzzing::{Stream, history, path, stream};
 use foghorn_http::problem::Problem;
@@ -30,7 +31,8 @@ fuzz_target!(|input: &[u8]| {
     };
     let shards = ShardCount::new(4).expect("within its bounds");
 
-    let open = || stream(query, channel, id, TOPICS, shards);
+    let now = Timestamp::from_micros(1_800_000_000_000_000);
+    let open = || stream(query, channel, id, TOPICS, shards, now);
     match foghorn_fuzz::within_memory(input.len(), 200, open) {
         Ok(stream) => check_stream(&stream, query, channel, id, shards),
         Err(problem) => check_problem(&problem, input.len()),

@@ -1,9 +1,10 @@
-//! The project's chores, in one place for people and for CI: `cargo xtask tools | test | fuzz | codegen | ci`.
+//! The project's chores, in one place for people and for CI: `cargo xtask tools | test | simulate | fuzz | codegen | ci`.
 
 mod ci;
 mod codegen;
 mod command;
 mod fuzz;
+mod simulate;
 mod test;
 mod tools;
 mod workspace;
@@ -28,6 +29,8 @@ enum Chore {
     Test(test::Options),
     /// Feed made-up bytes to the code that reads bytes from outside, guided by what they reach in it
     Fuzz(fuzz::Options),
+    /// Run the simulation: thousands of seeds, or one with its story
+    Simulate(simulate::Options),
     /// Generate the gRPC code of crates/rpc from its .proto file
     Codegen {
         /// Change nothing, fail when the committed files are not what would be generated
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Chore::Tools => tools::ensure().map(|tools| print!("{tools}")).and_then(|()| tools::compiler()),
         Chore::Test(options) => test::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
+        Chore::Simulate(options) => simulate::run(&options),
         Chore::Codegen { check: false } => codegen::write(),
         Chore::Codegen { check: true } => codegen::check(),
         Chore::Ci => ci::run(),

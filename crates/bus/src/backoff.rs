@@ -19,7 +19,7 @@ impl Backoff {
 
     /// How long to wait before the next attempt.
     pub fn next_wait(&mut self) -> Duration {
-        let wait = self.bound.mul_f64(rand::random::<f64>());
+        let wait = self.bound.mul_f64(fastrand::f64());
         self.bound = (self.bound * 2).min(self.most);
         wait
     }

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod nats;
 
 pub mod backoff;
+pub mod clock;
 pub mod metrics;
 mod queue;
 

@@ -8,6 +8,7 @@
 mod append;
 mod breaker;
 mod chores;
+mod connection;
 mod doubts;
 mod log;
 mod measure;
@@ -20,6 +21,7 @@ mod rows;
 mod state;
 
 pub mod retention;
+pub mod tables;
 pub mod writer;
 
 use std::str::FromStr;
@@ -33,6 +35,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::sync::watch;
 
 use breaker::Breaker;
+use connection::Store;
 
 pub use log::PostgresLog;
 pub use migrate::{MigrateError, Migrated, migrate};
@@ -63,8 +66,7 @@ pub struct PostgresOptions {
 /// share them.
 #[derive(Debug, Clone)]
 pub struct Database {
-    write: PgPool,
-    read: PgPool,
+    store: Store,
     breaker: Arc<Breaker>,
     heads: Arc<Vec<watch::Sender<Head>>>,
 }
@@ -99,19 +101,32 @@ impl Database {
                 .max_lifetime(Duration::from_secs(30 * 60))
                 .connect_lazy_with(connect)
         };
-        let none = Head { epoch: Epoch::new(0), seq: 0 };
-        Ok(Database {
+        Ok(Database::on(Store::Postgres {
             write: pool("foghorn-eventlog-writer", WRITE_ACQUIRE, WRITE_STATEMENT, u32::from(SHARDS_MAX) + 2),
             read: pool("foghorn-eventlog-reader", READ_ACQUIRE, READ_STATEMENT, options.readers.max(1)),
-            breaker: Arc::default(),
-            heads: Arc::new((0..SHARDS_MAX).map(|_| watch::Sender::new(none)).collect()),
-        })
+        }))
+    }
+
+    fn on(store: Store) -> Self {
+        let none = Head { epoch: Epoch::new(0), seq: 0 };
+        let heads = Arc::new((0..SHARDS_MAX).map(|_| watch::Sender::new(none)).collect());
+        Database { store, breaker: Arc::default(), heads }
+    }
+
+    /// PostgreSQL itself, for what only it can do.
+    fn pool(&self) -> sqlx::Result<&PgPool> {
+        match &self.store {
+            Store::Postgres { write, .. } => Ok(write),
+            Store::Memory(_) => Err(sqlx::Error::Configuration("these tables are in memory".into())),
+        }
     }
 
     /// Closes every connection.
     pub async fn close(&self) {
-        self.read.close().await;
-        self.write.close().await;
+        if let Store::Postgres { write, read } = &self.store {
+            read.close().await;
+            write.close().await;
+        }
     }
 
     fn head(&self, shard: Shard) -> &watch::Sender<Head> {

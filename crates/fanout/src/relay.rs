@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
+use foghorn_bus::clock::Clock;
 use foghorn_bus::journal::{Bounds, Journal, JournalError};
 use foghorn_bus::lease::{EXPIRES_AFTER, Lease, LeaseLost, Leases, RENEW_EVERY};
 use foghorn_bus::live::LiveFeed;
@@ -39,6 +40,7 @@ pub struct Relay {
     feed: Arc<dyn LiveFeed>,
     leases: Arc<dyn Leases>,
     beacon_interval: Duration,
+    clock: Clock,
     metrics: Metrics,
     shutdown: Shutdown,
 }
@@ -57,7 +59,13 @@ impl Relay {
         metrics: Metrics,
         shutdown: Shutdown,
     ) -> Self {
-        Relay { shard, journal, feed, leases, beacon_interval, metrics, shutdown }
+        let clock = Clock::default();
+        Relay { shard, journal, feed, leases, beacon_interval, clock, metrics, shutdown }
+    }
+
+    /// With another clock than the system's.
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Relay { clock, ..self }
     }
 
     /// Waits for the lease, relays, and waits again when it is lost. Returns at shutdown, having given
@@ -69,6 +77,7 @@ impl Relay {
         let mut backoff = Backoff::new(RENEW_EVERY, EXPIRES_AFTER);
         loop {
             let lease = tokio::select! {
+                biased;
                 lease = self.leases.acquire(name.clone()) => lease,
                 () = self.shutdown.wait() => return,
             };
@@ -80,6 +89,7 @@ impl Relay {
                 return;
             }
             tokio::select! {
+                biased;
                 () = backoff.wait() => {}
                 () = self.shutdown.wait() => return,
             }
@@ -92,6 +102,7 @@ impl Relay {
         let sent = AtomicU64::new(inherited);
         let (tips, tip) = watch::channel(None);
         tokio::select! {
+            biased;
             lost = renew(&mut *lease, &sent) => {
                 tracing::warn!(shard = %self.shard, error = %lost, "another may relay now");
                 return false;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
+use foghorn_bus::clock::Clock;
 use foghorn_bus::journal::Journal;
 use foghorn_bus::lease::Leases;
 use foghorn_bus::live::LiveFeed;
@@ -35,6 +36,8 @@ pub struct Ports {
     pub leases: Arc<dyn Leases>,
     /// Who knows what is durable.
     pub log: Arc<dyn EventLog>,
+    /// What counts as now.
+    pub clock: Clock,
 }
 
 /// A fan-out: hands out its doors and runs its relays.
@@ -100,7 +103,7 @@ impl Fanout {
                 self.metrics.clone(),
                 self.shutdown.clone(),
             );
-            tasks.spawn(relay.run());
+            tasks.spawn(relay.with_clock(self.ports.clock.clone()).run());
         }
         if let Some(requests) = requests {
             tasks.spawn(nats::serve(self.publisher.clone(), requests));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
+use foghorn_bus::clock::Clock;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::nats::{Bus, BusError, Credentials, NatsOptions, NatsTls, Parameters};
 use foghorn_core::entry::Key;
@@ -49,6 +50,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         shards: parameters.shards,
         policies: config.checked_policies().map_err(Misconfigured)?,
         guard: guard(&config),
+        clock: Clock::default(),
         health: process.health.clone(),
     };
     let gateway = Gateway::start(config.gateway.clone(), ports, &mut process.registry.write());
@@ -87,6 +89,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         feed: Arc::new(bus.live(parameters.shards)),
         leases: Arc::new(leases),
         log: remote_log(&config, &process)?,
+        clock: Clock::default(),
     };
     let policies = config.checked_policies().map_err(Misconfigured)?;
     let fanout = Fanout::new(

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
+use foghorn_bus::clock::Clock;
 use foghorn_bus::memory::{MemoryLeases, MemoryLive};
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{SqliteLog, SqliteOptions};
@@ -39,6 +40,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             feed: feed.clone(),
             leases: Arc::new(MemoryLeases::new()),
             log: log.clone(),
+            clock: Clock::default(),
         },
         policies.clone(),
         config.fanout.clone(),
@@ -54,6 +56,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             shards,
             policies,
             guard: guard.clone(),
+            clock: Clock::default(),
             health: process.health.clone(),
         },
         &mut process.registry.write(),

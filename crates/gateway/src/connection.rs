@@ -12,10 +12,9 @@ mod course;
 mod start;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use rand::RngExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -24,7 +23,6 @@ use foghorn_bus::log::{EventLog, LogError, Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
 use foghorn_core::position::Digest;
 use foghorn_core::reason::{ResetReason, StreamEnd};
-use foghorn_core::time::Timestamp;
 
 use crate::config::Config;
 use crate::hub::{Hub, Membership};
@@ -105,7 +103,7 @@ impl Connection {
         client_id: String,
     ) -> Self {
         let membership = shared.hub.join(&subscription);
-        let keep_alive = shared.config.keep_alive.mul_f64(rand::rng().random_range(0.5..1.0));
+        let keep_alive = shared.config.keep_alive.mul_f64(0.5 + 0.5 * fastrand::f64());
         Connection {
             shared,
             subscription,
@@ -204,7 +202,7 @@ impl Connection {
     /// Appends what the rings hold, up to a chunk.
     fn read_rings(&mut self, chunk: &mut Chunk) -> Next {
         let mut next = Next::Wait;
-        let now = Timestamp::from_system(SystemTime::now());
+        let now = self.shared.hub.clock.now();
         let catching_up = matches!(self.phase, Phase::CatchingUp);
         for step in 0..self.courses.len() {
             let at = (self.turn + step) % self.courses.len();
@@ -295,6 +293,7 @@ impl Connection {
                     return Err(StreamEnd::Internal);
                 };
                 match self.shared.log.replay(query.clone()).await {
+                    Ok(answer) if self.is_outdated(&query, &answer) => {}
                     Ok(answer) => return Ok(answer),
                     Err(LogError(error)) => {
                         self.shared.hub.metrics.log_failed();
@@ -318,10 +317,18 @@ impl Connection {
             }
         };
         tokio::select! {
+            biased;
+            () = leaving => Err(StreamEnd::Drain),
             answer = attempts => answer,
             () = tokio::time::sleep_until(deadline) => Err(StreamEnd::LogUnavailable),
-            () = leaving => Err(StreamEnd::Drain),
         }
+    }
+
+    /// Whether a replica of the log answers for an epoch before the one that the ring is in by now.
+    fn is_outdated(&self, query: &ReplayQuery, answer: &Replay) -> bool {
+        let Replay::Reset { epoch, .. } = answer else { return false };
+        let ring = self.shared.hub.with_ring(query.shard, |ring| ring.map(|ring| ring.epoch()));
+        *epoch < query.epoch && ring.is_some_and(|ring| ring >= query.epoch)
     }
 
     fn replay_query(&self, at: usize, course: Course) -> ReplayQuery {
@@ -345,6 +352,7 @@ impl Connection {
     async fn wait(&mut self, until: Instant) -> Option<Bytes> {
         self.idle = true;
         tokio::select! {
+            biased;
             () = self.membership.waiter.marked() => return None,
             () = tokio::time::sleep_until(until.min(self.keep_alive_at())) => {}
         }
@@ -360,7 +368,7 @@ impl Connection {
         let mut chunk = self.chunk();
         chunk.keep_alive(&self.courses);
         if self.subscription.heartbeat {
-            chunk.heartbeat(Timestamp::from_system(SystemTime::now()));
+            chunk.heartbeat(self.shared.hub.clock.now());
         }
         Some(chunk.into_bytes())
     }
@@ -388,7 +396,7 @@ impl Connection {
 
     /// A `retry:` of its own for each stream is the only thing that spreads browsers' reconnects.
     fn retry_ms(&self) -> u64 {
-        let retry = self.shared.config.retry.mul_f64(rand::rng().random_range(0.5..1.5));
+        let retry = self.shared.config.retry.mul_f64(0.5 + fastrand::f64());
         u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::str::FromStr as _;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::stream;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use humantime_serde::re::humantime;
 use hyper::body::{Frame, Incoming};
-use rand::RngExt as _;
 use serde_json::json;
 
 use foghorn_core::cursor::Cursor;
@@ -52,26 +51,31 @@ impl Handler for Api {
         request: Request<Incoming>,
         _peer: SocketAddr,
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
-        Box::pin(async move { self.answer(&request).await.unwrap_or_else(Problem::into_response) })
+        Box::pin(async move { self.respond(&request).await })
     }
 }
 
 impl Api {
-    async fn answer(&self, request: &Request<Incoming>) -> Result<Response, Problem> {
-        self.guard.check(request.headers())?;
-        let path = request.uri().path();
-        let query = request.uri().query();
+    /// The answer to a request, whatever carried it. No path of a gateway reads a body.
+    pub async fn respond<B>(&self, request: &Request<B>) -> Response {
+        self.answer(request.method(), request.uri(), request.headers())
+            .await
+            .unwrap_or_else(Problem::into_response)
+    }
+
+    async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
+        self.guard.check(headers)?;
+        let path = uri.path();
+        let query = uri.query();
         let decoded = percent_decode(path)?;
         let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
-        let get = || if request.method() == Method::GET { Ok(()) } else { Err(Problem::method("GET")) };
+        let get = || if method == Method::GET { Ok(()) } else { Err(Problem::method("GET")) };
         match segments[..] {
-            ["api", "events"] => get().and_then(|()| self.stream(request.headers(), query, None)),
+            ["api", "events"] => get().and_then(|()| self.stream(headers, query, None)),
             ["api", "events", "stats"] => get().map(|()| self.stats()),
             // Fixed names that are not channels here.
             ["api", "events", "ticket" | "subscribe"] => Err(Problem::not_found(path)),
-            ["api", "events", channel] => {
-                get().and_then(|()| self.stream(request.headers(), query, Some(channel)))
-            }
+            ["api", "events", channel] => get().and_then(|()| self.stream(headers, query, Some(channel))),
             ["api", "channels", channel, "events"] => {
                 get()?;
                 history::answer(&self.shared, channel, query).await
@@ -89,12 +93,12 @@ impl Api {
         let query = Query::parse(query, KEYS)?;
         let (most, shards) = (self.shared.config.channels_per_connection, self.shared.hub.shard_count());
         let subscription = subscription(&query, channel, most, shards)?;
-        let begin = begin(headers, &query)?;
+        let begin = begin(headers, &query, self.shared.hub.clock.now())?;
         let hub = &self.shared.hub;
         if hub.is_draining() || hub.connections() >= self.shared.config.connections {
             let end = if hub.is_draining() { StreamEnd::Drain } else { StreamEnd::Overload };
             hub.metrics.ended(end);
-            let retry = self.shared.config.retry.mul_f64(rand::rng().random_range(0.5..1.5));
+            let retry = self.shared.config.retry.mul_f64(0.5 + fastrand::f64());
             let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
             return Ok(event_stream(full(goodbye(end, retry_ms))));
         }
@@ -133,7 +137,7 @@ impl Api {
 
     fn stats(&self) -> Response {
         let hub = &self.shared.hub;
-        let now = Timestamp::from_system(SystemTime::now());
+        let now = hub.clock.now();
         let (mut events, mut bytes, mut positions) = (0, 0, Vec::new());
         for shard in hub.shard_count().shards() {
             hub.with_ring(shard, |ring| {
@@ -219,8 +223,8 @@ fn topic(text: &str) -> Result<Pattern, Problem> {
 }
 
 /// A cursor wins over `since` and `last`: those said where to begin, and this is not the beginning.
-fn begin(headers: &HeaderMap, query: &Query) -> Result<Begin, Problem> {
-    let since = query.get("since").map(since).transpose()?;
+fn begin(headers: &HeaderMap, query: &Query, now: Timestamp) -> Result<Begin, Problem> {
+    let since = query.get("since").map(|text| since(text, now)).transpose()?;
     let last = query.number("last", 1, 10_000)?;
     if since.is_some() && last.is_some() {
         return Err(bad_value("last", "and since exclude each other; give one of them"));
@@ -246,7 +250,7 @@ fn last_event_id(headers: &HeaderMap, query: &Query) -> Option<String> {
         .filter(|id| !id.is_empty())
 }
 
-fn since(text: &str) -> Result<Timestamp, Problem> {
+fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
     if let Ok(time) = Timestamp::from_str(text) {
         return Ok(time);
     }
@@ -256,7 +260,7 @@ fn since(text: &str) -> Result<Timestamp, Problem> {
             &format!("is {text:?}; it is an RFC 3339 time (2026-02-03T04:05:06Z) or how long ago (10m, 2h)"),
         )
     })?;
-    Ok(Timestamp::from_system(SystemTime::now()).minus(ago))
+    Ok(now.minus(ago))
 }
 
 /// 128 random bits.

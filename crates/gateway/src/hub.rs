@@ -3,20 +3,20 @@
 //! An event only marks those who listen to its channel; each then reads what it lacks from the ring, by
 //! its own position. So a mark can be lost to nobody but itself, and a thousand events are one mark.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 
+use foghorn_bus::clock::Clock;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
 use foghorn_core::policy::Policies;
 use foghorn_core::position::Epoch;
 use foghorn_core::shard::{Shard, ShardCount};
-use foghorn_core::time::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::index::PatternIndex;
@@ -82,7 +82,7 @@ impl Waiter {
 
 #[derive(Debug)]
 struct Listeners {
-    channels: HashMap<Channel, HashMap<ConnectionId, Arc<Waiter>>>,
+    channels: HashMap<Channel, BTreeMap<ConnectionId, Arc<Waiter>>>,
     patterns: PatternIndex<ConnectionId, Arc<Waiter>>,
 }
 
@@ -103,17 +103,25 @@ pub struct Hub {
     count: ShardCount,
     ring_bytes: usize,
     policies: Arc<Policies>,
-    connections: Mutex<HashMap<ConnectionId, Arc<Waiter>>>,
+    connections: Mutex<BTreeMap<ConnectionId, Arc<Waiter>>>,
     next_id: AtomicU64,
     draining: AtomicBool,
     began: Instant,
+    /// What counts as now.
+    pub clock: Clock,
     /// What the gateway counts.
     pub metrics: Metrics,
 }
 
 impl Hub {
     /// A hub whose rings take `ring_bytes` together.
-    pub fn new(count: ShardCount, ring_bytes: usize, policies: Arc<Policies>, metrics: Metrics) -> Self {
+    pub fn new(
+        count: ShardCount,
+        ring_bytes: usize,
+        policies: Arc<Policies>,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
         let shard = |_| ShardHub {
             ring: RwLock::new(None),
             listeners: Mutex::new(Listeners { channels: HashMap::new(), patterns: PatternIndex::new() }),
@@ -129,6 +137,7 @@ impl Hub {
             next_id: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             began: Instant::now(),
+            clock,
             metrics,
         }
     }
@@ -160,7 +169,7 @@ impl Hub {
             (applied, before)
         };
         if applied == Applied::Advanced {
-            let now = Timestamp::from_system(SystemTime::now());
+            let now = self.clock.now();
             let fresh = batch.events.iter().filter(|event| event.seq > before);
             self.mark(here, fresh.inspect(|event| self.metrics.arrived(now.since(event.time))));
             here.marked_through.store(batch.to, Ordering::SeqCst);
@@ -242,7 +251,7 @@ impl Hub {
     /// Lets up to `most` connections go; returns how many are still there to be told.
     pub fn let_go(&self, most: usize) -> usize {
         let staying: Vec<_> = self.connections.lock().values().filter(|w| !w.is_leaving()).cloned().collect();
-        // A hash map's order is as good as random.
+        // The oldest first: one order is as good as another.
         for waiter in staying.iter().take(most) {
             waiter.leaving.store(true, Ordering::SeqCst);
             waiter.mark(self.now_ms());

@@ -4,8 +4,7 @@
 //! it, not by how many patterns there are: thousands of listeners with patterns of their own must not
 //! slow down what happens on everybody else's channels.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::{BTreeMap, HashMap};
 
 use foghorn_core::pattern::Pattern;
 
@@ -22,12 +21,12 @@ struct Node<K, V> {
     /// Whatever the next token is.
     any: Option<Box<Node<K, V>>>,
     /// Under patterns that end with `>` here.
-    tail: HashMap<K, V>,
+    tail: BTreeMap<K, V>,
     /// Under patterns that end here.
-    here: HashMap<K, V>,
+    here: BTreeMap<K, V>,
 }
 
-impl<K: Eq + Hash, V> PatternIndex<K, V> {
+impl<K: Ord, V> PatternIndex<K, V> {
     /// An empty one.
     pub(crate) fn new() -> Self {
         PatternIndex { root: Node::default() }
@@ -66,7 +65,7 @@ impl<K: Eq + Hash, V> PatternIndex<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V> Node<K, V> {
+impl<K: Ord, V> Node<K, V> {
     fn is_empty(&self) -> bool {
         self.literal.is_empty() && self.any.is_none() && self.tail.is_empty() && self.here.is_empty()
     }
@@ -114,7 +113,7 @@ impl<K: Eq + Hash, V> Node<K, V> {
 
 impl<K, V> Default for Node<K, V> {
     fn default() -> Self {
-        Node { literal: HashMap::new(), any: None, tail: HashMap::new(), here: HashMap::new() }
+        Node { literal: HashMap::new(), any: None, tail: BTreeMap::new(), here: BTreeMap::new() }
     }
 }
 

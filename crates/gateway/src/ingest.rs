@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -24,7 +24,6 @@ use foghorn_core::pattern::Pattern;
 use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::Shard;
-use foghorn_core::time::Timestamp;
 use foghorn_telemetry::health::Part;
 
 use crate::hub::Hub;
@@ -120,7 +119,7 @@ impl Ingest {
     async fn locate(&self) -> (Epoch, u64, u64) {
         let mut backoff = Backoff::default();
         loop {
-            let since = Timestamp::from_system(SystemTime::now()).minus(self.warm);
+            let since = self.hub.clock.now().minus(self.warm);
             match self.log.locate(self.shard, since).await {
                 Ok(found) => return (found.epoch, found.after, found.tip),
                 Err(error) => {
@@ -156,6 +155,15 @@ impl Ingest {
         let mut fill: Option<Future<'_, Filled>> = Some(self.fill(Duration::ZERO));
         loop {
             tokio::select! {
+                // What comes least often first: nothing is kept from its turn, and a simulation knows it.
+                biased;
+                _ = tick.tick() => {}
+                filled = async { match fill.as_mut() { Some(fill) => fill.await, None => std::future::pending().await } } => {
+                    fill = None;
+                    if self.filled(state, filled) {
+                        fill = Some(self.fill(Duration::ZERO));
+                    }
+                }
                 batch = feed.next() => match batch {
                     Some(batch) => {
                         state.last_batch = Instant::now();
@@ -167,13 +175,6 @@ impl Ingest {
                         feed = self.subscribe();
                     }
                 },
-                filled = async { match fill.as_mut() { Some(fill) => fill.await, None => std::future::pending().await } } => {
-                    fill = None;
-                    if self.filled(state, filled) {
-                        fill = Some(self.fill(Duration::ZERO));
-                    }
-                }
-                _ = tick.tick() => {}
             }
             if state.last_batch.elapsed() >= self.stale_after {
                 self.hub.set_stale(self.shard, true);
@@ -191,7 +192,7 @@ impl Ingest {
             return None;
         }
         if std::mem::take(&mut state.doubtful) {
-            return Some(self.fill_from(true, FILL_JITTER.mul_f64(rand::random())));
+            return Some(self.fill_from(true, FILL_JITTER.mul_f64(fastrand::f64())));
         }
         let behind = !state.pending.batches.is_empty();
         if behind && !state.filling_gap {
@@ -199,11 +200,11 @@ impl Ingest {
             self.hub.metrics.gaps.inc();
         }
         if behind || state.warm_at.is_some() {
-            return Some(self.fill(FILL_JITTER.mul_f64(rand::random())));
+            return Some(self.fill(FILL_JITTER.mul_f64(fastrand::f64())));
         }
         if state.last_batch.elapsed() >= POLL_AFTER {
             self.hub.metrics.polls.inc();
-            let wait = POLL_AFTER.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+            let wait = POLL_AFTER.mul_f64(0.5 + fastrand::f64() / 2.0);
             return Some(self.fill(wait));
         }
         None

@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use foghorn_bus::clock::Clock;
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_core::policy::Policies;
@@ -17,7 +18,7 @@ use foghorn_telemetry::health::Health;
 use crate::config::Config;
 use crate::connection::Shared;
 use crate::drain::drain;
-use crate::http::Api;
+pub use crate::http::Api;
 use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
@@ -34,6 +35,8 @@ pub struct Ports {
     pub policies: Arc<Policies>,
     /// Who may ask.
     pub guard: Guard,
+    /// What counts as now.
+    pub clock: Clock,
     /// Told when the rings are warm.
     pub health: Health,
 }
@@ -51,7 +54,7 @@ impl Gateway {
     /// Starts taking in the live feed.
     pub fn start(config: Config, ports: Ports, registry: &mut Registry) -> Self {
         let metrics = Metrics::register(registry);
-        let hub = Arc::new(Hub::new(ports.shards, config.ring_bytes, ports.policies, metrics));
+        let hub = Arc::new(Hub::new(ports.shards, config.ring_bytes, ports.policies, ports.clock, metrics));
         let mut tasks = JoinSet::new();
         for shard in ports.shards.shards() {
             let ingest = Ingest {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foghorn_bus::Future;
+use foghorn_bus::clock::Clock;
 use foghorn_bus::live::{LiveError, LiveFeed, LiveSubscription};
 use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
@@ -33,7 +34,7 @@ pub(crate) fn hub(ring_bytes: usize) -> Arc<Hub> {
 /// A hub whose rings are bounded so together.
 pub(crate) fn hub_of(shards: ShardCount, ring_bytes: usize) -> Arc<Hub> {
     let metrics = Metrics::register(&mut Registry::default());
-    Arc::new(Hub::new(shards, ring_bytes, Arc::new(Policies::default()), metrics))
+    Arc::new(Hub::new(shards, ring_bytes, Arc::new(Policies::default()), Clock::default(), metrics))
 }
 
 /// A batch over `(from, to]` with an event of this type at each seq.

@@ -145,7 +145,7 @@ async fn connect_options(
         .reconnect_delay_callback(|attempts| {
             let doublings = u32::try_from(attempts.saturating_sub(1).min(16)).unwrap_or(16);
             let bound = Duration::from_millis(50).saturating_mul(1 << doublings).min(RECONNECT_MOST);
-            bound.mul_f64(rand::random::<f64>())
+            bound.mul_f64(fastrand::f64())
         })
         .event_callback(move |event| {
             note(&event, &name, &rarely, &metrics);

@@ -57,6 +57,36 @@ impl Batch {
     pub(super) fn entries(&self) -> usize {
         self.entries
     }
+
+    /// Where its last entry is.
+    pub(super) fn last(&self) -> Option<(u64, Digest)> {
+        self.last
+    }
+
+    /// What of it is kept at `now`, and in which class.
+    pub(super) fn sorted(&self, policies: &Policies, now: Timestamp) -> Sorted<'_> {
+        let mut sorted = Sorted { kept: Vec::with_capacity(self.records.len()), late: BTreeMap::new() };
+        for record in &self.records {
+            let class = policies.of(record.event.channel.as_str()).class();
+            if class == RetentionClass::NONE {
+                continue;
+            }
+            if record.time < now.minus(class.age()) {
+                // The log was down for longer than these are kept. They are gone like any expired event.
+                sorted.late.insert(class, record.seq);
+                continue;
+            }
+            sorted.kept.push((record, class));
+        }
+        sorted
+    }
+}
+
+/// A batch's records by what becomes of them.
+pub(super) struct Sorted<'a> {
+    pub(super) kept: Vec<(&'a Record, RetentionClass)>,
+    /// Per class the last seq that is gone already.
+    pub(super) late: BTreeMap<RetentionClass, u64>,
 }
 
 fn kind(invalid: &InvalidEntry) -> &'static str {
@@ -105,19 +135,10 @@ pub(super) async fn append(
     now: Timestamp,
 ) -> Result<WriterHead, WriteError> {
     let Some((seq, digest)) = batch.last else { return Ok(head) };
+    let Sorted { kept, late } = batch.sorted(policies, now);
     let mut columns = Columns::default();
     let mut slices = BTreeSet::new();
-    let mut late: BTreeMap<i32, i64> = BTreeMap::new();
-    for record in &batch.records {
-        let class = policies.of(record.event.channel.as_str()).class();
-        if class == RetentionClass::NONE {
-            continue;
-        }
-        if record.time < now.minus(class.age()) {
-            // The log was down for longer than these are kept. They are gone like any expired event.
-            late.insert(class_number(class), to_i64(record.seq));
-            continue;
-        }
+    for (record, class) in kept {
         slices.insert((class, partitions::slice(class, record.time)));
         columns.push(record, class);
     }
@@ -137,11 +158,11 @@ async fn statement(
     seq: u64,
     digest: Digest,
     columns: &Columns<'_>,
-    late: &BTreeMap<i32, i64>,
+    late: &BTreeMap<RetentionClass, u64>,
     era: &str,
 ) -> Result<bool, WriteError> {
     let (late_classes, late_seqs): (Vec<i32>, Vec<i64>) =
-        late.iter().map(|(class, seq)| (*class, *seq)).unzip();
+        late.iter().map(|(class, seq)| (class_number(*class), to_i64(*seq))).unzip();
     let moved: i64 = sqlx::query_scalar(
         "WITH moved AS (
              UPDATE foghorn.shards SET head = $6, head_digest = $7

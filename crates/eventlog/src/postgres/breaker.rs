@@ -49,7 +49,7 @@ impl Breaker {
     /// It gave no connection. That readers have all `most` of them is no sign that it is away.
     pub(super) fn failed(&self, now: Instant, most: u32) {
         if self.in_hand.load(Ordering::Relaxed) < most {
-            *self.until.lock() = Some(now + REST.mul_f64(0.75 + 0.5 * rand::random::<f64>()));
+            *self.until.lock() = Some(now + REST.mul_f64(0.75 + 0.5 * fastrand::f64()));
         }
     }
 }

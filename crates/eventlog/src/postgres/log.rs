@@ -18,9 +18,9 @@ use futures::FutureExt;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::connection::Connection;
 use super::doubts::Doubts;
 use super::recent::{Recent, answer, bounds, not_behind, recent};
-use super::rows::Connection;
 use super::{Database, Head, READ_DEADLINE};
 use crate::metrics::Metrics;
 use crate::pages::{self, HISTORY_BYTES, Reader};
@@ -247,6 +247,7 @@ impl PostgresLog {
                 return Ok(true);
             }
             tokio::select! {
+                biased;
                 _ = heads.changed() => continue,
                 () = sleep_until(next_look().min(deadline)) => {}
             }
@@ -282,7 +283,7 @@ impl PostgresLog {
 }
 
 fn next_look() -> Instant {
-    Instant::now() + HEAD_LOOK.mul_f64(0.5 + rand::random::<f64>())
+    Instant::now() + HEAD_LOOK.mul_f64(0.5 + fastrand::f64())
 }
 
 /// What is stored at a position.

@@ -9,7 +9,7 @@ use foghorn_bus::journal::Bounds;
 use foghorn_bus::log::LogError;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::rows::Connection;
+use super::connection::Connection;
 use super::writer::{Ended, Writer, answer};
 use super::{Head, READ_DEADLINE};
 

@@ -7,7 +7,7 @@ use foghorn_bus::journal::Bounds;
 use foghorn_core::entry::Entry;
 use foghorn_core::position::Digest;
 
-use super::state::{self, Kept, WriterHead};
+use super::state::{Kept, WriterHead};
 use super::writer::{Ended, Writer, answer, on_database};
 use crate::record::Record;
 
@@ -23,10 +23,16 @@ impl Writer {
         if bounds.epoch != head.epoch || head.seq < bounds.first.max(1) {
             return Ok(None);
         }
-        let differs = if head.seq > bounds.last {
-            self.has_lost(head).await?
-        } else {
-            self.differs(head, bounds).await?
+        let mut seen = bounds;
+        if head.seq > bounds.last {
+            seen = self.look_again(head).await?;
+        }
+        let differs = match seen {
+            // Somebody else has noticed.
+            seen if seen.epoch != head.epoch => false,
+            seen if head.seq > seen.last => true,
+            // It may have grown past the head meanwhile, by other entries.
+            seen => self.differs(head, seen).await?,
         };
         if !differs {
             // What was looked at again may have moved.
@@ -53,7 +59,12 @@ impl Writer {
         let (same, parts) = self.same_through(head, bounds).await?;
         let (through, common) = match same {
             _ if continued == head.epoch => {
-                let through = same.map_or(before, |same| same.seq.max(before));
+                let through = match same {
+                    // An earlier loss may have gone unnoticed: only what both have is sure.
+                    same if parts => same.map_or(bounds.first.saturating_sub(1), |same| same.seq),
+                    Some(same) => same.seq.max(before),
+                    None => before,
+                };
                 // Where the log has only what the journal has now, somebody else has seen what it had before.
                 (through, if parts { through } else { before })
             }
@@ -80,17 +91,18 @@ impl Writer {
         Ok(self.entry(row.seq, bounds).await?.is_some_and(|entry| entry.digest != row.digest()))
     }
 
-    /// Whether the log's head is gone from the journal. Looked at more than once: a new leader may not
-    /// have applied yet what is committed.
-    async fn has_lost(&self, head: WriterHead) -> Result<bool, Ended> {
-        for _ in 0..LOSS_LOOKS {
+    /// What the journal holds that seems to end before the log's head. Looked at more than once: a new
+    /// leader may not have applied yet what is committed.
+    async fn look_again(&self, head: WriterHead) -> Result<Bounds, Ended> {
+        let mut looks = 0;
+        loop {
             tokio::time::sleep(LOSS_PAUSE).await;
             let bounds = answer(self.journal.bounds(self.shard)).await?;
-            if bounds.epoch != head.epoch || bounds.last >= head.seq {
-                return Ok(false);
+            looks += 1;
+            if bounds.epoch != head.epoch || bounds.last >= head.seq || looks == LOSS_LOOKS {
+                return Ok(bounds);
             }
         }
-        Ok(true)
     }
 
     /// The last row that is as the journal has it, none when there is no such row; and whether the log has
@@ -124,7 +136,7 @@ impl Writer {
 
     /// The newest row after `after` up to `upto`.
     async fn row(&self, after: u64, upto: u64) -> Result<Option<Record>, Ended> {
-        Ok(on_database(self, async |c| state::newest_row(c, self.shard, after, upto).await).await?)
+        Ok(on_database(self, async |c| c.newest_row(self.shard, after, upto).await).await?)
     }
 
     /// The journal's entry at a seq.

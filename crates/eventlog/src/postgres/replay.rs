@@ -7,10 +7,10 @@ use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::reason::ResetReason;
 use tokio::time::Instant;
 
+use super::connection::Connection;
 use super::doubts::{EPOCH_PATIENCE, TIP_PATIENCE};
 use super::log::PostgresLog;
 use super::recent::{answer, bounds, not_behind, not_followed, read, select};
-use super::rows::Connection;
 use super::{Head, READ_DEADLINE};
 use crate::metrics::PageSource;
 use crate::pages::Page;
@@ -88,9 +88,10 @@ impl PostgresLog {
                 not_behind(query.shard, standing.as_ref().map(|standing| standing.epoch), now.epoch)?;
                 if now.epoch == query.epoch {
                     // The log's writer will hear of this epoch soon; the journal has all of it, unless it
-                    // continues another.
+                    // continues another, or has lost its beginning already.
                     let begins = now.first.saturating_sub(1);
-                    if now.continues.is_some() && query.after < begins {
+                    let has_all = now.continues.is_none() && now.first <= now.first_seq;
+                    if !has_all && query.after < begins {
                         return Err(not_followed(query.shard));
                     }
                     let page = Page { records: Vec::new(), to: query.after.max(begins) };

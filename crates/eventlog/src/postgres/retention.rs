@@ -70,7 +70,7 @@ impl Retention {
             // Lost: another process has it.
             while let Ok(Ok(())) = timeout(EXPIRES_AFTER, lease.renew(0)).await {
                 if Instant::now() >= next {
-                    next = Instant::now() + EVERY.mul_f64(0.75 + 0.5 * rand::random::<f64>());
+                    next = Instant::now() + EVERY.mul_f64(0.75 + 0.5 * fastrand::f64());
                     if let Err(error) = self.round().await {
                         self.metrics.failed("retention");
                         tracing::warn!(%error, "retention failed and is tried again; old events stay until then");
@@ -89,12 +89,12 @@ impl Retention {
         )
         .bind(self.clock.now().max(Timestamp::default()).as_micros())
         .bind(DROPS)
-        .fetch_all(&self.database.write)
+        .fetch_all(self.database.pool()?)
         .await
     }
 
     async fn drop_one(&self, of: i32, from: i64, name: &str) -> sqlx::Result<bool> {
-        let mut connection = self.database.write.acquire().await?;
+        let mut connection = self.database.pool()?.acquire().await?;
         partitions::drop_one(&mut connection, class(of), from, name).await
     }
 }

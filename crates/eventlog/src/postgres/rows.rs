@@ -2,7 +2,6 @@
 //! dropped between two of them is found by looking at the standing again afterwards.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use foghorn_bus::log::LogError;
 use foghorn_core::policy::RetentionClass;
@@ -12,24 +11,20 @@ use foghorn_core::time::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgArguments;
 use sqlx::{AssertSqlSafe, Postgres};
-use tokio::time::Instant;
 
-use super::Database;
-use super::breaker::InHand;
 use super::state::{self, log_error, number};
 use crate::record::{Columns, to_i64, to_u64};
 use crate::source::{Limit, Order, Rows, Source, Span};
 use crate::standing::{Ancestor, Standing};
 use crate::topics::Topics;
 
-/// A connection that reads. One that doesn't answer in time is closed and not used again.
-pub(super) struct Connection {
+/// Reads over a connection to PostgreSQL.
+pub(super) struct Reader {
     inner: PoolConnection<Postgres>,
-    /// What is added to every condition, see [`Connection::only`].
+    /// What is added to every condition, see [`Reader::only`].
     classes: String,
     /// The epochs that the current one continues, as last read.
     ancestors: Vec<Ancestor>,
-    _in_hand: InHand,
 }
 
 /// What queries of one epoch begin with: $1 to $4 are the span.
@@ -46,23 +41,9 @@ struct Row {
 
 type Query<'q> = sqlx::query::QueryAs<'q, Postgres, Row, PgArguments>;
 
-impl Connection {
-    pub(super) async fn new(database: &Database) -> Result<Self, LogError> {
-        if !database.breaker.admits(Instant::now()) {
-            return Err(LogError(
-                "PostgreSQL could not be reached a moment ago; it is tried again soon".into(),
-            ));
-        }
-        match database.read.acquire().await {
-            Ok(inner) => {
-                let _in_hand = database.breaker.worked();
-                Ok(Connection { inner, classes: String::new(), ancestors: Vec::new(), _in_hand })
-            }
-            Err(error) => {
-                database.breaker.failed(Instant::now(), database.read.options().get_max_connections());
-                Err(log_error("connecting", &error))
-            }
-        }
+impl Reader {
+    pub(super) fn new(inner: PoolConnection<Postgres>) -> Self {
+        Reader { inner, classes: String::new(), ancestors: Vec::new() }
     }
 
     /// From now on reads events of these classes only; of all when not known.
@@ -122,17 +103,9 @@ impl Connection {
         .map_err(|error| log_error("reading holes", &error))
     }
 
-    /// Runs `work` on a connection, but not for ever.
-    pub(super) async fn within<T>(
-        mut self,
-        limit: Duration,
-        work: impl AsyncFnOnce(&mut Self) -> Result<T, LogError>,
-    ) -> Result<T, LogError> {
-        let done = tokio::time::timeout(limit, work(&mut self)).await;
-        if done.is_err() {
-            self.inner.close_on_drop();
-        }
-        done.map_err(|_| LogError(format!("PostgreSQL did not answer within {limit:?}")))?
+    /// It may be in the middle of anything: closed, and not used again.
+    pub(super) fn give_up(&mut self) {
+        self.inner.close_on_drop();
     }
 
     async fn fetch(&mut self, query: Query<'_>, limit: Limit) -> Result<Rows, LogError> {
@@ -198,7 +171,7 @@ fn bind_span_scalar<O>(
         .bind(to_i64(span.upto))
 }
 
-impl Source for Connection {
+impl Source for Reader {
     async fn of_channels(
         &mut self,
         span: Span,

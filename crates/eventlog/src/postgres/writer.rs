@@ -18,16 +18,15 @@ use foghorn_core::shard::Shard;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::BoxStream;
-use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::append::{Batch, append};
+use super::append::Batch;
 use super::chores::chores;
+use super::connection::Writing;
 use super::measure::measure;
-use super::state::{Known, WriteError, WriterHead, begin_epoch, record_hole, take_over};
-use super::{Database, Head, WRITE_DEADLINE};
+use super::state::{Known, WriteError, WriterHead};
+use super::{Database, Head};
 use crate::metrics::Metrics;
 use crate::shared::{Clock, SharedPolicies};
 
@@ -94,6 +93,7 @@ impl Writer {
     pub async fn run(&self, stop: &CancellationToken) {
         let writes = AtomicBool::new(false);
         tokio::select! {
+            biased;
             () = self.tenures(stop, &writes) => {}
             never = measure(self, &writes) => match never {},
         }
@@ -189,6 +189,7 @@ impl Tenure<'_> {
             let reached = AtomicU64::new(head.seq);
             let mut chores = pin!(chores(writer, head.epoch, &reached));
             let realign = tokio::select! {
+                biased;
                 realign = self.follow(tail, &mut head, &reached) => realign?,
                 never = &mut chores => match never {},
             };
@@ -205,7 +206,7 @@ impl Tenure<'_> {
         let writer = self.writer;
         let term = self.lease.term();
         let head =
-            on_database(writer, async |connection| take_over(connection, writer.shard, term).await).await?;
+            on_database(writer, async |connection| connection.take_over(writer.shard, term).await).await?;
         writer.database.set_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
         self.writes.store(true, Ordering::Relaxed);
         writer.metrics.writes(writer.shard, true);
@@ -230,8 +231,10 @@ impl Tenure<'_> {
                 let kept = kept.map_or(0, |kept| kept.through);
                 tracing::warn!(%shard, old = %head.epoch, new = %bounds.epoch, kept, "the journal has begun a new epoch; the log follows");
             }
+            // What the epoch has lost of its beginning already is a hole like another.
+            let begins = bounds.first.min(bounds.first_seq).saturating_sub(1);
             head =
-                on_database(writer, async |c| begin_epoch(c, head, bounds.epoch, start, kept).await).await?;
+                on_database(writer, async |c| c.begin_epoch(head, bounds.epoch, begins, kept).await).await?;
         }
         if start > head.seq {
             writer.metrics.hole(shard);
@@ -239,7 +242,7 @@ impl Tenure<'_> {
                 %shard, epoch = %head.epoch, after = head.seq, upto = start,
                 "the journal lost entries before the log had them: these events are gone, listeners who need them are told"
             );
-            head = on_database(writer, async |c| record_hole(c, head, start).await).await?;
+            head = on_database(writer, async |c| c.record_hole(head, start).await).await?;
         }
         writer.database.saw_head(shard, Head { epoch: head.epoch, seq: head.seq });
         Ok(head)
@@ -275,6 +278,7 @@ impl Tenure<'_> {
                 return Ok(ending.unwrap_or(Realign::Tail));
             }
             tokio::select! {
+                biased;
                 Some(stored) = &mut commit => {
                     (commit, committing) = (None.into(), false);
                     let stored = stored?;
@@ -286,17 +290,17 @@ impl Tenure<'_> {
                     writer.metrics.committed(stored.entries, stored.took);
                     writer.database.saw_head(writer.shard, Head { epoch: head.epoch, seq: head.seq });
                 }
-                first = tail.next(), if ending.is_none() && !waiting.is_full() => {
-                    if waiting.is_empty() {
-                        due = Instant::now() + LINGER;
-                    }
-                    ending = gather(writer, &mut tail, first, &mut taken, &mut waiting).await?;
-                }
                 () = sleep_until(due), if !committing && !waiting.is_empty() => {}
                 _ = renew.tick() => {
                     let kept = timeout(EXPIRES_AFTER, self.lease.renew(head.seq)).await;
                     let late = |_| foghorn_bus::lease::LeaseLost(format!("no answer within {EXPIRES_AFTER:?}"));
                     kept.map_err(late)??;
+                }
+                first = tail.next(), if ending.is_none() && !waiting.is_full() => {
+                    if waiting.is_empty() {
+                        due = Instant::now() + LINGER;
+                    }
+                    ending = gather(writer, &mut tail, first, &mut taken, &mut waiting).await?;
                 }
             }
         }
@@ -337,7 +341,7 @@ async fn gather(
 }
 
 struct Stored {
-    connection: PoolConnection<Postgres>,
+    connection: Writing,
     head: WriterHead,
     entries: usize,
     took: Duration,
@@ -345,7 +349,7 @@ struct Stored {
 
 async fn store(
     writer: &Writer,
-    connection: Option<PoolConnection<Postgres>>,
+    connection: Option<Writing>,
     known: Known,
     head: WriterHead,
     batch: Batch,
@@ -353,12 +357,11 @@ async fn store(
     let begun = Instant::now();
     let mut connection = match connection {
         Some(connection) => connection,
-        None => writer.database.write.acquire().await?,
+        None => Writing::new(&writer.database).await?,
     };
     let (policies, now) = (writer.policies.get(), writer.clock.now());
-    let appended = bounded(&mut connection, async |connection| {
-        append(connection, &known, head, &batch, &policies, now).await
-    });
+    let appended =
+        connection.bounded(async |connection| connection.append(&known, head, &batch, &policies, now).await);
     let head = appended.await.inspect_err(|_| known.lock().clear())?;
     Ok(Stored { connection, head, entries: batch.entries(), took: begun.elapsed() })
 }
@@ -370,20 +373,7 @@ pub(super) async fn answer<T>(asked: BoxFuture<'_, Result<T, JournalError>>) -> 
 
 pub(super) async fn on_database<T, F>(writer: &Writer, work: F) -> Result<T, WriteError>
 where
-    F: AsyncFnOnce(&mut PgConnection) -> Result<T, WriteError>,
+    F: AsyncFnOnce(&mut Writing) -> Result<T, WriteError>,
 {
-    bounded(&mut writer.database.write.acquire().await?, work).await
-}
-
-/// Works on a connection, but not for ever. One that was given up on may be in the middle of anything
-/// and is closed: what it did is found out from the head.
-async fn bounded<T, F>(connection: &mut PoolConnection<Postgres>, work: F) -> Result<T, WriteError>
-where
-    F: AsyncFnOnce(&mut PgConnection) -> Result<T, WriteError>,
-{
-    let done = timeout(WRITE_DEADLINE, work(connection)).await;
-    if !matches!(done, Ok(Ok(_))) {
-        connection.close_on_drop();
-    }
-    done.map_err(|_| WriteError::Slow(WRITE_DEADLINE))?
+    Writing::new(&writer.database).await?.bounded(work).await
 }

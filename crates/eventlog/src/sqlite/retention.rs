@@ -21,7 +21,7 @@ const MEMORY_PERCENT: i64 = 85;
 
 pub(super) async fn run(inner: &Inner) {
     loop {
-        tokio::time::sleep(EVERY.mul_f64(0.75 + 0.5 * rand::random::<f64>())).await;
+        tokio::time::sleep(EVERY.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
         if let Err(error) = round(inner).await {
             tracing::warn!(%error, "retention failed and is tried again; old events stay until then");
             inner.metrics.failed("retention");

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
 use foghorn_core::batch::Batch;
 use foghorn_core::entry::Entry;
 use foghorn_core::position::Epoch;
-use foghorn_core::time::Timestamp;
 
 use super::Relay;
 use crate::batching::Batching;
@@ -96,7 +95,7 @@ impl<'a> Sender<'a> {
         let metrics = &self.relay.metrics;
         self.tip = self.tip.max(batch.to);
         batch.tip = self.tip;
-        batch.sent_at = Timestamp::from_system(SystemTime::now());
+        batch.sent_at = self.relay.clock.now();
         let kind = if batch.events.is_empty() { "beacon" } else { "events" };
         if let Some(first) = batch.events.first() {
             metrics.relay_delay_seconds.observe(batch.sent_at.since(first.time).as_secs_f64());

@@ -92,32 +92,8 @@ impl Relay {
         let mut progress = Progress { to: after, tip: after, behind_since: None };
         loop {
             tokio::select! {
-                entry = tail.next() => {
-                    let before = sender.to();
-                    let gathered = match entry {
-                        Some(Ok(entry)) => self.gather(entry, &mut tail, &mut sender).await,
-                        Some(Err(error)) => Err(error),
-                        None => Err(tail_ended()),
-                    };
-                    if sender.entries() > 0 {
-                        sender.flush().await;
-                        beacon_at = Instant::now() + self.beacon_interval;
-                    }
-                    if sender.to() > before {
-                        backoff.reset();
-                    }
-                    match gathered {
-                        Ok(()) => {}
-                        Err(JournalError::Epoch { epoch: newer, .. }) if newer > epoch => return newer,
-                        Err(error) => {
-                            tracing::warn!(%error, shard = %self.shard, after = sender.to(), "the relay's tail ended");
-                            self.rebuilt("ended");
-                            tail = self.tail_from(&sender, backoff.next_wait());
-                        }
-                    }
-                    // The lease and the tip get their turn however fast the tail is.
-                    tokio::task::yield_now().await;
-                }
+                // What comes least often first: however fast the tail is, the others get their turn.
+                biased;
                 Ok(()) = tip.changed() => {
                     let Some(bounds) = *tip.borrow_and_update() else { continue };
                     if bounds.epoch > epoch {
@@ -143,6 +119,32 @@ impl Relay {
                 () = sleep_until(beacon_at) => {
                     sender.send_beacon().await;
                     beacon_at = Instant::now() + self.beacon_interval;
+                }
+                entry = tail.next() => {
+                    let before = sender.to();
+                    let gathered = match entry {
+                        Some(Ok(entry)) => self.gather(entry, &mut tail, &mut sender).await,
+                        Some(Err(error)) => Err(error),
+                        None => Err(tail_ended()),
+                    };
+                    if sender.entries() > 0 {
+                        sender.flush().await;
+                        beacon_at = Instant::now() + self.beacon_interval;
+                    }
+                    if sender.to() > before {
+                        backoff.reset();
+                    }
+                    match gathered {
+                        Ok(()) => {}
+                        Err(JournalError::Epoch { epoch: newer, .. }) if newer > epoch => return newer,
+                        Err(error) => {
+                            tracing::warn!(%error, shard = %self.shard, after = sender.to(), "the relay's tail ended");
+                            self.rebuilt("ended");
+                            tail = self.tail_from(&sender, backoff.next_wait());
+                        }
+                    }
+                    // So does the lease.
+                    tokio::task::yield_now().await;
                 }
             }
         }

@@ -7,6 +7,7 @@ use foghorn_core::event::Event;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 

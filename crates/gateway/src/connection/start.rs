@@ -1,7 +1,5 @@
 //! Where a stream begins: at the head, after a cursor, at a time, or with the newest events.
 
-use std::time::SystemTime;
-
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
@@ -51,7 +49,7 @@ impl Connection {
         let cursor = cursor(&self.courses);
         let reset = foremost(&resolved.resets);
         let recovered = asked_to_resume && reset.is_none();
-        let now = Timestamp::from_system(SystemTime::now());
+        let now = self.shared.hub.clock.now();
         let mut chunk = self.chunk();
         chunk.connected(&self.client_id, now, recovered, self.retry_ms(), reset.is_none().then_some(&cursor));
         if let Some(reason) = reset {

@@ -28,6 +28,7 @@ pub fn stream(
     last_event_id: Option<&[u8]>,
     most: usize,
     shards: ShardCount,
+    now: Timestamp,
 ) -> Result<Stream, Problem> {
     let mut headers = HeaderMap::new();
     if let Some(value) = last_event_id.and_then(|id| HeaderValue::from_bytes(id).ok()) {
@@ -36,7 +37,7 @@ pub fn stream(
     let query = Query::parse(Some(query), KEYS)?;
     let Subscription { shards, types, .. } = subscription(&query, channel, most, shards)?;
     let mut stream = Stream { shards, types, after: None, since: None, last: None };
-    match begin(&headers, &query)? {
+    match begin(&headers, &query, now)? {
         Begin::Now => {}
         Begin::After(cursor) => stream.after = Some(cursor),
         Begin::Since(time) => stream.since = Some(time),
