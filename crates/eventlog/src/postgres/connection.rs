@@ -1,10 +1,9 @@
 //! Connections as the rest of the log sees them: to PostgreSQL, or to tables in memory.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use foghorn_bus::log::LogError;
-use foghorn_core::policy::{Policies, RetentionClass};
+use foghorn_core::policy::Policies;
 use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
@@ -72,11 +71,13 @@ impl Connection {
         Ok(Connection { inner: connected?, _in_hand: database.breaker.worked() })
     }
 
-    /// From now on reads events of these classes only; of all when not known.
-    pub(super) fn only(&mut self, classes: Option<BTreeSet<RetentionClass>>) {
+    /// From now on reads what a shard of this standing has for `topics`: rows of their classes, also those
+    /// of the epochs that its epoch continues.
+    pub(super) fn only(&mut self, standing: &Standing, topics: &Topics) {
+        let (classes, ancestors) = (standing.classes(topics), standing.ancestors.clone());
         match &mut self.inner {
-            Reading::Postgres(reader) => reader.only(classes),
-            Reading::Memory(session) => session.only(classes),
+            Reading::Postgres(reader) => reader.only(classes, ancestors),
+            Reading::Memory(session) => session.only(classes, ancestors),
         }
     }
 

@@ -95,7 +95,7 @@ impl PostgresLog {
             let span =
                 Span { shard: *shard, epoch: standing.epoch, after: standing.start, upto: standing.tip };
             let mut connection = Connection::new(&self.database).await?;
-            connection.only(standing.classes(&topics));
+            connection.only(&standing, &topics);
             let stored = connection
                 .within(READ_DEADLINE, async |c| reader.newest(c, span, &topics, query.each, limit).await);
             let mut records = stored.await?;
@@ -119,7 +119,7 @@ impl PostgresLog {
         let (order, span) = pages::history_span(shard, &standing, &query);
         let stored = Span { upto: span.upto.min(head), ..span };
         let mut connection = Connection::new(&self.database).await?;
-        connection.only(standing.classes(&topics));
+        connection.only(&standing, &topics);
         let channel = query.channel.as_str();
         let stored = connection
             .within(READ_DEADLINE, async |c| reader.history(c, stored, channel, order, limit).await);

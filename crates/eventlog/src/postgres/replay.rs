@@ -128,7 +128,7 @@ impl PostgresLog {
         };
         let policies = self.policies.get();
         let span = Span { shard: query.shard, epoch: query.epoch, after, upto: upto.min(most) };
-        connection.only(standing.classes(topics));
+        connection.only(&standing, topics);
         let page = self.reader(&policies).page(connection, span, topics, limit).await?;
         // Retention may have dropped a partition between the two looks, and it says so in the same
         // transaction: what is vouched for now was there all the while.

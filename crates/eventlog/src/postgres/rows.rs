@@ -46,13 +46,15 @@ impl Reader {
         Reader { inner, classes: String::new(), ancestors: Vec::new() }
     }
 
-    /// From now on reads events of these classes only; of all when not known.
+    /// From now on reads events of these classes only (of all when not known), and of these epochs beside
+    /// the current one.
     ///
-    /// The numbers are part of the statement and not bound to it. So PostgreSQL prunes the partitions of all
+    /// The numbers of classes are part of the statement and not bound to it. So PostgreSQL prunes the partitions of all
     /// other classes while planning, before it locks anything: `EXPLAIN` shows only those that are left. Bound
     /// ones would be pruned at execution once the plan is generic, and by then every partition is locked, with
     /// its indexes, out of `max_locks_per_transaction` for all together. Time can't prune: readers know seqs.
-    pub(super) fn only(&mut self, classes: Option<BTreeSet<RetentionClass>>) {
+    pub(super) fn only(&mut self, classes: Option<BTreeSet<RetentionClass>>, ancestors: Vec<Ancestor>) {
+        self.ancestors = ancestors;
         self.classes = classes.map_or_else(String::new, |classes| {
             let numbers: Vec<String> = classes.iter().map(|class| class.0.to_string()).collect();
             format!(" AND e.class IN ({})", numbers.join(","))

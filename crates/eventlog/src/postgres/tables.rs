@@ -267,7 +267,8 @@ impl Session {
         self.run("connect", |_| ()).await
     }
 
-    pub(super) fn only(&mut self, classes: Option<BTreeSet<RetentionClass>>) {
+    pub(super) fn only(&mut self, classes: Option<BTreeSet<RetentionClass>>, ancestors: Vec<Ancestor>) {
+        self.ancestors = ancestors;
         self.classes = classes;
     }
 
