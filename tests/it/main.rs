@@ -15,6 +15,7 @@ mod log_nats;
 mod log_postgres;
 mod log_sqlite;
 mod log_suite;
+mod log_tables;
 mod page;
 mod processes;
 mod proxy;
