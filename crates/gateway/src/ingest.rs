@@ -166,8 +166,11 @@ impl Ingest {
                 }
                 batch = feed.next() => match batch {
                     Some(batch) => {
-                        state.last_batch = Instant::now();
-                        self.hub.set_stale(self.shard, false);
+                        // A relay of an epoch before says nothing about this one.
+                        if batch.epoch >= self.at().epoch {
+                            state.last_batch = Instant::now();
+                            self.hub.set_stale(self.shard, false);
+                        }
                         self.take(state, batch);
                     }
                     None => {

@@ -232,8 +232,7 @@ impl Ring {
             return true;
         }
         // The rest of what it repeats, if anything: a batch begins at the head as a rule.
-        let repeated = batch.events.iter().take_while(|event| event.seq <= self.head);
-        repeated.into_iter().any(|event| {
+        batch.events.iter().take_while(|event| event.seq <= self.head).any(|event| {
             let known = self.events.binary_search_by_key(&event.seq, |known| known.feed.seq);
             known.is_ok_and(|at| self.events[at].feed != *event)
         })

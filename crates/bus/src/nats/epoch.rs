@@ -47,7 +47,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// ahead of it in applying what is committed, can look like a loss for a moment.
 const REGRESS_LOOKS: usize = 3;
 /// The same where servers elect: a new leader on a busy machine takes seconds to apply all that it has. All
-/// looks together take less than anybody waits for them.
+/// looks together take less than relay and writer wait for them; readers of the log give up sooner, and leave
+/// it to these.
 const REGRESS_LOOKS_ELECTED: usize = 8;
 const REGRESS_PAUSE: Duration = Duration::from_millis(400);
 /// Compare-and-sets lost in a row before the caller is told to come back.
@@ -274,9 +275,12 @@ impl Epochs {
         Err(ApiError::Unreachable(format!("the epoch of shard {shard} keeps changing")))
     }
 
-    /// The first seq at which the journal may differ from what this process has read of it in `epoch`;
-    /// none when it remembers nothing that is still the same, or only what the journal has now. A search by halves: what is lost of a
-    /// journal is its end, so up to some entry all are the same and after it none is.
+    /// The first seq at which the journal may differ from what this process has read of it in `epoch`; none
+    /// when it remembers nothing that is still the same, or only what the journal has now: then the epoch
+    /// begins with the journal's first entry.
+    ///
+    /// A search by halves: what is lost of a journal is its end, so up to some entry all are the same and
+    /// after it none is.
     async fn first_differing(
         &self,
         shard: Shard,

@@ -51,6 +51,8 @@ pub(super) struct Tail {
     messages: Watched,
     /// The consumer's number of the last message that arrived.
     delivered: u64,
+    /// The seq of the last entry that it delivered.
+    last_given: u64,
     /// The last seq that the caller was given.
     after: u64,
 }
@@ -84,7 +86,19 @@ impl Tail {
         let messages = Watched::new(messages, &client);
         create_consumer(&api, shard, &inbox, from).await.map_err(unavailable)?;
         bus.0.metrics.tails_opened.inc();
-        Ok(Tail { bus, epochs, rules, epoch, ahead, link, client, messages, delivered: 0, after })
+        Ok(Tail {
+            bus,
+            epochs,
+            rules,
+            epoch,
+            ahead,
+            link,
+            client,
+            messages,
+            delivered: 0,
+            last_given: 0,
+            after,
+        })
     }
 
     /// The next entry. An error is the end.
@@ -119,6 +133,11 @@ impl Tail {
                 return Err(self.end(TailEnd::Gap, "entries were lost on the way"));
             }
             self.delivered = delivery.consumer_seq;
+            // Its numbers went on and the stream's did not: the journal lost its end under an open consumer.
+            if delivery.stream_seq <= self.last_given {
+                return Err(self.end(TailEnd::Gap, "sequence numbers were given out again"));
+            }
+            self.last_given = delivery.stream_seq;
             // A consumer may begin before what was asked for when that isn't there yet.
             if delivery.stream_seq <= self.after {
                 continue;

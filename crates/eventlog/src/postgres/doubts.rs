@@ -12,6 +12,9 @@ use tokio::time::Instant;
 
 /// How long a position beyond the tip must have been there: more than a leader takes to catch up.
 pub(super) const TIP_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long an entry that a gateway has must have been gone before a new epoch begins: more than a new leader
+/// takes to apply what it has, on a busy machine.
+pub(super) const LOSS_PATIENCE: Duration = Duration::from_secs(4);
 /// How long an epoch must have been unknown: the journal looks at its record every 5 s without a reason.
 pub(super) const EPOCH_PATIENCE: Duration = Duration::from_secs(6);
 /// How many looks must agree, besides.

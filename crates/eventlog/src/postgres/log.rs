@@ -197,31 +197,20 @@ impl PostgresLog {
             return Ok(Committed::NotYet);
         }
         let patience = deadline.min(Instant::now() + LOOK_PATIENCE);
-        let AtPosition { stored, lost, standing } = loop {
+        let found = loop {
             match self.look_at(at).await {
                 Ok(found) => break found,
                 Err(error) if Instant::now() >= patience => return Err(error),
                 Err(_) => sleep_until(next_look().min(patience)).await,
             }
         };
-        let head = standing.as_ref().map(|standing| Head { epoch: standing.epoch, seq: standing.tip });
-        if let Some(head) = head {
-            // No row is an answer only where the head is past it, and not where it was before PostgreSQL
-            // was restored from a backup.
-            if (head.epoch, head.seq) < (position.epoch, position.seq) {
-                self.database.set_head(position.shard, head);
-                return Ok(Committed::NotYet);
-            }
+        let head = found.standing.as_ref().map(|standing| Head { epoch: standing.epoch, seq: standing.tip });
+        // Where it was before PostgreSQL was restored from a backup.
+        if let Some(head) = head.filter(|head| (head.epoch, head.seq) < (position.epoch, position.seq)) {
+            self.database.set_head(position.shard, head);
         }
-        // In an epoch that is over no listener can get it any more, unless a later one continues it.
         let newer = self.database.head(position.shard).borrow().epoch > position.epoch;
-        let kept = standing.is_some_and(|standing| standing.keeps(position));
-        Ok(match stored {
-            _ if newer && !kept || lost => Committed::Replaced,
-            Some(stored) if stored.as_deref() != Some(&key.as_bytes()[..]) => Committed::Replaced,
-            // Its own row; or none, because its class isn't kept or has expired already.
-            _ => Committed::Yes,
-        })
+        Ok(found.judge(position, key, newer))
     }
 
     async fn look_at(&self, at: Span) -> Result<AtPosition, LogError> {
@@ -296,6 +285,36 @@ struct AtPosition {
     standing: Option<Standing>,
 }
 
+impl AtPosition {
+    /// What that says of the entry `key` at `position`; whether the log is known to be in a `newer` epoch.
+    fn judge(&self, position: Position, key: Key, newer: bool) -> Committed {
+        let standing = self.standing.as_ref();
+        // No row is an answer only where the head is past it.
+        if standing.is_some_and(|now| (now.epoch, now.tip) < (position.epoch, position.seq)) {
+            return Committed::NotYet;
+        }
+        // In an epoch that is over no listener can get it any more, unless a later one continues it.
+        let continued = standing.filter(|now| now.epoch > position.epoch && now.keeps(position));
+        if newer && continued.is_none() || self.lost {
+            return Committed::Replaced;
+        }
+        if let Some(now) = continued {
+            if now.holes.iter().any(|(from, to)| (*from + 1..=*to).contains(&position.seq)) {
+                return Committed::Replaced;
+            }
+            // It may begin with less than the log will have of the epoch before.
+            if now.tip < position.seq {
+                return Committed::NotYet;
+            }
+        }
+        match &self.stored {
+            Some(stored) if stored.as_deref() != Some(&key.as_bytes()[..]) => Committed::Replaced,
+            // Its own row; or none, because its class isn't kept or has expired already.
+            _ => Committed::Yes,
+        }
+    }
+}
+
 impl EventLog for PostgresLog {
     fn replay(&self, query: ReplayQuery) -> Future<'_, Result<Replay, LogError>> {
         self.answer_replay(query).boxed()
@@ -320,5 +339,33 @@ impl EventLog for PostgresLog {
         deadline: Duration,
     ) -> Future<'_, Result<Committed, LogError>> {
         self.answer_committed(position, key, Instant::now() + deadline).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::standing::Ancestor;
+
+    #[test]
+    fn durable_is_what_the_log_has_also_where_a_later_epoch_continues_the_events() {
+        let (before, now) = (Epoch::new(5), Epoch::new(6));
+        let position = Position { shard: Shard::ZERO, epoch: before, seq: 98 };
+        let key = Key::from_bytes([7; 16]);
+        let judge = |tip: u64, common: u64, holes: &[(u64, u64)]| {
+            let mut standing = Standing::empty(now, 0);
+            (standing.tip, standing.holes) = (tip, holes.to_vec());
+            standing.ancestors = vec![Ancestor { epoch: before, upto: 95, common }];
+            let found = AtPosition { stored: None, lost: false, standing: Some(standing) };
+            found.judge(position, key, true)
+        };
+        assert_eq!(judge(95, 100, &[]), Committed::NotYet, "the new epoch begins before it");
+        assert_eq!(judge(120, 100, &[]), Committed::Yes);
+        assert_eq!(judge(120, 100, &[(95, 98)]), Committed::Replaced, "the journal lost it after all");
+        assert_eq!(judge(120, 100, &[(98, 110)]), Committed::Yes);
+        assert_eq!(judge(120, 97, &[]), Committed::Replaced, "the epochs part before it");
+        let other = Some(Some(vec![8; 16]));
+        let replaced = AtPosition { stored: other, lost: false, standing: None };
+        assert_eq!(replaced.judge(position, key, false), Committed::Replaced);
     }
 }

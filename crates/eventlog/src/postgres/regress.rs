@@ -12,7 +12,7 @@ use super::writer::{Ended, Writer, answer, on_database};
 use crate::record::Record;
 
 /// Entries that the log has are lost to the journal when they are missing in this many looks in a row.
-const LOSS_LOOKS: u32 = 4;
+const LOSS_LOOKS: u32 = 8;
 const LOSS_PAUSE: Duration = Duration::from_millis(500);
 
 impl Writer {
@@ -65,8 +65,8 @@ impl Writer {
                     Some(same) => same.seq.max(before),
                     None => before,
                 };
-                // Where the log has only what the journal has now, somebody else has seen what it had before.
-                (through, if parts { through } else { before })
+                // Where the log has what the journal has now, somebody else may have seen what it had before.
+                (through, through.min(before))
             }
             // An epoch in between that the log has never heard of: only what both have is sure.
             Some(same) => (same.seq, same.seq.min(before)),

@@ -8,7 +8,7 @@ use foghorn_core::reason::ResetReason;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::doubts::{EPOCH_PATIENCE, TIP_PATIENCE};
+use super::doubts::{EPOCH_PATIENCE, LOSS_PATIENCE, TIP_PATIENCE};
 use super::log::PostgresLog;
 use super::recent::{answer, bounds, not_behind, not_followed, read, select};
 use super::{Head, READ_DEADLINE};
@@ -234,7 +234,7 @@ impl PostgresLog {
         }
         if found.tip < query.after {
             let lost = (query.shard, query.epoch, query.after);
-            if query.holds_digest() && self.doubts.confirmed(lost, TIP_PATIENCE, Instant::now()) {
+            if query.holds_digest() && self.doubts.confirmed(lost, LOSS_PATIENCE, Instant::now()) {
                 return Err(self.regressed(query).await?);
             }
             return Ok(Journaled::Begins(u64::MAX));

@@ -97,7 +97,7 @@ pub(super) async fn begin_epoch(
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
     let (seq, digest) = kept.map_or((start, Digest::NONE), |kept| (kept.head, kept.digest));
     let moved = sqlx::query(
-        "UPDATE foghorn.shards SET epoch = $4, start = coalesce($5, start), head = $6, head_digest = $7
+        "UPDATE foghorn.shards SET epoch = $4, start = coalesce($5, least(start, $6)), head = $6, head_digest = $7
          WHERE shard = $1 AND epoch = $2 AND term = $3",
     )
     .bind(number(head.shard))

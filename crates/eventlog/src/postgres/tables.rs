@@ -331,7 +331,7 @@ impl Session {
                 return Err(WriteError::Fenced);
             }
             let (seq, digest) = kept.map_or((start, Digest::NONE), |kept| (kept.head, kept.digest));
-            let start = if kept.is_some() { row.start } else { start };
+            let start = if kept.is_some() { row.start.min(seq) } else { start };
             *row = Row { epoch, start, head: seq, digest, term: row.term };
             match kept {
                 Some(kept) => state.inherit(shard, old, epoch, kept),
