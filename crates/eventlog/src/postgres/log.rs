@@ -344,6 +344,8 @@ impl EventLog for PostgresLog {
 
 #[cfg(test)]
 mod tests {
+    use foghorn_core::position::Epoch;
+
     use super::*;
     use crate::standing::Ancestor;
 
