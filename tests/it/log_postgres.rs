@@ -10,10 +10,9 @@ use foghorn_bus::journal::Journal;
 use foghorn_bus::lease::Leases;
 use foghorn_bus::log::{Committed, EventLog, Replay, ReplayQuery};
 use foghorn_bus::memory::MemoryLeases;
-use foghorn_core::entry::Key;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
-use foghorn_core::position::{Digest, Epoch, Position};
+use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_eventlog::metrics::Metrics;
@@ -33,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::log_faults::FaultyJournal;
 use crate::log_suite::{
     Subject, TestClock, at, event, kept, new_entry, page, patterns, policies, publish, replay, replay_all,
-    reset_of, text_of,
+    reset_of, settled, text_of,
 };
 
 const SHARD: Shard = Shard::ZERO;
@@ -70,17 +69,7 @@ impl<J: Journal> Subject for Pg<J> {
     }
 
     fn settle(&self) -> BoxFuture<'_, ()> {
-        async {
-            for shard in self.journal.shards().shards() {
-                let bounds = self.journal.bounds(shard).await.unwrap();
-                if bounds.last > 0 {
-                    let last = Position { shard, epoch: bounds.epoch, seq: bounds.last };
-                    let settled = self.log.committed(last, Key::invented(0), PATIENCE).await.unwrap();
-                    assert_ne!(settled, Committed::NotYet);
-                }
-            }
-        }
-        .boxed()
+        settled(&*self.journal, &self.log).boxed()
     }
 
     fn retain(&self) -> BoxFuture<'_, ()> {

@@ -34,6 +34,19 @@ pub(crate) trait Subject: Send + Sync {
     fn retain(&self) -> BoxFuture<'_, ()>;
 }
 
+/// Waits until `log` has everything that was appended to `journal`.
+pub(crate) async fn settled(journal: &dyn Journal, log: &dyn EventLog) {
+    for shard in journal.shards().shards() {
+        let bounds = journal.bounds(shard).await.unwrap();
+        if bounds.last > 0 {
+            let last = Position { shard, epoch: bounds.epoch, seq: bounds.last };
+            let deadline = Duration::from_secs(60);
+            let settled = log.committed(last, Key::invented(0), deadline).await.unwrap();
+            assert_ne!(settled, Committed::NotYet);
+        }
+    }
+}
+
 /// A clock that goes when told to. Begins at the real time.
 #[derive(Clone)]
 pub(crate) struct TestClock(Arc<AtomicI64>);

@@ -2,15 +2,12 @@
 //! writer and the same readers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use foghorn_bus::Future;
 use foghorn_bus::journal::Journal;
-use foghorn_bus::log::{Committed, EventLog};
+use foghorn_bus::log::EventLog;
 use foghorn_bus::memory::MemoryLeases;
-use foghorn_core::entry::Key;
 use foghorn_core::policy::Policies;
-use foghorn_core::position::Position;
 use foghorn_core::shard::ShardCount;
 use foghorn_eventlog::metrics::Metrics;
 use foghorn_eventlog::postgres::PostgresLog;
@@ -23,9 +20,7 @@ use futures::future::{BoxFuture, ready};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::log_suite::{Subject, TestClock};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::log_suite::{Subject, TestClock, settled};
 
 struct InTables {
     tables: Tables,
@@ -68,17 +63,7 @@ impl Subject for InTables {
     }
 
     fn settle(&self) -> BoxFuture<'_, ()> {
-        async {
-            for shard in self.journal.shards().shards() {
-                let bounds = self.journal.bounds(shard).await.unwrap();
-                if bounds.last > 0 {
-                    let last = Position { shard, epoch: bounds.epoch, seq: bounds.last };
-                    let settled = self.log.committed(last, Key::invented(0), PATIENCE).await.unwrap();
-                    assert_ne!(settled, Committed::NotYet);
-                }
-            }
-        }
-        .boxed()
+        settled(&*self.journal, &self.log).boxed()
     }
 
     fn retain(&self) -> BoxFuture<'_, ()> {
