@@ -22,6 +22,9 @@ const NATS_CONFIGURATION: &str = "lame_duck_grace_period: 1s\nlame_duck_duration
 
 /// A small ring, so that who comes back needs the log; a keep-alive quick enough to see that a stream lives.
 const CONFIGURATION: &str = r#"
+[http]
+hosts = ["*"]
+
 [nats]
 replicas = 3
 

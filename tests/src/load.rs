@@ -108,6 +108,8 @@ impl Load {
             listeners.spawn(listener.run());
         }
         until("all listeners to be live", RECOVERY, async || {
+            let refused = shared.ledger.violations();
+            assert!(refused.is_empty(), "{refused:#?}");
             (live.load(Ordering::SeqCst) == shared.plan.listeners).then_some(())
         })
         .await;

@@ -28,10 +28,9 @@ pub(super) struct Event<'a> {
     pub(super) durable: bool,
 }
 
-/// It is stored.
+/// It is stored; now, or by an earlier try of whomever's.
 pub(super) struct Acked {
     pub(super) at: At,
-    pub(super) duplicate: bool,
     pub(super) durable: bool,
 }
 
@@ -138,7 +137,7 @@ async fn grpc(mut client: PublisherClient<Channel>, event: &Event<'_>) -> Result
             let position = answer.position.expect("a good answer has a position");
             let shard = u8::try_from(position.shard).expect("shards are few");
             let at = At { shard, epoch: Some(position.epoch), seq: position.seq };
-            Ok(Acked { at, duplicate: answer.duplicate, durable: answer.durable })
+            Ok(Acked { at, durable: answer.durable })
         }
         Err(status) => match status.code() {
             Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => {
@@ -171,7 +170,7 @@ async fn journal(client: &Client, shard: u8, event: &Event<'_>) -> Result<Acked,
     match (&reply["error"], reply["seq"].as_u64()) {
         (Value::Null, Some(seq)) => {
             let at = At { shard, epoch: None, seq };
-            Ok(Acked { at, duplicate: reply["duplicate"] == true, durable: false })
+            Ok(Acked { at, durable: false })
         }
         // A leader that has just lost its place.
         (error, _) if error["code"] == 503 => Err(Refusal::Later(error.to_string())),
@@ -196,5 +195,5 @@ fn acked(answer: &Value) -> Acked {
     let part = |name: &str| answer["position"][name].as_u64().expect("a good answer has a position");
     let shard = u8::try_from(part("shard")).expect("shards are few");
     let at = At { shard, epoch: Some(part("epoch")), seq: part("seq") };
-    Acked { at, duplicate: answer["duplicate"] == true, durable: answer["durable"] == true }
+    Acked { at, durable: answer["durable"] == true }
 }

@@ -64,13 +64,9 @@ async fn hold(shared: &Shared) {
 /// Where it is in the end, and whether it was acked as durable.
 async fn until_acked(shared: &Shared, door: &mut Door, event: &Event<'_>) -> Option<(At, bool)> {
     let begun = Instant::now();
-    let mut tried = false;
     loop {
         match door.publish(event).await {
             Ok(acked) => {
-                if acked.duplicate && !tried {
-                    shared.ledger.violation(&format!("{} was a duplicate at once", event.id));
-                }
                 return Some((acked.at, acked.durable));
             }
             Err(Refusal::Never(why)) => {
@@ -84,7 +80,6 @@ async fn until_acked(shared: &Shared, door: &mut Door, event: &Event<'_>) -> Opt
                 }
             }
         }
-        tried = true;
         shared.ledger.tried_again();
         door.turn();
         sleep(Duration::from_millis(100).mul_f64(0.5 + fastrand::f64())).await;
