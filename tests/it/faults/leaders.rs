@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use foghorn_tests::cluster::{Cluster, metric};
+use foghorn_tests::http::post;
 use foghorn_tests::load::{Load, Plan};
 use foghorn_tests::wait::until;
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 use super::{RECOVERY, judge, plan, relaying, total};
 
@@ -19,6 +21,7 @@ async fn the_streams_leader_and_its_followers_are_killed_again_and_again() {
     let mut cluster = Cluster::start(1).await;
     let load = Load::start(&cluster, plan()).await;
     load.acked(300).await;
+    let crowding = tokio::spawn(crowd(cluster.fanouts.iter().map(|f| f.url("/api/publish")).collect()));
     for _ in 0..KILLS {
         let leader = cluster.leader(0).await;
         kill(&mut cluster, &load, leader).await;
@@ -28,10 +31,24 @@ async fn the_streams_leader_and_its_followers_are_killed_again_and_again() {
             kill(&mut cluster, &load, follower).await;
         }
     }
+    crowding.abort();
     // Else nothing was put to the test.
     let filled = total(&cluster.gateways, "foghorn_gateway_gaps_filled_total").await;
     assert!(filled > 0.0, "no gap had to be filled");
     judge(load, &cluster).await;
+}
+
+/// Events that nobody listens to, close enough together that a gateway which is without NATS for some
+/// milliseconds misses a few.
+async fn crowd(fanouts: Vec<String>) {
+    let events: Vec<Value> =
+        (0..20).map(|number| json!({ "channel": format!("crowd.{number}"), "data": "x" })).collect();
+    let events = Value::Array(events);
+    for fanout in fanouts.iter().cycle() {
+        // One that fails is followed by another.
+        drop(tokio::time::timeout(Duration::from_secs(1), post(fanout, &events)).await);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
 }
 
 /// Kills a server while the others have all that it has, and starts it again when publishing goes on.

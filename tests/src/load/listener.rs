@@ -309,3 +309,71 @@ fn topics(number: usize, publishers: usize, random: &mut fastrand::Rng) -> (Stri
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use foghorn_core::position::{Epoch, Position};
+    use foghorn_core::shard::{Shard, ShardCount};
+
+    use super::super::ledger::Ledger;
+    use super::super::{Addresses, Plan};
+    use super::*;
+
+    /// One that listens to both of two channels, and what it is found to have been wronged by.
+    fn hears(blocks: impl IntoIterator<Item = Block>) -> Vec<String> {
+        let [gateways, publish, grpc, nats] = [(); 4].map(|()| Vec::new());
+        let addresses = Addresses { gateways, publish, grpc, nats, database: String::new() };
+        let ledger = Ledger::new((0..2).map(channel).collect(), ShardCount::ONE);
+        let plan = Plan { publishers: 2, listeners: 1, ..Plan::default() };
+        let (stop, hold, held) = (AtomicBool::default(), AtomicBool::default(), AtomicUsize::default());
+        let shared = Arc::new(Shared { addresses, plan, ledger, stop, hold, held });
+        let (_sender, totals) = watch::channel(None);
+        // Number 10 wants no envelopes.
+        let mut listener = Listener::new(shared.clone(), 10, totals, Arc::default());
+        for block in blocks {
+            listener.cursor = block.id.clone().unwrap_or_default();
+            listener.take(&block);
+        }
+        shared.ledger.violations()
+    }
+
+    fn event(channel: usize, number: usize, seq: u64) -> Block {
+        let at = Position { shard: Shard::ZERO, epoch: Epoch::new(7), seq };
+        Block {
+            id: Some(Cursor::single(at).to_string()),
+            data: Some(format!("{channel} {number} 0 x")),
+            ..Block::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_oracle_has_nothing_against_what_is_right() {
+        assert_eq!(hears([event(0, 0, 1), event(1, 0, 2), event(0, 1, 5)]), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn the_oracle_notices_what_is_missing_comes_twice_or_out_of_order() {
+        for (blocks, what) in [
+            ([event(0, 0, 1), event(1, 0, 2), event(0, 2, 3)], "(seq 3) in place of 1"),
+            ([event(0, 0, 1), event(0, 0, 1), event(0, 1, 2)], "after 1"),
+            ([event(0, 0, 1), event(0, 0, 2), event(0, 1, 3)], "others at 1"),
+            ([event(0, 0, 2), event(1, 0, 1), event(0, 1, 3)], "got seq 1 of shard 0 after 2"),
+        ] {
+            let found = hears(blocks);
+            assert!(found.iter().any(|found| found.contains(what)), "{what}: {found:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_oracle_notices_a_reset_and_what_nobody_published() {
+        let reset =
+            Block { event: Some("stream-reset".to_owned()), data: Some("{}".to_owned()), ..event(0, 0, 1) };
+        assert!(hears([reset])[0].contains("was reset"));
+        let stranger = Block { data: Some("hello".to_owned()), ..event(0, 0, 1) };
+        assert!(hears([stranger])[0].contains("nobody published"));
+        let elsewhere = Block { data: Some("5 0 0 x".to_owned()), ..event(0, 0, 1) };
+        assert!(hears([elsewhere])[0].contains("channel 5"));
+    }
+}
