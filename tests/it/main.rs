@@ -9,6 +9,7 @@ mod bus;
 mod crash;
 mod deployment;
 mod doors;
+mod faults;
 mod harness;
 mod log_faults;
 mod log_nats;

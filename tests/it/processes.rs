@@ -230,6 +230,26 @@ async fn what_lost_its_bus_or_database_turns_unready_and_can_be_stopped_and_gate
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_log_whose_database_hangs_can_be_told_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("foghorn.toml");
+    std::fs::write(&config, "").unwrap();
+    let mut cluster = Cluster::start(1, &config.display().to_string()).await;
+    cluster.ready().await;
+    cluster.postgres.hang();
+    // So that there is a statement that gets no answer.
+    let event = json!({ "channel": "a", "data": "x" });
+    assert_eq!(post(&cluster.fanouts[0].url("/api/publish"), &event).await.unwrap().status, 200);
+    for log in &cluster.eventlogs {
+        log.sigterm();
+    }
+    for log in &cluster.eventlogs {
+        assert!(log.wait(PATIENCE).await.success());
+    }
+    cluster.postgres.resume();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_cluster_must_have_alike_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("foghorn.toml");

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::PATIENCE;
 use crate::env;
+use crate::network::Site;
 use crate::port::Port;
 use crate::process::{Process, Program};
 
@@ -35,18 +36,32 @@ impl Foghorn {
         Self::spawn_binary(&env::foghorn(), arguments, environment).await
     }
 
+    /// The same, at a site: a port of its own there is what `127.0.0.1:0` stands for.
+    pub async fn spawn_at(site: &Site, arguments: &[&str]) -> Self {
+        Self::spawn_program(&env::foghorn(), site, arguments, &[]).await
+    }
+
     /// The same, with another program for the product.
     pub async fn spawn_binary(binary: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::spawn_program(binary, &Site::default(), arguments, environment).await
+    }
+
+    async fn spawn_program(
+        binary: &Path,
+        site: &Site,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut ports = Vec::new();
-        let mut program = Program::new(binary);
+        let mut program = site.place(Program::new(binary));
         for argument in arguments {
-            program = program.arg(with_port(argument, &mut ports));
+            program = program.arg(with_port(argument, site, &mut ports));
         }
         if !arguments.iter().any(|argument| argument.split('=').next() == Some("--log")) {
             program = program.args(["--log", "json"]);
         }
         for (name, value) in environment {
-            program = program.env(name, with_port(value, &mut ports));
+            program = program.env(name, with_port(value, site, &mut ports));
         }
         let services = services(arguments);
         let process = Process::spawn(program);
@@ -123,10 +138,10 @@ impl Foghorn {
 }
 
 /// A port of ours for port 0.
-fn with_port(text: &str, ports: &mut Vec<Port>) -> String {
+fn with_port(text: &str, site: &Site, ports: &mut Vec<Port>) -> String {
     let Some(before) = text.strip_suffix("127.0.0.1:0") else { return text.to_owned() };
     let port = Port::lease();
-    let filled = format!("{before}{}", port.address());
+    let filled = format!("{before}{}", port.at(site));
     ports.push(port);
     filled
 }

@@ -6,11 +6,15 @@
 //! value that stands for them, and with the test process however that ends; the logs stay if a test fails.
 
 pub mod chrome;
+pub mod cluster;
 pub mod env;
+pub mod faults;
 pub mod foghorn;
 pub mod http;
+pub mod load;
 pub mod nats;
 mod net;
+pub mod network;
 pub mod nginx;
 pub mod port;
 pub mod postgres;

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 use crate::env;
+use crate::network::Site;
 use crate::port::Port;
 use crate::process::{Process, Program};
 use crate::wait::until;
@@ -18,7 +19,7 @@ pub struct NatsServer(Server);
 
 #[derive(Debug)]
 enum Server {
-    Ours { process: Process, port: Port, _store: TempDir },
+    Ours { process: Box<Process>, address: String, _port: Port, _store: TempDir },
     Theirs { url: String },
 }
 
@@ -30,25 +31,30 @@ impl NatsServer {
 
     /// A server with more arguments, `["-c", path]` for one; never the one of FOGHORN_TEST_NATS_URL.
     pub async fn start_with(arguments: &[&str]) -> Self {
-        if let (Some(url), []) = (env::nats_url(), arguments) {
+        Self::start_at(&Site::default(), arguments).await
+    }
+
+    /// The same, at a site.
+    pub async fn start_at(site: &Site, arguments: &[&str]) -> Self {
+        if let (Some(url), []) = (env::nats_url().filter(|_| *site == Site::default()), arguments) {
             return Self(Server::Theirs { url });
         }
         let port = Port::lease();
         let store = tempfile::Builder::new().prefix("foghorn-test-jetstream-").tempdir();
         let store = store.expect("a temporary folder can be made");
         let program =
-            Program::new(env::nats_server()).args(["-a", "127.0.0.1", "-p", &port.number().to_string()]);
+            Program::new(env::nats_server()).args(["-a", site.address(), "-p", &port.number().to_string()]);
         let program = program.args(["-js", "-sd"]).arg(store.path()).args(arguments);
-        let process = Process::spawn(program);
+        let process = Box::new(Process::spawn(site.place(program)));
         ready(&process).await;
-        Self(Server::Ours { process, port, _store: store })
+        Self(Server::Ours { process, address: port.at(site), _port: port, _store: store })
     }
 
     /// `nats://127.0.0.1:20017`
     #[must_use]
     pub fn url(&self) -> String {
         match &self.0 {
-            Server::Ours { port, .. } => format!("nats://{}", port.address()),
+            Server::Ours { address, .. } => format!("nats://{address}"),
             Server::Theirs { url } => url.clone(),
         }
     }
@@ -63,6 +69,11 @@ impl NatsServer {
         let process = self.ours("stopped");
         process.signal(Signal::SIGTERM);
         process.wait(PATIENCE).await
+    }
+
+    /// Waits for its own end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        self.ours("waited for").wait(PATIENCE + PATIENCE).await
     }
 
     /// Starts it again on the same port and store, after killing it if it runs.

@@ -8,6 +8,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use crate::network::Site;
+
 /// Below the kernel's own choices (32768 and up) and Kubernetes's (30000 and up).
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 10_000;
@@ -59,6 +61,12 @@ impl Port {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.number).into()
+    }
+
+    /// With the address of another site: `10.77.3.2:20017`.
+    #[must_use]
+    pub fn at(&self, site: &Site) -> String {
+        format!("{}:{}", site.address(), self.number)
     }
 }
 

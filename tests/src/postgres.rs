@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 use crate::env;
+use crate::network::Site;
 use crate::port::Port;
 use crate::process::{Process, Program, others};
 
@@ -21,7 +22,7 @@ pub struct PostgresServer(Server);
 
 #[derive(Debug)]
 enum Server {
-    Ours { process: Process, port: Port, _data: TempDir },
+    Ours { process: Box<Process>, address: String, _port: Port, _data: TempDir },
     Theirs { url: String, created: Mutex<Vec<String>> },
 }
 
@@ -31,18 +32,24 @@ impl PostgresServer {
         if let Some(url) = env::postgres_url() {
             return Self(Server::Theirs { url, created: Mutex::default() });
         }
+        Self::start_at(&Site::default()).await
+    }
+
+    /// A server of our own at a site, ready, with nothing in it.
+    pub async fn start_at(site: &Site) -> Self {
         let port = Port::lease();
         let data = template::fresh_data().await;
-        let process = Process::spawn(program(data.path(), port.number()));
+        let program = program(data.path(), site.address(), port.number());
+        let process = Box::new(Process::spawn(site.place(program)));
         ready(&process).await;
-        Self(Server::Ours { process, port, _data: data })
+        Self(Server::Ours { process, address: port.at(site), _port: port, _data: data })
     }
 
     /// `postgres://postgres@127.0.0.1:20017/<database>`
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         match &self.0 {
-            Server::Ours { port, .. } => format!("postgres://postgres@{}/{database}", port.address()),
+            Server::Ours { address, .. } => format!("postgres://postgres@{address}/{database}"),
             Server::Theirs { url, .. } => with_database(url, database),
         }
     }
@@ -77,6 +84,20 @@ impl PostgresServer {
         assert!(others::kill(&children, PATIENCE), "{}", process.report("is gone, its children are not"));
     }
 
+    /// SIGSTOP to the postmaster and to every process of it: nothing is answered from then on.
+    pub fn hang(&mut self) {
+        let process = self.ours("stopped");
+        process.signal(Signal::SIGSTOP);
+        others::signal(&others::children(process.pid()), Signal::SIGSTOP);
+    }
+
+    /// SIGCONT, after [`hang`](Self::hang).
+    pub fn resume(&mut self) {
+        let process = self.ours("resumed");
+        others::signal(&others::children(process.pid()), Signal::SIGCONT);
+        process.signal(Signal::SIGCONT);
+    }
+
     /// Starts it again on the same port and data, after killing it if it runs.
     pub async fn restart(&mut self) {
         self.kill();
@@ -108,9 +129,9 @@ impl Drop for PostgresServer {
     }
 }
 
-fn program(data: &Path, port: u16) -> Program {
+fn program(data: &Path, address: &str, port: u16) -> Program {
     let settings = [
-        "listen_addresses=127.0.0.1".to_owned(),
+        format!("listen_addresses={address}"),
         format!("port={port}"),
         // Its folder may not be ours to write to, and a file in it would be left behind.
         "unix_socket_directories=".to_owned(),

@@ -25,6 +25,7 @@ pub struct Program {
     environment: Vec<(OsString, OsString)>,
     folder: Option<PathBuf>,
     user: Option<u32>,
+    namespace: Option<PathBuf>,
     /// What it gets when the test process is gone.
     farewell: Signal,
 }
@@ -40,6 +41,7 @@ impl Program {
             environment,
             folder: None,
             user: None,
+            namespace: None,
             farewell: Signal::SIGKILL,
         }
     }
@@ -79,6 +81,13 @@ impl Program {
         self
     }
 
+    /// The network namespace it runs in; only root can ask for another.
+    #[must_use]
+    pub fn namespace(mut self, file: impl Into<PathBuf>) -> Self {
+        self.namespace = Some(file.into());
+        self
+    }
+
     /// The signal it gets when the test process is gone; SIGKILL unless it has children to see to.
     #[must_use]
     pub fn farewell(mut self, signal: Signal) -> Self {
@@ -93,6 +102,10 @@ impl Program {
     /// By way of setpriv, which leaves a process of the same id: no test that is killed leaves a server behind.
     fn command(&self, log: &Log) -> Command {
         let mut command = Command::new("setpriv");
+        if let Some(namespace) = &self.namespace {
+            command = Command::new("nsenter");
+            command.arg(format!("--net={}", namespace.display())).args(["--", "setpriv"]);
+        }
         command.args(["--pdeathsig", self.farewell.as_str().trim_start_matches("SIG")]);
         if let Some(user) = self.user {
             command.arg(format!("--reuid={user}")).arg(format!("--regid={user}")).arg("--clear-groups");

@@ -1,10 +1,12 @@
-//! The project's chores, in one place for people and for CI: `cargo xtask tools | test | simulate | fuzz | codegen | ci`.
+//! The project's chores, in one place for people and for CI: `cargo xtask tools | test | simulate |
+//! soak | fuzz | codegen | ci`.
 
 mod ci;
 mod codegen;
 mod command;
 mod fuzz;
 mod simulate;
+mod soak;
 mod test;
 mod tools;
 mod workspace;
@@ -31,6 +33,8 @@ enum Chore {
     Fuzz(fuzz::Options),
     /// Run the simulation: thousands of seeds, or one with its story
     Simulate(simulate::Options),
+    /// Run a cluster of real processes under load and random faults, and judge what everybody heard
+    Soak(soak::Options),
     /// Generate the gRPC code of crates/rpc from its .proto file
     Codegen {
         /// Change nothing, fail when the committed files are not what would be generated
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Chore::Test(options) => test::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Simulate(options) => simulate::run(&options),
+        Chore::Soak(options) => soak::run(&options),
         Chore::Codegen { check: false } => codegen::write(),
         Chore::Codegen { check: true } => codegen::check(),
         Chore::Ci => ci::run(),

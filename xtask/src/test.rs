@@ -48,7 +48,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     command::run(&mut test, TEST)
 }
 
-fn build(options: &Options) -> Result<PathBuf> {
+/// Builds the product and what tests it; gives the product's binary.
+pub(crate) fn build(options: &Options) -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--profile", "ci"]);
     if options.packages.is_empty() {

@@ -52,6 +52,8 @@ const WRITE_ACQUIRE: Duration = Duration::from_secs(5);
 /// Longest that a statement of the writer's may take, in PostgreSQL and as seen from here.
 const WRITE_STATEMENT: Duration = Duration::from_secs(20);
 const WRITE_DEADLINE: Duration = Duration::from_secs(25);
+/// Longest that the end of a process waits for its connections to be closed.
+const CLOSE_MOST: Duration = Duration::from_secs(2);
 
 /// How to reach PostgreSQL.
 #[derive(Debug, Clone)]
@@ -121,11 +123,13 @@ impl Database {
         }
     }
 
-    /// Closes every connection.
+    /// Closes every connection; those that a PostgreSQL which hangs keeps busy end with the process.
     pub async fn close(&self) {
         if let Store::Postgres { write, read } = &self.store {
-            read.close().await;
-            write.close().await;
+            let both = async { tokio::join!(read.close(), write.close()) };
+            if tokio::time::timeout(CLOSE_MOST, both).await.is_err() {
+                tracing::warn!("PostgreSQL does not let go of its connections; leaving them open");
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! initdb takes a second or two: it runs once for each version, and each server gets a copy.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,7 +31,7 @@ pub(super) async fn fresh_data() -> TempDir {
 
 async fn template() -> PathBuf {
     let cache = env::target_dir().join("foghorn-tests");
-    let ready = cache.join(format!("postgresql-{}", version()));
+    let ready = cache.join(format!("postgresql-{}-1", version()));
     if !ready.is_dir() {
         let made = initdb().await;
         fs::create_dir_all(&cache).unwrap_or_else(|error| panic!("creating {}: {error}", cache.display()));
@@ -56,6 +56,13 @@ async fn initdb() -> TempDir {
     let initdb = Process::spawn(program);
     let status = initdb.wait(INITDB).await;
     assert!(status.success(), "{}", initdb.report(&format!("failed ({status})")));
+    // Hosts of a test's own network come from other addresses than this one.
+    let rules = data.path().join("pg_hba.conf");
+    let appended = OpenOptions::new().append(true).open(&rules);
+    let appended = appended.and_then(|mut file| {
+        file.write_all(b"host all all samenet trust\nhost all all 10.77.0.0/16 trust\n")
+    });
+    appended.unwrap_or_else(|error| panic!("appending to {}: {error}", rules.display()));
     data
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use foghorn_core::shard::ShardCount;
 
+use super::api::ApiError;
 use super::bucket::{Bucket, Put};
 use super::setup::patiently;
 use super::{Bus, BusError};
@@ -41,11 +42,9 @@ pub(super) async fn agree(bus: &Bus, parameters: &Parameters) -> Result<(), BusE
             Some(theirs) => Ok(compare(ours, &theirs)),
             None if record.absent => match bucket.put(KEY, ours, record.revision).await? {
                 Put::Done(_) => Ok(Ok(())),
-                // Another was first; what it set must be there.
-                Put::Conflict => Ok(match bucket.get::<Stored>(KEY).await?.value {
-                    Some(theirs) => compare(ours, &theirs),
-                    None => Err(unreadable()),
-                }),
+                // Another was first. A leader refuses the second while it has yet to store the first, so what
+                // was set may not be there to read yet.
+                Put::Conflict => Err(ApiError::Unreachable("another process is setting them".to_owned())),
             },
             None => Ok(Err(unreadable())),
         }

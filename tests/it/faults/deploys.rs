@@ -1,0 +1,194 @@
+//! A thousand browsers behind the shipped nginx: a gateway that is told to stop, and an nginx that takes every
+//! connection down with it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use foghorn_tests::PATIENCE;
+use foghorn_tests::http::{get, post};
+use foghorn_tests::nginx::Nginx;
+use foghorn_tests::sse::{Block, SseClient};
+use foghorn_tests::wait::until;
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::{RECOVERY, total};
+use crate::deployment::Cluster;
+
+const CLIENTS: usize = 1000;
+/// Over which a gateway lets its clients go.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// What a client went through.
+#[derive(Debug, Default)]
+struct Client {
+    heard: Vec<usize>,
+    /// When each stream but the last ended.
+    ends: Vec<Instant>,
+    resets: usize,
+}
+
+/// Clients as browsers are: they come back after what `retry:` said, with their last cursor.
+struct Crowd {
+    live: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+    clients: Vec<Arc<Mutex<Client>>>,
+    tasks: JoinSet<()>,
+}
+
+impl Crowd {
+    /// All of them, live.
+    async fn gather(url: &str) -> Self {
+        let (live, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut crowd = Crowd { live, over, clients: Vec::new(), tasks: JoinSet::new() };
+        for _ in 0..CLIENTS {
+            let client = Arc::new(Mutex::new(Client::default()));
+            crowd.clients.push(client.clone());
+            crowd.tasks.spawn(visit(url.to_owned(), client, crowd.live.clone(), crowd.over.clone()));
+        }
+        crowd.complete().await;
+        crowd
+    }
+
+    /// Waits until all of them are live.
+    async fn complete(&self) {
+        until("a thousand streams to be live", RECOVERY, async || {
+            (self.live.load(Ordering::SeqCst) == CLIENTS).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until each has so many events, and gives what they went through.
+    async fn heard(mut self, events: usize) -> Vec<Client> {
+        until("everything to be heard", RECOVERY, async || {
+            self.clients.iter().all(|client| client.lock().heard.len() >= events).then_some(())
+        })
+        .await;
+        self.over.store(true, Ordering::SeqCst);
+        self.tasks.shutdown().await;
+        let clients: Vec<Client> =
+            self.clients.iter().map(|client| std::mem::take(&mut *client.lock())).collect();
+        let all: Vec<usize> = (0..events).collect();
+        for (number, client) in clients.iter().enumerate() {
+            assert_eq!(client.heard, all, "client {number}: {client:?}");
+            assert_eq!(client.resets, 0, "client {number}");
+        }
+        clients
+    }
+}
+
+async fn visit(url: String, client: Arc<Mutex<Client>>, live: Arc<AtomicUsize>, over: Arc<AtomicBool>) {
+    let (mut cursor, mut retry) = (String::new(), Duration::from_secs(3));
+    while !over.load(Ordering::SeqCst) {
+        let headers: Vec<(&str, &str)> =
+            Some(("Last-Event-ID", &*cursor)).filter(|_| !cursor.is_empty()).into_iter().collect();
+        if let Ok(mut stream) = SseClient::connect(&url, &headers).await {
+            // Anything else stops a browser for ever.
+            assert_eq!(stream.status(), 200);
+            let mut was_live = false;
+            while let Ok(block) = stream.next_within(Duration::from_secs(60)).await {
+                stream.last_event_id().clone_into(&mut cursor);
+                retry = block.retry.map_or(retry, Duration::from_millis);
+                take(&client, &block);
+                if block.event_type() == "stream-live" && !std::mem::replace(&mut was_live, true) {
+                    live.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            if was_live {
+                live.fetch_sub(1, Ordering::SeqCst);
+                client.lock().ends.push(Instant::now());
+            }
+        }
+        sleep(retry).await;
+    }
+}
+
+fn take(client: &Mutex<Client>, block: &Block) {
+    match block.event_type() {
+        "message" if block.is_event() => {
+            client.lock().heard.push(block.data.as_deref().unwrap().parse().unwrap());
+        }
+        "stream-reset" => client.lock().resets += 1,
+        _ => {}
+    }
+}
+
+/// Two of each service on one NATS server, and nginx.
+async fn start() -> (Cluster, Nginx, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("foghorn.toml");
+    std::fs::write(&config, "").unwrap();
+    let cluster = Cluster::start(1, &config.display().to_string()).await;
+    cluster.ready().await;
+    let gateways: Vec<&str> = cluster.gateways.iter().map(|gateway| gateway.http()).collect();
+    let nginx = Nginx::foghorn(&gateways, &[]).await;
+    (cluster, nginx, folder)
+}
+
+async fn publish(cluster: &Cluster, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        let event = json!({ "channel": "crowd", "data": number.to_string() });
+        let reply = post(&cluster.fanouts[0].url("/api/publish"), &event).await.unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        sleep(Duration::from_millis(300)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_told_to_stop_lets_its_clients_go_one_after_the_other() {
+    let (cluster, nginx, _folder) = start().await;
+    let crowd = Crowd::gather(&nginx.url("/api/events/crowd")).await;
+    publish(&cluster, 0..3).await;
+    cluster.gateways[0].sigterm();
+    let told = Instant::now();
+    publish(&cluster, 3..20).await;
+    assert!(cluster.gateways[0].wait(PATIENCE).await.success());
+    publish(&cluster, 20..25).await;
+    let clients = crowd.heard(25).await;
+    let mut moved = 0;
+    let mut fifths = [0; 5];
+    for client in &clients {
+        assert!(client.ends.len() <= 1, "a client came back {} times", client.ends.len());
+        if let Some(end) = client.ends.first() {
+            moved += 1;
+            let fifth = (*end - told).as_millis() * 5 / WINDOW.as_millis();
+            fifths[usize::try_from(fifth).unwrap().min(4)] += 1;
+        }
+    }
+    // The proxy gave each gateway about half of them, and in no fifth of the window goes more than twice its share.
+    assert!((CLIENTS * 2 / 5..=CLIENTS * 3 / 5).contains(&moved), "{moved} had to move");
+    assert!(fifths.iter().all(|gone| *gone > 0 && *gone * 5 <= moved * 2), "{fifths:?} of {moved}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_clients_that_come_back_is_served_from_the_rings() {
+    let (cluster, mut nginx, _folder) = start().await;
+    let crowd = Crowd::gather(&nginx.url("/api/events/crowd")).await;
+    publish(&cluster, 0..5).await;
+    let before = asked(&cluster).await;
+    nginx.kill();
+    publish(&cluster, 5..10).await;
+    nginx.restart().await;
+    crowd.complete().await;
+    publish(&cluster, 10..12).await;
+    let clients = crowd.heard(12).await;
+    assert!(clients.iter().all(|client| client.ends.len() == 1), "everybody lost its stream once");
+    let after = asked(&cluster).await;
+    // A ring may have had a gap to fill; a thousand clients that ask would be a thousand.
+    assert!(after - before <= 10.0, "{} pages were read from the log for {CLIENTS} clients", after - before);
+    let ring = total(&cluster.gateways, "foghorn_gateway_replayed_events_total").await;
+    assert!(ring >= 4.0 * CLIENTS as f64, "they had something to catch up with: {ring}");
+}
+
+/// Pages that the event logs read from wherever.
+async fn asked(cluster: &Cluster) -> f64 {
+    let mut pages = 0.0;
+    for log in &cluster.eventlogs {
+        assert_eq!(get(&format!("http://{}/readyz", log.admin())).await.unwrap().status, 200);
+        pages += total(std::slice::from_ref(log), "foghorn_log_pages_total").await;
+    }
+    pages
+}
