@@ -17,6 +17,7 @@ mod log_sqlite;
 mod log_suite;
 mod log_tables;
 mod page;
+mod power_loss;
 mod processes;
 mod proxy;
 mod regress;
