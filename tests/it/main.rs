@@ -16,6 +16,7 @@ mod log_postgres;
 mod log_sqlite;
 mod log_suite;
 mod log_tables;
+mod outages;
 mod page;
 mod power_loss;
 mod processes;

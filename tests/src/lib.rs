@@ -18,6 +18,7 @@ pub mod process;
 pub mod sse;
 pub mod tls;
 pub mod wait;
+pub mod wire;
 
 use std::time::Duration;
 

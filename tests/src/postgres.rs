@@ -2,6 +2,7 @@
 
 mod template;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -75,6 +76,65 @@ impl PostgresServer {
         let children = others::children(process.pid());
         process.kill();
         assert!(others::kill(&children, PATIENCE), "{}", process.report("is gone, its children are not"));
+    }
+
+    /// SIGSTOP to the postmaster and to every process of it: nothing is answered from then on.
+    pub fn hang(&mut self) {
+        let process = self.ours("stopped");
+        process.signal(Signal::SIGSTOP);
+        others::signal(&others::children(process.pid()), Signal::SIGSTOP);
+    }
+
+    /// SIGCONT, after [`hang`](Self::hang).
+    pub fn resume(&mut self) {
+        let process = self.ours("resumed");
+        others::signal(&others::children(process.pid()), Signal::SIGCONT);
+        process.signal(Signal::SIGCONT);
+    }
+
+    /// As `pg_ctl stop -m immediate` does: an end at once, without a checkpoint, and waits for it.
+    pub fn stop_at_once(&mut self) {
+        self.ours("stopped").stop(Signal::SIGQUIT);
+    }
+
+    /// A standby that follows this server by way of `upstream`, which leads here; ready to be read from.
+    pub async fn standby(&self, upstream: SocketAddr) -> Self {
+        let port = Port::lease();
+        let data = template::empty_data();
+        let (host, upstream_port) = (upstream.ip().to_string(), upstream.port().to_string());
+        let copying = Program::new(env::postgres_bin().join("pg_basebackup"))
+            .args([
+                "-h",
+                &host,
+                "-p",
+                &upstream_port,
+                "-U",
+                "postgres",
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+                "-D",
+            ])
+            .arg(data.path())
+            .folder(data.path())
+            .user(template::user());
+        let copying = Process::spawn(copying);
+        let status = copying.wait(PATIENCE).await;
+        assert!(status.success(), "{}", copying.report(&format!("failed ({status})")));
+        let process = Process::spawn(program(data.path(), port.number()));
+        process.wait_for_log_line("ready to accept read-only connections", PATIENCE).await;
+        Self(Server::Ours { process, port, _data: data })
+    }
+
+    /// `127.0.0.1:20017` of a server of our own.
+    pub fn address(&mut self) -> SocketAddr {
+        self.ours("connected to");
+        match &self.0 {
+            Server::Ours { port, .. } => port.address(),
+            Server::Theirs { .. } => unreachable!("it is ours"),
+        }
     }
 
     /// Starts it again on the same port and data, after killing it if it runs.

@@ -27,12 +27,17 @@ pub(crate) fn mentioning(text: &str) -> Vec<Other> {
     })
 }
 
-/// SIGKILL to each, and waits until they are gone; `false` when some are still there at the `limit`.
-pub(crate) fn kill(processes: &[Other], limit: Duration) -> bool {
+/// Sends `signal` to each that is still there.
+pub(crate) fn signal(processes: &[Other], signal: Signal) {
     for process in processes.iter().filter(|process| alive(process)) {
         // It may end between the look and the signal.
-        nix::sys::signal::kill(Pid::from_raw(process.pid), Signal::SIGKILL).ok();
+        nix::sys::signal::kill(Pid::from_raw(process.pid), signal).ok();
     }
+}
+
+/// SIGKILL to each, and waits until they are gone; `false` when some are still there at the `limit`.
+pub(crate) fn kill(processes: &[Other], limit: Duration) -> bool {
+    signal(processes, Signal::SIGKILL);
     let deadline = Instant::now() + limit;
     while processes.iter().any(alive) {
         if Instant::now() > deadline {
