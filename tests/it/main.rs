@@ -5,6 +5,7 @@
 
 mod behaviour;
 mod bench;
+mod bounds;
 mod bus;
 mod crash;
 mod deployment;
