@@ -7,6 +7,7 @@ mod behaviour;
 mod bench;
 mod bounds;
 mod bus;
+mod clock;
 mod crash;
 mod deployment;
 mod doors;
