@@ -1,7 +1,7 @@
 //! SIGKILL under load, each part in turn. Nothing acked is missing at any listener, nothing comes twice,
 //! everything comes in shard order, and nobody is reset: no data were truly gone.
 
-mod load;
+pub(crate) mod load;
 
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::get;
@@ -21,7 +21,7 @@ async fn survive(shards: u8, crash: impl AsyncFnOnce(&mut Cluster, &Load)) {
 }
 
 /// The process whose metrics show `metric` at 1.
-async fn which(processes: &[Foghorn], metric: &str) -> usize {
+pub(crate) async fn which(processes: &[Foghorn], metric: &str) -> usize {
     for (at, process) in processes.iter().enumerate() {
         let text = get(&format!("http://{}/metrics", process.admin())).await.unwrap().body;
         if text.as_str().unwrap().lines().any(|line| line.starts_with(metric) && line.ends_with(" 1")) {

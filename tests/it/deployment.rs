@@ -184,13 +184,30 @@ impl Cluster {
         shards: u8,
         config: &str,
     ) -> Self {
-        let (bus, database) = (nats.url(), postgres.url(database));
+        let database = postgres.url(database);
+        Cluster::start_at(nats, postgres, &database, shards, config, &[]).await
+    }
+
+    /// The same, with a URL of the database, which need not lead to `postgres` straight, and with variables
+    /// in the environment of the first of each service.
+    pub(crate) async fn start_at(
+        nats: NatsServer,
+        postgres: PostgresServer,
+        database: &str,
+        shards: u8,
+        config: &str,
+        first: &[(&str, &str)],
+    ) -> Self {
+        let bus = nats.url();
         let shards = shards.to_string();
         let common = ["--config", config, "--shards", &shards, "--nats", &bus, "--admin", "127.0.0.1:0"];
-        let spawn = async |own: &[&str]| Foghorn::spawn(&[own, &common].concat(), &[]).await;
+        let spawn = async |turn: usize, own: &[&str]| {
+            let environment = if turn == 0 { first } else { &[] };
+            Foghorn::spawn(&[own, &common].concat(), environment).await
+        };
         let mut eventlogs = Vec::new();
-        for _ in 0..2 {
-            eventlogs.push(spawn(&["eventlog", "--grpc", "127.0.0.1:0", "--postgres", &database]).await);
+        for turn in 0..2 {
+            eventlogs.push(spawn(turn, &["eventlog", "--grpc", "127.0.0.1:0", "--postgres", database]).await);
         }
         let logs: Vec<String> = eventlogs.iter().map(|log| format!("http://{}", log.grpc())).collect();
         let (mut fanouts, mut gateways) = (Vec::new(), Vec::new());
@@ -198,8 +215,8 @@ impl Cluster {
             // Each asks another event log first.
             let log = [logs[turn].as_str(), logs[1 - turn].as_str()].join(",");
             let listen = ["--listen", "127.0.0.1:0", "--eventlog", &log];
-            fanouts.push(spawn(&[&["fanout", "--grpc", "127.0.0.1:0"][..], &listen].concat()).await);
-            gateways.push(spawn(&[&["gateway"][..], &listen].concat()).await);
+            fanouts.push(spawn(turn, &[&["fanout", "--grpc", "127.0.0.1:0"][..], &listen].concat()).await);
+            gateways.push(spawn(turn, &[&["gateway"][..], &listen].concat()).await);
         }
         Cluster { gateways, fanouts, eventlogs, nats, postgres }
     }

@@ -5,19 +5,25 @@
 
 mod behaviour;
 mod bench;
+mod bounds;
 mod bus;
+mod clock;
 mod crash;
 mod deployment;
 mod doors;
 mod faults;
 mod harness;
+mod hostile;
 mod log_faults;
 mod log_nats;
 mod log_postgres;
 mod log_sqlite;
 mod log_suite;
 mod log_tables;
+mod outages;
 mod page;
+mod power_loss;
 mod processes;
 mod proxy;
 mod regress;
+mod retries;

@@ -56,6 +56,18 @@ pub fn chromedriver() -> PathBuf {
     tool("FOGHORN_TEST_CHROMEDRIVER", &["chromedriver"])
 }
 
+/// The program `strace`.
+#[must_use]
+pub fn strace() -> PathBuf {
+    tool("FOGHORN_TEST_STRACE", &["strace"])
+}
+
+/// The library `libfaketime.so.1`, to be loaded into a process that shall have another time.
+#[must_use]
+pub fn faketime() -> PathBuf {
+    told("FOGHORN_TEST_FAKETIME").unwrap_or_else(|| missing("libfaketime", "FOGHORN_TEST_FAKETIME"))
+}
+
 /// The product: FOGHORN_BIN, else the one that was built last.
 #[must_use]
 pub fn foghorn() -> PathBuf {

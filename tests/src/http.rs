@@ -29,6 +29,18 @@ pub async fn post(url: &str, body: &Value) -> Result<Reply> {
     request(Method::POST, url, &[], Some(body)).await
 }
 
+/// What a metric of the process with this admin address says: the sum of all its lines that begin so.
+///
+/// # Panics
+///
+/// When there are no metrics.
+pub async fn metric(admin: &str, beginning: &str) -> f64 {
+    let reply = get(&format!("http://{admin}/metrics")).await.expect("metrics are answered");
+    let text = reply.body.as_str().expect("metrics are text").to_owned();
+    let lines = text.lines().filter(|line| line.starts_with(beginning));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
 /// Any request; a `Content-Type` for `body` is added unless `headers` have one.
 pub async fn request(
     method: Method,

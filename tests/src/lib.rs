@@ -22,6 +22,7 @@ pub mod process;
 pub mod sse;
 pub mod tls;
 pub mod wait;
+pub mod wire;
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 mod template;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -96,6 +97,52 @@ impl PostgresServer {
         let process = self.ours("resumed");
         others::signal(&others::children(process.pid()), Signal::SIGCONT);
         process.signal(Signal::SIGCONT);
+    }
+
+    /// As `pg_ctl stop -m immediate` does: an end at once, without a checkpoint, and waits for it.
+    pub fn stop_at_once(&mut self) {
+        self.ours("stopped").stop(Signal::SIGQUIT);
+    }
+
+    /// A standby that follows this server by way of `upstream`, which leads here; ready to be read from.
+    pub async fn standby(&self, upstream: SocketAddr) -> Self {
+        let port = Port::lease();
+        let data = template::empty_data();
+        let (host, upstream_port) = (upstream.ip().to_string(), upstream.port().to_string());
+        let copying = Program::new(env::postgres_bin().join("pg_basebackup"))
+            .args([
+                "-h",
+                &host,
+                "-p",
+                &upstream_port,
+                "-U",
+                "postgres",
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+                "-D",
+            ])
+            .arg(data.path())
+            .folder(data.path())
+            .user(template::user());
+        let copying = Process::spawn(copying);
+        let status = copying.wait(PATIENCE).await;
+        assert!(status.success(), "{}", copying.report(&format!("failed ({status})")));
+        let site = Site::default();
+        let process = Process::spawn(program(data.path(), site.address(), port.number()));
+        process.wait_for_log_line("ready to accept read-only connections", PATIENCE).await;
+        Self(Server::Ours { process: Box::new(process), address: port.at(&site), _port: port, _data: data })
+    }
+
+    /// `127.0.0.1:20017` of a server of our own.
+    pub fn address(&mut self) -> SocketAddr {
+        self.ours("connected to");
+        match &self.0 {
+            Server::Ours { address, .. } => address.parse().expect("an address of ours"),
+            Server::Theirs { .. } => unreachable!("it is ours"),
+        }
     }
 
     /// Starts it again on the same port and data, after killing it if it runs.

@@ -213,6 +213,7 @@ fn nats_options(config: &Config) -> NatsOptions {
         tls: (tls.authority.is_some() || tls.certificate.is_some()).then_some(tls),
         replicas: nats.replicas,
         journal_bytes: nats.journal_bytes,
+        live_queue_bytes: config.gateway.feed_bytes,
         ..NatsOptions::default()
     }
 }

@@ -18,9 +18,6 @@ use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
 use crate::router::Router;
 
-/// Bytes of batches that may wait for the one gateway.
-const FEED_BYTES: usize = 64 << 20;
-
 /// Runs until told to stop.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
@@ -33,7 +30,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let guard = Guard::new(&config.http.hosts, &config.http.origins);
     let shards = config.shard_count().map_err(Misconfigured)?;
     let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
-    let feed = Arc::new(MemoryLive::new(shards, FEED_BYTES, bus_metrics));
+    let feed = Arc::new(MemoryLive::new(shards, config.gateway.feed_bytes, bus_metrics));
     let fanout = Fanout::new(
         FanoutPorts {
             journal: log.clone(),

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Bytes of recent events held in memory, over all shards. What is older is read from the log.
     pub ring_bytes: usize,
+    /// Bytes of live batches that wait to be taken into a shard's ring. What finds no room is dropped, counted,
+    /// and had from the log.
+    pub feed_bytes: usize,
     /// How far back the ring is filled at start.
     #[serde(with = "humantime_serde")]
     pub ring_warm: Duration,
@@ -45,6 +48,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             ring_bytes: 256 << 20,
+            feed_bytes: 64 << 20,
             ring_warm: Duration::from_secs(60),
             channels_per_connection: 100,
             connections: 100_000,
@@ -80,6 +84,9 @@ impl Config {
         within("drain_window", self.drain_window, 0, 3600)?;
         if self.ring_bytes < 1 << 20 {
             return Err(format!("gateway.ring_bytes must be at least 1048576, not {}", self.ring_bytes));
+        }
+        if self.feed_bytes < 64 << 10 {
+            return Err(format!("gateway.feed_bytes must be at least 65536, not {}", self.feed_bytes));
         }
         if self.channels_per_connection == 0
             || self.connections == 0

@@ -92,7 +92,7 @@ struct State {
     fill_backoff: Backoff,
     /// After a failed request the log is left alone until then.
     retry_at: Instant,
-    /// Whether the fill under way is for a known gap (and not a poll).
+    /// Whether there is a gap that was seen and is not filled yet.
     filling_gap: bool,
     /// What came is of another history than the ring: the log is to say which of the two is right.
     doubtful: bool,
@@ -198,10 +198,6 @@ impl Ingest {
             return Some(self.fill_from(true, FILL_JITTER.mul_f64(fastrand::f64())));
         }
         let behind = !state.pending.batches.is_empty();
-        if behind && !state.filling_gap {
-            state.filling_gap = true;
-            self.hub.metrics.gaps.inc();
-        }
         if behind || state.warm_at.is_some() {
             return Some(self.fill(FILL_JITTER.mul_f64(fastrand::f64())));
         }
@@ -325,7 +321,13 @@ impl Ingest {
         match self.hub.apply(&batch) {
             Applied::Advanced => self.drain_pending(state),
             Applied::Known => {}
-            Applied::Gap => state.pending.hold(batch, self.pending_bytes, &self.hub),
+            Applied::Gap => {
+                // Also when the log is being asked already, as it is when the feed has been silent.
+                if !std::mem::replace(&mut state.filling_gap, true) {
+                    self.hub.metrics.gaps.inc();
+                }
+                state.pending.hold(batch, self.pending_bytes, &self.hub);
+            }
             Applied::Differs => self.doubt(state),
             Applied::OtherEpoch if batch.epoch > self.at().epoch => {
                 tracing::warn!(shard = %self.shard, epoch = %batch.epoch, "the journal is another incarnation");

@@ -28,7 +28,7 @@ type At = (u64, u64, u64);
 type Name = (usize, usize);
 
 /// Load on a cluster.
-pub(super) struct Load {
+pub(crate) struct Load {
     acked: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     publishers: Vec<JoinHandle<HashMap<Name, At>>>,
@@ -39,7 +39,7 @@ pub(super) struct Load {
 
 impl Load {
     /// Listeners first, so that each hears everything.
-    pub(super) fn start(cluster: &Cluster) -> Self {
+    pub(crate) fn start(cluster: &Cluster) -> Self {
         let (acked, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (total, _) = watch::channel(None);
         let (begun, listening) = (Arc::new(AtomicUsize::new(0)), LISTENERS);
@@ -65,7 +65,7 @@ impl Load {
     }
 
     /// Waits until so many more events are acked: the proof that publishing goes on.
-    pub(super) async fn acked(&self, more: usize) {
+    pub(crate) async fn acked(&self, more: usize) {
         let goal = self.acked.load(Ordering::SeqCst) + more;
         until(&format!("{more} more acks"), RECOVERY, async || {
             (self.acked.load(Ordering::SeqCst) >= goal).then_some(())
@@ -74,7 +74,7 @@ impl Load {
     }
 
     /// Ends the load and judges what was heard.
-    pub(super) async fn finish(self, cluster: &Cluster) {
+    pub(crate) async fn finish(self, cluster: &Cluster) {
         self.stop.store(true, Ordering::SeqCst);
         let mut acked: HashMap<Name, At> = HashMap::new();
         for publisher in self.publishers {

@@ -29,6 +29,11 @@ pub(super) async fn fresh_data() -> TempDir {
     data
 }
 
+/// A folder for somebody else to fill, who runs as the server's user.
+pub(super) fn empty_data() -> TempDir {
+    temporary()
+}
+
 async fn template() -> PathBuf {
     let cache = env::target_dir().join("foghorn-tests");
     let ready = cache.join(format!("postgresql-{}-1", version()));

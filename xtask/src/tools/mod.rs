@@ -4,6 +4,7 @@
 
 mod chromium;
 mod compiler;
+mod faults;
 mod install;
 mod nats;
 mod nginx;
@@ -55,6 +56,8 @@ pub(crate) fn ensure() -> Result<Tools> {
         nginx::ensure()?,
         chromium::browser()?,
         chromium::driver()?,
+        faults::strace()?,
+        faults::faketime()?,
     ]);
     note_places(&tools)?;
     Ok(tools)

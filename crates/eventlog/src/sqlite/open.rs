@@ -109,7 +109,13 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteLog, OpenError>
 
 fn lock(path: &Path) -> Result<File, OpenError> {
     let io = |error| OpenError::Io { path: path.to_owned(), error };
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
     std::fs::create_dir_all(path).map_err(io)?;
+    for made in missing {
+        // A folder whose own parent is not synced may be gone after a loss of power, with all that is in it.
+        sync(made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+            .map_err(io)?;
+    }
     let file = File::options()
         .create(true)
         .write(true)
@@ -117,10 +123,24 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .open(path.join("foghorn.lock"))
         .map_err(io)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(io(error)),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(io(error)),
     }
+    // A process that was killed may have written a transaction without syncing it. It reads as committed from
+    // now on, and is told to listeners and to publishers who try again, so it has to be on the disk.
+    for name in ["foghorn.db", "foghorn.db-wal"] {
+        match sync(&path.join(name)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            synced => synced.map_err(io)?,
+        }
+    }
+    sync(path).map_err(io)?;
+    Ok(file)
+}
+
+fn sync(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 async fn connect(options: &SqliteOptions) -> sqlx::Result<(SqlitePool, SqlitePool)> {

@@ -65,6 +65,30 @@ async fn a_gap_is_filled_from_the_log_before_what_comes_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_finds_no_room_behind_a_gap_is_counted_and_had_from_the_log() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    // The log needs a while for what comes before.
+    let asked = std::sync::atomic::AtomicU64::new(0);
+    let log = TestLog::new(1, 10, 10, move |query| {
+        match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0..=3 => Err(LogError("not now".to_owned())),
+            _ => page(1, query.after, query.after.max(30)),
+        }
+    });
+    let sender = feed.opens();
+    sender.send(live(1, 20, 25)).unwrap();
+    sender.send(live(1, 25, 30)).unwrap();
+    let mut ingest = ingest(&hub, &feed, &log);
+    // For one of the two.
+    ingest.pending_bytes = live(1, 20, 25).wire_len();
+    let mut running = pin!(ingest.run());
+    until(&mut running, &hub, 1, 30).await;
+    assert_eq!(hub.with_ring(Shard::ZERO, |ring| ring.unwrap().len()), 20, "each once");
+    let metrics = &hub.metrics;
+    assert_eq!([metrics.pending_dropped.get(), metrics.gaps.get(), metrics.gaps_filled.get()], [1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_live_feed_listeners_hear_that_it_is_silent_and_the_log_is_polled() {
     let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
     let mut tip = 10;
