@@ -144,9 +144,9 @@ pub(crate) fn keep_alive(courses: &[Course], heartbeat: Option<Timestamp>) -> By
 pub(crate) fn notice(stale: bool, courses: &[Course]) -> Bytes {
     let mut chunk = Chunk::new(false);
     if stale {
-        chunk.stale()
+        chunk.stale();
     } else {
-        chunk.live(0, courses)
+        chunk.live(0, courses);
     }
     chunk.into_bytes()
 }
