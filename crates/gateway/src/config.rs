@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// Most threads for streams: more than one a core gains nothing.
+const REACTORS_MAX: usize = 256;
+
 /// How a gateway behaves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -42,6 +45,8 @@ pub struct Config {
     pub drain_window: Duration,
     /// Most events that `?last=` answers in all.
     pub last_total: usize,
+    /// Threads that write to the streams that are level; 0 for as many as there are cores.
+    pub reactors: usize,
 }
 
 impl Default for Config {
@@ -60,11 +65,19 @@ impl Default for Config {
             drain_delay: Duration::ZERO,
             drain_window: Duration::from_secs(5),
             last_total: 1000,
+            reactors: 0,
         }
     }
 }
 
 impl Config {
+    /// A `retry:` in milliseconds. One of its own for each stream is the only thing that spreads browsers'
+    /// reconnects.
+    pub(crate) fn retry_ms(&self) -> u64 {
+        let retry = self.retry.mul_f64(0.5 + fastrand::f64());
+        u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// What is wrong with it, naming the key.
     pub fn check(&self) -> Result<(), String> {
         let within = |key: &str, value: Duration, least: u64, most: u64| {
@@ -82,6 +95,9 @@ impl Config {
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;
         within("drain_window", self.drain_window, 0, 3600)?;
+        if self.reactors > REACTORS_MAX {
+            return Err(format!("gateway.reactors must be at most {REACTORS_MAX}, not {}", self.reactors));
+        }
         if self.ring_bytes < 1 << 20 {
             return Err(format!("gateway.ring_bytes must be at least 1048576, not {}", self.ring_bytes));
         }

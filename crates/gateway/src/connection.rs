@@ -25,13 +25,16 @@ use foghorn_core::position::Digest;
 use foghorn_core::reason::{ResetReason, StreamEnd};
 
 use crate::config::Config;
+use crate::engine::Engine;
 use crate::hub::{Hub, Membership};
 use crate::metrics::Source;
 use crate::ring::RingEvent;
+use crate::seat::Seat;
 use crate::subscription::Subscription;
 use chunk::Chunk;
-pub(crate) use chunk::goodbye;
-use course::{Course, Lack};
+pub(crate) use chunk::{goodbye, keep_alive, notice, stream_end};
+use course::Lack;
+pub(crate) use course::{Course, cursor};
 pub(crate) use start::Begin;
 
 /// Bytes of events after which a chunk is given out; more follow when the socket has taken it.
@@ -53,14 +56,16 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     /// Replays have a budget of their own, so that a storm of them leaves live delivery alone.
     pub(crate) replays: Semaphore,
+    /// Serves what is level.
+    pub(crate) engine: Engine,
 }
 
 /// One listener's stream.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
-    subscription: Subscription,
+    subscription: Arc<Subscription>,
     membership: Membership,
-    client_id: String,
+    life: Life,
     phase: Phase,
     courses: Vec<Course>,
     /// Whose turn it is: a hot shard must not keep the others from their share of a chunk.
@@ -70,11 +75,17 @@ pub(crate) struct Connection {
     told_stale: bool,
     /// Whether it owed nothing when it last looked.
     settled: bool,
-    /// Whether it waits for something to send, and not for its socket.
-    idle: bool,
-    last_write: Instant,
     keep_alive: Duration,
-    end: Option<StreamEnd>,
+}
+
+/// What is left of a connection that owes nothing but what is in the ring.
+pub(crate) struct Level {
+    pub(crate) seat: Seat,
+    pub(crate) subscription: Arc<Subscription>,
+    pub(crate) courses: Vec<Course>,
+    pub(crate) told_stale: bool,
+    pub(crate) keep_alive: Duration,
+    pub(crate) membership: Membership,
 }
 
 /// What is to be done when the rings have been read.
@@ -100,26 +111,72 @@ impl Connection {
         shared: Arc<Shared>,
         subscription: Subscription,
         begin: Begin,
-        client_id: String,
+        client_id: u128,
     ) -> Self {
-        let membership = shared.hub.join(&subscription);
+        let seat = Seat::take(&shared.hub, client_id);
         let keep_alive = shared.config.keep_alive.mul_f64(0.5 + 0.5 * fastrand::f64());
         Connection {
+            membership: shared.hub.join(&subscription),
             shared,
-            subscription,
-            membership,
-            client_id,
+            subscription: Arc::new(subscription),
+            life: Life::new(seat),
             phase: Phase::Begin(begin),
             courses: Vec::new(),
             turn: 0,
             replayed: 0,
             told_stale: false,
             settled: false,
-            idle: false,
-            last_write: Instant::now(),
             keep_alive,
-            end: None,
         }
+    }
+
+    /// A stream that said `stream-live` before and goes on from its courses.
+    pub(crate) fn resumed(
+        shared: Arc<Shared>,
+        subscription: Arc<Subscription>,
+        courses: Vec<Course>,
+        told_stale: bool,
+        keep_alive: Duration,
+        seat: Seat,
+    ) -> Self {
+        Connection {
+            membership: shared.hub.join(&subscription),
+            shared,
+            subscription,
+            life: Life::new(seat),
+            phase: Phase::Live,
+            courses,
+            turn: 0,
+            replayed: 0,
+            told_stale,
+            settled: false,
+            keep_alive,
+        }
+    }
+
+    /// What it shares with the others.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Whether it has caught up, and the rings hold everything that it still lacks.
+    pub(crate) fn is_level(&self) -> bool {
+        let covered = |course: &Course| {
+            self.shared.hub.with_ring(course.shard, |ring| ring.is_some_and(|r| course.check(r).is_ok()))
+        };
+        matches!(self.phase, Phase::Live) && self.courses.iter().all(covered)
+    }
+
+    /// Takes it apart, for whoever serves it from now on.
+    pub(crate) fn into_level(self) -> Option<Level> {
+        let Connection { subscription, membership, mut life, courses, told_stale, keep_alive, .. } = self;
+        let seat = life.seat.take()?;
+        Some(Level { seat, subscription, courses, told_stale, keep_alive, membership })
+    }
+
+    /// Its socket took nothing for too long.
+    pub(crate) fn stalled(&mut self) {
+        self.life.end = Some(StreamEnd::Slow);
     }
 
     /// The next bytes for the socket; `None` when the stream is over. Waits until there are some.
@@ -135,7 +192,7 @@ impl Connection {
                 self.go_on().await
             }
         };
-        (self.last_write, self.idle) = (Instant::now(), false);
+        (self.life.last_write, self.life.idle) = (Instant::now(), false);
         Some(chunk)
     }
 
@@ -297,11 +354,8 @@ impl Connection {
                     Ok(answer) => return Ok(answer),
                     Err(LogError(error)) => {
                         self.shared.hub.metrics.log_failed();
-                        tracing::debug!(
-                            client_id = self.client_id,
-                            error,
-                            "catch-up waits for the event log"
-                        );
+                        let client_id = self.life.client_id();
+                        tracing::debug!(client_id, error, "catch-up waits for the event log");
                     }
                 }
                 backoff.wait().await;
@@ -345,12 +399,12 @@ impl Connection {
     }
 
     fn keep_alive_at(&self) -> Instant {
-        self.last_write + self.keep_alive
+        self.life.last_write + self.keep_alive
     }
 
     /// Waits for a mark, but not past `until`. Some bytes when it is time for a keep-alive.
     async fn wait(&mut self, until: Instant) -> Option<Bytes> {
-        self.idle = true;
+        self.life.idle = true;
         tokio::select! {
             biased;
             () = self.membership.waiter.marked() => return None,
@@ -388,20 +442,32 @@ impl Connection {
     /// Says goodbye: why, where to go on, and when.
     fn finish(&mut self, end: StreamEnd) -> Bytes {
         let mut chunk = self.chunk();
-        chunk.end(end, self.retry_ms(), &self.courses);
-        self.end = Some(end);
+        chunk.end(end, self.shared.config.retry_ms(), &self.courses);
+        self.life.end = Some(end);
         self.phase = Phase::Ended;
         chunk.into_bytes()
     }
-
-    /// A `retry:` of its own for each stream is the only thing that spreads browsers' reconnects.
-    fn retry_ms(&self) -> u64 {
-        let retry = self.shared.config.retry.mul_f64(0.5 + fastrand::f64());
-        u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
-impl Connection {
+/// Says why a stream is over when it ends here, and not with somebody else.
+struct Life {
+    /// None once somebody else has it.
+    seat: Option<Seat>,
+    end: Option<StreamEnd>,
+    /// Whether it waits for something to send, and not for its socket.
+    idle: bool,
+    last_write: Instant,
+}
+
+impl Life {
+    fn new(seat: Seat) -> Self {
+        Life { seat: Some(seat), end: None, idle: false, last_write: Instant::now() }
+    }
+
+    fn client_id(&self) -> String {
+        self.seat.as_ref().map(Seat::client_id).unwrap_or_default()
+    }
+
     /// Why it is over, if it ends here and now.
     fn ending(&self) -> StreamEnd {
         let stalled = !self.idle && self.last_write.elapsed() >= STALLED;
@@ -410,11 +476,12 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for Life {
     fn drop(&mut self) {
         let end = self.ending();
-        self.shared.hub.metrics.ended(end);
-        tracing::debug!(client_id = self.client_id, reason = end.as_str(), "stream ended");
+        if let Some(seat) = self.seat.take() {
+            seat.end(end);
+        }
     }
 }
 

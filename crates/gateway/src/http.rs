@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use humantime_serde::re::humantime;
 use hyper::body::{Frame, Incoming};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use foghorn_core::cursor::Cursor;
@@ -23,9 +24,11 @@ use foghorn_http::body::{Body, full, json as json_response};
 use foghorn_http::guard::Guard;
 use foghorn_http::problem::Problem;
 use foghorn_http::query::{Query, bad_value};
+use foghorn_http::takeover::Takeover;
 use foghorn_http::{Handler, Response};
 
 use crate::connection::{Begin, Connection, Shared, goodbye};
+use crate::engine;
 use crate::history;
 use crate::subscription::Subscription;
 
@@ -98,23 +101,18 @@ impl Api {
         if hub.is_draining() || hub.connections() >= self.shared.config.connections {
             let end = if hub.is_draining() { StreamEnd::Drain } else { StreamEnd::Overload };
             hub.metrics.ended(end);
-            let retry = self.shared.config.retry.mul_f64(0.5 + fastrand::f64());
-            let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
-            return Ok(event_stream(full(goodbye(end, retry_ms))));
+            return Ok(event_stream(full(goodbye(end, self.shared.config.retry_ms()))));
         }
         self.check_cursor_fits(&subscription)?;
-        let client_id = client_id();
+        // 128 random bits.
+        let client_id = rand::random::<u128>();
         tracing::debug!(
-            client_id,
+            client_id = format!("{client_id:032x}"),
             last_event_id = last_event_id(headers, &query).unwrap_or_default(),
             "stream opened"
         );
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id);
-        let chunks = stream::unfold(connection, |mut connection| async move {
-            let bytes = connection.next_chunk().await?;
-            Some((Ok(Frame::data(bytes)), connection))
-        });
-        Ok(event_stream(StreamBody::new(chunks).boxed_unsync()))
+        Ok(stream_of(connection))
     }
 
     fn check_cursor_fits(&self, subscription: &Subscription) -> Result<(), Problem> {
@@ -263,9 +261,24 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
     Ok(now.minus(ago))
 }
 
-/// 128 random bits.
-fn client_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
+/// The connection's stream, by whichever way it is fetched: its socket taken over, or its body.
+fn stream_of(connection: Connection) -> Response {
+    let connection = Arc::new(Mutex::new(Some(connection)));
+    let taken = connection.clone();
+    let takeover = Takeover::new(move |socket| async move {
+        let connection = taken.lock().take();
+        if let Some(connection) = connection {
+            engine::serve(connection, socket).await;
+        }
+    });
+    let chunks = stream::unfold((connection, None), |(held, begun)| async move {
+        let mut connection: Connection = begun.or_else(|| held.lock().take())?;
+        let bytes = connection.next_chunk().await?;
+        Some((Ok(Frame::data(bytes)), (held, Some(connection))))
+    });
+    let mut response = event_stream(StreamBody::new(chunks).boxed_unsync());
+    response.extensions_mut().insert(takeover);
+    response
 }
 
 fn event_stream(body: Body) -> Response {

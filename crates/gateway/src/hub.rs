@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use futures::task::AtomicWaker;
@@ -19,6 +19,7 @@ use foghorn_core::position::Epoch;
 use foghorn_core::shard::{Shard, ShardCount};
 use prometheus_client::metrics::counter::Counter;
 
+use crate::engine::Inbox;
 use crate::index::PatternIndex;
 use crate::metrics::Metrics;
 use crate::ring::{Applied, Ring};
@@ -103,7 +104,13 @@ pub struct Hub {
     count: ShardCount,
     ring_bytes: usize,
     policies: Arc<Policies>,
+    /// Streams, whoever serves them.
+    open: AtomicUsize,
+    /// Those that are served in tasks.
     connections: Mutex<BTreeMap<ConnectionId, Arc<Waiter>>>,
+    /// Those who serve the others.
+    reactors: RwLock<Vec<Arc<Inbox>>>,
+    stale_changes: AtomicU64,
     next_id: AtomicU64,
     draining: AtomicBool,
     began: Instant,
@@ -133,7 +140,10 @@ impl Hub {
             count,
             ring_bytes: ring_bytes / usize::from(count.get()),
             policies,
+            open: AtomicUsize::new(0),
             connections: Mutex::default(),
+            reactors: RwLock::default(),
+            stale_changes: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             began: Instant::now(),
@@ -173,8 +183,31 @@ impl Hub {
             let fresh = batch.events.iter().filter(|event| event.seq > before);
             self.mark(here, fresh.inspect(|event| self.metrics.arrived(now.since(event.time))));
             here.marked_through.store(batch.to, Ordering::SeqCst);
+            self.wake_reactors();
         }
         applied
+    }
+
+    /// These are woken from now on whenever something changes.
+    pub(crate) fn attach(&self, reactors: &[Arc<Inbox>]) {
+        self.reactors.write().extend_from_slice(reactors);
+    }
+
+    fn wake_reactors(&self) {
+        self.reactors.read().iter().for_each(|reactor| reactor.wake());
+    }
+
+    /// A stream was opened.
+    pub(crate) fn opened(&self) {
+        self.open.fetch_add(1, Ordering::SeqCst);
+        self.metrics.connections.inc();
+        self.metrics.opened.inc();
+    }
+
+    /// A stream is over.
+    pub(crate) fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+        self.metrics.connections.dec();
     }
 
     /// Begins a shard's ring after a position, forgetting what it held. Everyone looks anew.
@@ -187,6 +220,7 @@ impl Hub {
         drop(guard);
         self.mark_all();
         self.shards[shard.index()].marked_through.store(after, Ordering::SeqCst);
+        self.wake_reactors();
     }
 
     /// Whoever owed nothing when it last looked, and has not been marked since this was read, owes
@@ -200,8 +234,15 @@ impl Hub {
     pub fn set_stale(&self, shard: Shard, stale: bool) {
         if self.shards[shard.index()].stale.swap(stale, Ordering::SeqCst) != stale {
             self.metrics.stale(shard, stale);
+            self.stale_changes.fetch_add(1, Ordering::SeqCst);
             self.mark_all();
+            self.wake_reactors();
         }
+    }
+
+    /// Grows with every change of what is stale.
+    pub(crate) fn stale_changes(&self) -> u64 {
+        self.stale_changes.load(Ordering::SeqCst)
     }
 
     /// Whether the live feed of any of these shards is silent.
@@ -228,14 +269,12 @@ impl Hub {
             }
         }
         self.connections.lock().insert(waiter.id, waiter.clone());
-        self.metrics.connections.inc();
-        self.metrics.opened.inc();
         Membership { hub: self.clone(), waiter, topics: subscription.shards.clone() }
     }
 
-    /// How many connections there are.
+    /// How many streams are open.
     pub fn connections(&self) -> usize {
-        self.connections.lock().len()
+        self.open.load(Ordering::SeqCst)
     }
 
     /// New streams are from now on told to come back elsewhere.
@@ -248,24 +287,30 @@ impl Hub {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Lets up to `most` connections go; returns how many are still there to be told.
+    /// Lets up to `most` streams go; returns how many are still there to be told.
     pub fn let_go(&self, most: usize) -> usize {
-        let staying: Vec<_> = self.connections.lock().values().filter(|w| !w.is_leaving()).cloned().collect();
-        // The oldest first: one order is as good as another.
-        for waiter in staying.iter().take(most) {
+        let waiting: Vec<_> = self.connections.lock().values().filter(|w| !w.is_leaving()).cloned().collect();
+        // Those in tasks first, and of each the oldest first: one order is as good as another.
+        for waiter in waiting.iter().take(most) {
             waiter.leaving.store(true, Ordering::SeqCst);
             waiter.mark(self.now_ms());
         }
-        staying.len().saturating_sub(most)
+        let (mut left, mut most) = (waiting.len().saturating_sub(most), most.saturating_sub(waiting.len()));
+        for reactor in self.reactors.read().iter() {
+            let (going, staying) = reactor.let_go(most);
+            most -= going;
+            left += staying;
+        }
+        left
     }
 
-    /// Counts the connections whose socket has not taken what is there for over a second.
+    /// Counts the streams whose socket has not taken what is there for over a second.
     pub fn count_slow(&self) {
         let limit = self.now_ms().saturating_sub(1000);
-        let connections = self.connections.lock();
-        let slow =
-            connections.values().filter(|w| (1..limit).contains(&w.marked_since.load(Ordering::Relaxed)));
-        self.metrics.slow_connections.set(i64::try_from(slow.count()).unwrap_or(i64::MAX));
+        let slow = |waiter: &&Arc<Waiter>| (1..limit).contains(&waiter.marked_since.load(Ordering::Relaxed));
+        let in_tasks = self.connections.lock().values().filter(slow).count();
+        let in_reactors: usize = self.reactors.read().iter().map(|reactor| reactor.slow()).sum();
+        self.metrics.slow_connections.set(i64::try_from(in_tasks + in_reactors).unwrap_or(i64::MAX));
     }
 
     fn mark<'a>(&self, shard: &ShardHub, events: impl Iterator<Item = &'a FeedEvent>) {
@@ -322,6 +367,5 @@ impl Drop for Membership {
             }
         }
         self.hub.connections.lock().remove(&id);
-        self.hub.metrics.connections.dec();
     }
 }

@@ -6,7 +6,8 @@
 //! or from the event log while it is older than the ring. Nothing here waits for a listener, and nothing
 //! here is lost with the process that matters: a listener goes on at another gateway by its cursor.
 //!
-//! Read first: [`ring::Ring`] (what is held) and `connection::Connection` (what a listener is).
+//! Read first: [`ring::Ring`] (what is held), `connection::Connection` (what a listener is) and `engine` (how
+//! most of them are served).
 
 pub mod config;
 pub mod metrics;
@@ -22,8 +23,10 @@ mod subscription;
 
 mod connection;
 mod drain;
+mod engine;
 mod history;
 mod http;
+mod seat;
 
 pub mod service;
 

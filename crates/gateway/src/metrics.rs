@@ -167,6 +167,12 @@ impl Metrics {
         self.ended.get_or_create(&ReasonLabel { reason: end.as_str() }).inc();
     }
 
+    /// How many ended so.
+    #[cfg(test)]
+    pub(crate) fn ended_so_far(&self, end: StreamEnd) -> u64 {
+        self.ended.get_or_create(&ReasonLabel { reason: end.as_str() }).get()
+    }
+
     /// A stream was reset.
     pub fn reset(&self, reason: ResetReason) {
         self.resets.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();

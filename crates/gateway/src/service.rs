@@ -18,6 +18,7 @@ use foghorn_telemetry::health::Health;
 use crate::config::Config;
 use crate::connection::Shared;
 use crate::drain::drain;
+use crate::engine::Engine;
 pub use crate::http::Api;
 use crate::hub::Hub;
 use crate::ingest::Ingest;
@@ -77,7 +78,8 @@ impl Gateway {
             }
         });
         let replays = Semaphore::new(config.replays);
-        let shared = Arc::new(Shared { hub, log: ports.log, config, replays });
+        let engine = Engine::default();
+        let shared = Arc::new(Shared { hub, log: ports.log, config, replays, engine });
         Gateway { shared, guard: ports.guard, health: ports.health, tasks }
     }
 

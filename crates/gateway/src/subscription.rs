@@ -9,7 +9,7 @@ use foghorn_core::pattern::Pattern;
 use foghorn_core::shard::{Shard, ShardCount};
 
 /// Topics that a listener wants from one shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Topics {
     /// Only channels, each once: found by the ring's index.
     Channels(Vec<Channel>),
@@ -69,7 +69,7 @@ impl Topics {
 }
 
 /// Everything a connection asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Subscription {
     /// The topics, by shard; only shards that have some.
     pub shards: Vec<(Shard, Topics)>,

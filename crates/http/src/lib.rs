@@ -9,7 +9,8 @@ pub mod hint;
 pub mod problem;
 pub mod query;
 pub mod serve;
-mod stall;
+pub mod stall;
+pub mod takeover;
 
 /// A response as every handler gives it.
 pub type Response = http::Response<body::Body>;

@@ -1,24 +1,39 @@
 //! The accept loop.
 
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Version};
+use hyper::body::Incoming;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::Handler;
 use crate::stall::StallLimit;
+use crate::takeover::{Open, Places, Take, Taken, Takeover, head};
 
 /// How long a peer may take nothing of what waits for it. One limit for answers and for event streams:
 /// both hold memory while they wait, and neither loses by it. A listener is a position, so one that was cut
 /// off (a phone asleep, say, once the kernel's buffers are full) comes back with its cursor and goes on
 /// where it was; and proxies are no more patient, nginx's `send_timeout` is 60 s too.
 pub const WRITE_STALL: Duration = Duration::from_secs(60);
+
+/// A peer that says nothing for so long is asked whether it is still there, and how often until it is given
+/// up: half-open connections (a machine that vanished, a NAT that forgot) are found within two minutes.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
 
 /// What one listener bears.
 #[derive(Debug, Clone, Copy)]
@@ -70,11 +85,9 @@ pub async fn serve(
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
-    let open = Arc::new(AtomicUsize::new(0));
-    let (closed, mut on_close) = watch::channel(());
-    let closed = Arc::new(closed);
+    let (places, mut on_close) = Places::new();
     loop {
-        if open.load(Ordering::Acquire) >= limits.connections {
+        if places.open() >= limits.connections {
             // Paced by whoever leaves.
             tokio::select! {
                 _ = on_close.changed() => continue,
@@ -84,14 +97,8 @@ pub async fn serve(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) => {
-                    open.fetch_add(1, Ordering::AcqRel);
-                    let (open, closed) = (open.clone(), closed.clone());
-                    let connection = connection(socket, peer, handler.clone(), limits, stop.clone());
-                    tokio::spawn(async move {
-                        connection.await;
-                        open.fetch_sub(1, Ordering::AcqRel);
-                        closed.send_replace(());
-                    });
+                    let socket = prepared(socket, limits, peer);
+                    tokio::spawn(connection(socket, places.take(), peer, handler.clone(), stop.clone(), limits));
                 }
                 Err(error) => accept_failed(&error).await,
             },
@@ -99,39 +106,88 @@ pub async fn serve(
         }
     }
     drop(listener);
-    while open.load(Ordering::Acquire) > 0 {
+    while places.open() > 0 {
         if on_close.changed().await.is_err() {
             break;
         }
     }
 }
 
+/// A socket whose peer has to be there and to take what is written to it.
+fn prepared(socket: TcpStream, limits: Limits, peer: SocketAddr) -> StallLimit<TcpStream> {
+    let keep_alive =
+        TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    let options = SockRef::from(&socket);
+    // An event is small and must go at once.
+    let prepared = options
+        .set_tcp_nodelay(true)
+        .and_then(|()| options.set_tcp_keepalive(&keep_alive))
+        // Longer than a peer that is there may take nothing: what that is called is decided here.
+        .and_then(|()| options.set_tcp_user_timeout(Some(limits.write_stall * 3 / 2)));
+    if let Err(error) = prepared {
+        tracing::debug!(%error, %peer, "could not set a socket's options");
+    }
+    StallLimit::new(socket, limits.write_stall)
+}
+
 async fn connection(
-    socket: TcpStream,
+    socket: StallLimit<TcpStream>,
+    open: Open,
     peer: SocketAddr,
     handler: Arc<dyn Handler>,
-    limits: Limits,
     mut stop: watch::Receiver<bool>,
+    limits: Limits,
 ) {
-    // An event is small and must go at once.
-    if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%error, %peer, "could not set TCP_NODELAY");
-    }
-    let service = service_fn(move |request| {
-        let handler = handler.clone();
-        async move { Ok::<_, std::convert::Infallible>(handler.handle(request, peer).await) }
-    });
-    let connection = http1::Builder::new()
+    // Filled by the service, within a poll of hyper's connection, and looked at after each.
+    let taking: Arc<Mutex<Option<(Bytes, Take)>>> = Arc::default();
+    let service = {
+        let taking = taking.clone();
+        service_fn(move |request: Request<Incoming>| {
+            let (handler, taking) = (handler.clone(), taking.clone());
+            async move {
+                let chunked = request.version() == Version::HTTP_11;
+                let response = handler.handle(request, peer).await;
+                let takeover = response.extensions().get::<Takeover>().filter(|_| chunked);
+                if let Some(take) = takeover.and_then(Takeover::take) {
+                    *taking.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some((head(response.status(), response.headers()), take));
+                    // hyper hears no answer: it is dropped.
+                    pending::<()>().await;
+                }
+                Ok::<_, Infallible>(response)
+            }
+        })
+    };
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_deadline)
         .max_buf_size(limits.head_bytes.max(8192))
-        .serve_connection(TokioIo::new(StallLimit::new(socket, limits.write_stall)), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        .serve_connection(TokioIo::new(socket), service);
+    let mut stopping = false;
+    let ended = loop {
+        let served = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Err(ended)),
+            Poll::Pending => {
+                let taken = taking.lock().unwrap_or_else(PoisonError::into_inner).take();
+                taken.map_or(Poll::Pending, |taken| Poll::Ready(Ok(taken)))
+            }
+        });
+        tokio::select! {
+            served = served => match served {
+                Err(ended) => break ended,
+                Ok((head, take)) => {
+                    let socket = connection.into_parts().io.into_inner();
+                    // Whoever sent this request without having taken the answer before it loses both.
+                    if !socket.waits() {
+                        take(Taken { head, socket, open }).await;
+                    }
+                    return;
+                }
+            },
+            () = stopped(&mut stop), if !stopping => {
+                stopping = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
         }
     };
     if let Err(error) = ended {

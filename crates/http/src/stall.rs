@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A socket that can be given up with all that was written and not taken.
-pub(crate) trait Abort {
+pub trait Abort {
     /// Has the kernel reset the connection when the socket is dropped.
     fn abort(&self);
 }
@@ -29,7 +29,7 @@ impl Abort for TcpStream {
 ///
 /// The kernel says that a socket takes bytes again once a third of its send buffer is free, so a peer
 /// makes progress in steps of that size.
-pub(crate) struct StallLimit<S> {
+pub struct StallLimit<S> {
     socket: S,
     limit: Duration,
     /// Made by the first write that waits, then used again: most connections never need one.
@@ -39,8 +39,29 @@ pub(crate) struct StallLimit<S> {
 }
 
 impl<S: Abort> StallLimit<S> {
-    pub(crate) fn new(socket: S, limit: Duration) -> Self {
+    /// A socket whose peer may take nothing for so long.
+    pub fn new(socket: S, limit: Duration) -> Self {
         StallLimit { socket, limit, timer: None, waits: false }
+    }
+
+    /// Whether something that was written last has not been taken whole.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// How long its peer may take nothing.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The socket itself.
+    pub fn get_ref(&self) -> &S {
+        &self.socket
+    }
+
+    /// The socket, without the limit.
+    pub fn into_inner(self) -> S {
+        self.socket
     }
 
     /// What becomes of a write that ended so.

@@ -130,12 +130,36 @@ impl Chunk {
     }
 }
 
+/// A keep-alive at these positions, and a heartbeat if `now` is given.
+pub(crate) fn keep_alive(courses: &[Course], heartbeat: Option<Timestamp>) -> Bytes {
+    let mut chunk = Chunk::new(false);
+    chunk.keep_alive(courses);
+    if let Some(now) = heartbeat {
+        chunk.heartbeat(now);
+    }
+    chunk.into_bytes()
+}
+
+/// `stream-stale`, or `stream-live` when that is over.
+pub(crate) fn notice(stale: bool, courses: &[Course]) -> Bytes {
+    let mut chunk = Chunk::new(false);
+    if stale {
+        chunk.stale();
+    } else {
+        chunk.live(0, courses);
+    }
+    chunk.into_bytes()
+}
+
+/// `stream-end` at these positions.
+pub(crate) fn stream_end(end: StreamEnd, retry_ms: u64, courses: &[Course]) -> Bytes {
+    let mut chunk = Chunk::new(false);
+    chunk.end(end, retry_ms, courses);
+    chunk.into_bytes()
+}
+
 /// A stream that is refused politely: `200`, when to come back, and the end. A native EventSource never
 /// comes back after anything else.
 pub(crate) fn goodbye(end: StreamEnd, retry_ms: u64) -> Bytes {
-    let mut out = BytesMut::new();
-    let data = json!({ "reason": end.as_str() }).to_string();
-    ControlFrame { id: None, event: Some("stream-end"), retry_ms: Some(retry_ms), data: Some(&data) }
-        .write(&mut out);
-    out.freeze()
+    stream_end(end, retry_ms, &[])
 }

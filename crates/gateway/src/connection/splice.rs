@@ -125,10 +125,11 @@ proptest! {
                 let journal = journal.clone();
                 TestLog::new(1, 0, 0, move |query| Ok(journal.replay(query, page)))
             };
-            let shared = Shared { hub: hub.clone(), log, config: Config::default(), replays: Semaphore::new(4) };
+            let (config, replays, engine) = (Config::default(), Semaphore::new(4), Engine::default());
+            let shared = Shared { hub: hub.clone(), log, config, replays, engine };
             let begin = Begin::After(Ok(cursor));
             let mut connection =
-                Connection::new(Arc::new(shared), subscription.clone(), begin, "test".to_owned());
+                Connection::new(Arc::new(shared), subscription.clone(), begin, 0);
             let mut text = String::new();
             let feed = |shard: Shard, head: &mut u64, more: u64, overlap: u64, ahead: u64| {
                 let to = (*head + more).min(journal.last(shard));

@@ -51,7 +51,8 @@ impl Connection {
         let recovered = asked_to_resume && reset.is_none();
         let now = self.shared.hub.clock.now();
         let mut chunk = self.chunk();
-        chunk.connected(&self.client_id, now, recovered, self.retry_ms(), reset.is_none().then_some(&cursor));
+        let retry_ms = self.shared.config.retry_ms();
+        chunk.connected(&self.life.client_id(), now, recovered, retry_ms, reset.is_none().then_some(&cursor));
         if let Some(reason) = reset {
             self.shared.hub.metrics.reset(reason);
             chunk.reset(reason, &self.courses);
@@ -202,7 +203,7 @@ impl Connection {
             match attempt().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if Instant::now() > deadline => {
-                    tracing::debug!(client_id = self.client_id, %error, "gave up on the event log");
+                    tracing::debug!(client_id = self.life.client_id(), %error, "gave up on the event log");
                     return Err(StreamEnd::LogUnavailable);
                 }
                 Err(_) => self.shared.hub.metrics.log_failed(),

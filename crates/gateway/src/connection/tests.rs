@@ -21,7 +21,13 @@ fn rig(
     hub.restart(Shard::ZERO, Epoch::new(1), 10);
     let log = TestLog::new(1, 10, 10, answer);
     let config = Config::default();
-    let shared = Shared { hub: hub.clone(), log: log.clone(), config, replays: Semaphore::new(4) };
+    let shared = Shared {
+        hub: hub.clone(),
+        log: log.clone(),
+        config,
+        replays: Semaphore::new(4),
+        engine: Engine::default(),
+    };
     Rig { hub, log, shared: Arc::new(shared) }
 }
 
@@ -38,7 +44,7 @@ impl Rig {
     fn listen(&self, topic: &str, types: &[&str], begin: Begin) -> Connection {
         let mut subscription = Subscription::new(&[Pattern::parse(topic).unwrap()], ShardCount::ONE);
         subscription.types = types.iter().map(ToString::to_string).collect();
-        Connection::new(self.shared.clone(), subscription, begin, "test".to_owned())
+        Connection::new(self.shared.clone(), subscription, begin, 0)
     }
 }
 
@@ -131,11 +137,11 @@ async fn a_stream_whose_socket_took_nothing_ends_as_slow() {
     let mut stream = rig.listen("a", &[], Begin::Now);
     until(&mut stream, "stream-live").await;
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(stream.ending(), StreamEnd::Slow, "nobody asked for more");
+    assert_eq!(stream.life.ending(), StreamEnd::Slow, "nobody asked for more");
     let waited = tokio::time::timeout(Duration::from_millis(1), stream.next_chunk()).await;
     drop(waited);
     until(&mut stream, "id: ").await;
     let waited = tokio::time::timeout(Duration::from_secs(10), stream.next_chunk()).await;
     assert!(waited.is_err());
-    assert_eq!(stream.ending(), StreamEnd::ClientGone, "there was nothing to take");
+    assert_eq!(stream.life.ending(), StreamEnd::ClientGone, "there was nothing to take");
 }

@@ -1,0 +1,166 @@
+//! What is about to be written to all members of a view: the same bytes for each, one after the other.
+//!
+//! Events lie behind one another as HTTP chunks, so that one write covers however many a member lacks, and
+//! where a member stopped is a number. Once the last member is past them they are forgotten.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ring::RingEvent;
+
+/// What lies in an outbox.
+#[derive(Debug, Clone)]
+pub(super) enum Item {
+    /// An event of the shard with this index.
+    Event(usize, Arc<RingEvent>),
+    /// `stream-stale`, or `stream-live` when it is over.
+    Stale(bool),
+}
+
+#[derive(Debug)]
+struct Mark {
+    /// The offset at which the item ends.
+    end: u64,
+    item: Item,
+}
+
+/// Bytes of a view between two offsets. Offsets only grow; what was written to nobody yet begins at `end`.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    /// The offset behind the last byte.
+    end: u64,
+    marks: VecDeque<Mark>,
+    passed: Passed,
+}
+
+/// Members that went the same way, counted together: nearly all of them do.
+#[derive(Debug, Default, Clone, Copy)]
+struct Passed {
+    from: u64,
+    to: u64,
+    members: u64,
+}
+
+impl Outbox {
+    /// An empty one goes on at another offset.
+    pub(super) fn begin(&mut self, at: u64) {
+        debug_assert!(self.is_empty());
+        self.end = at;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    fn start(&self) -> u64 {
+        self.end - self.bytes.len() as u64
+    }
+
+    /// What a member at this offset lacks.
+    pub(super) fn after(&self, offset: u64) -> &[u8] {
+        &self.bytes[self.index(offset)..]
+    }
+
+    fn index(&self, offset: u64) -> usize {
+        // Never more than what is held, which is in memory.
+        usize::try_from(offset.saturating_sub(self.start())).unwrap_or(usize::MAX).min(self.bytes.len())
+    }
+
+    /// Appends an item as one HTTP chunk that `write` writes.
+    pub(super) fn push(&mut self, item: Item, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.bytes.len();
+        put_chunk(&mut self.bytes, write);
+        self.end += (self.bytes.len() - before) as u64;
+        self.marks.push_back(Mark { end: self.end, item });
+    }
+
+    /// A member was written what lies between two offsets.
+    pub(super) fn passed(&mut self, from: u64, to: u64) {
+        if (self.passed.from, self.passed.to) != (from, to) {
+            self.count();
+            self.passed = Passed { from, to, members: 0 };
+        }
+        self.passed.members += 1;
+    }
+
+    /// Counts the deliveries of those who passed.
+    fn count(&mut self) {
+        let Passed { from, to, members } = std::mem::take(&mut self.passed);
+        let first = self.first_after(from);
+        for mark in self.marks.range(first..).take_while(|mark| mark.end <= to) {
+            if let Item::Event(_, event) = &mark.item {
+                event.delivered.inc_by(members);
+            }
+        }
+    }
+
+    fn first_after(&self, offset: u64) -> usize {
+        self.marks.partition_point(|mark| mark.end <= offset)
+    }
+
+    /// Everybody is past this offset.
+    pub(super) fn forget(&mut self, upto: u64) {
+        self.count();
+        let gone = self.index(upto);
+        if gone == self.bytes.len() {
+            self.bytes.clear();
+        } else {
+            self.bytes.drain(..gone);
+        }
+        let first = self.first_after(upto);
+        self.marks.drain(..first);
+    }
+
+    /// The rest of the item in which `offset` lies, for a member that stopped there; empty between two.
+    pub(super) fn take_rest_of_item(&self, offset: u64) -> Vec<u8> {
+        let first = self.first_after(offset);
+        let begins = if first == 0 { self.start() } else { self.marks[first - 1].end };
+        let Some(mark) = self.marks.get(first).filter(|_| offset > begins) else { return Vec::new() };
+        if let Item::Event(_, event) = &mark.item {
+            event.delivered.inc();
+        }
+        self.bytes[self.index(offset)..self.index(mark.end)].to_vec()
+    }
+
+    /// The items that begin at this offset or later.
+    pub(super) fn items_after(&self, offset: u64) -> impl Iterator<Item = &Item> {
+        let first = self.first_after(offset);
+        let begins = if first == 0 { self.start() } else { self.marks[first - 1].end };
+        self.marks
+            .range((first + usize::from(offset > begins)).min(self.marks.len())..)
+            .map(|mark| &mark.item)
+    }
+
+    /// Gives memory back that a burst took.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        self.bytes.shrink_to(bytes);
+        self.marks.shrink_to(bytes / 64);
+    }
+}
+
+/// Appends an HTTP chunk (RFC 9112, 7.1) of what `write` appends. Its length is known afterwards: room for
+/// eight digits is left, and leading zeros are allowed.
+pub(super) fn put_chunk(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let begin = out.len();
+    out.extend_from_slice(b"00000000\r\n");
+    let data = out.len();
+    write(out);
+    let mut length = out.len() - data;
+    for digit in out[begin..begin + 8].iter_mut().rev() {
+        *digit = b"0123456789abcdef"[length & 15];
+        length >>= 4;
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What ends a chunked body.
+pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";

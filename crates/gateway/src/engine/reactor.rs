@@ -1,0 +1,899 @@
+//! The loop that serves level streams.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Registry, Token};
+use slab::Slab;
+use socket2::SockRef;
+use tokio::runtime::Handle;
+
+use foghorn_core::channel::Channel;
+use foghorn_core::position::Epoch;
+use foghorn_core::reason::StreamEnd;
+use foghorn_core::shard::Shard;
+use foghorn_http::takeover::Open;
+
+use super::catch_up::{Returned, resume};
+use super::inbox::{Adoptee, Inbox, WAKE};
+use super::outbox::{LAST_CHUNK, Outbox, put_chunk};
+use super::view::{Key, Seen, View, put_event};
+use super::wheel::{Entry, Wheel};
+use crate::connection::{Course, Shared, cursor, keep_alive, notice, stream_end};
+use crate::hub::Hub;
+use crate::index::PatternIndex;
+use crate::ring::{Ring, RingEvent};
+use crate::seat::Seat;
+use crate::subscription::Subscription;
+
+/// Writes, and bytes written, after which another view has its turn.
+const SLICE_WRITES: usize = 256;
+const SLICE_BYTES: usize = 1 << 20;
+/// Bytes that a view may hold for members that the sweep has not reached. Whoever is further behind reads
+/// the ring by itself.
+const VIEW_BYTES: usize = 1 << 20;
+/// Events, and bytes of events, read from a ring at a time.
+const RING_EVENTS: usize = 512;
+const RING_BYTES: usize = VIEW_BYTES / 2;
+/// What a stream that joins may lack; one that lacks more goes on by itself.
+const JOIN_BYTES: usize = 64 * 1024;
+/// Bytes that streams with full sockets hold together, the rests of the events in which they stopped.
+const RESTS_BYTES: usize = 64 << 20;
+/// Outboxes kept for their memory, and how much of it each may keep.
+const POOL: usize = 256;
+const POOLED_BYTES: usize = 16 * 1024;
+/// A client has said all it had to say; so much more is overlooked.
+const READ_BYTES: u32 = 64 * 1024;
+const NO_VIEW: Key = Key::MAX;
+
+/// One stream.
+struct Listener {
+    socket: TcpStream,
+    seat: Seat,
+    open: Open,
+    /// Which of the bearers of its key it is.
+    bearer: u32,
+    view: Key,
+    /// Its index among the view's members.
+    member: u32,
+    /// How far into the view's bytes it has been written.
+    offset: u64,
+    /// Milliseconds of the reactor's time.
+    last_write: u64,
+    keep_alive_ms: u32,
+    write_stall_ms: u32,
+    overlooked: u32,
+    /// Whether its socket took less than it was given.
+    full: bool,
+    rest: Option<Box<Rest>>,
+}
+
+/// Bytes for one stream alone, before anything else.
+struct Rest {
+    bytes: Vec<u8>,
+    sent: usize,
+    then: Then,
+}
+
+enum Then {
+    /// It goes on where it is in its view.
+    GoOn,
+    /// It is behind its view: a task has to see to it.
+    CatchUp(Arc<Subscription>, Vec<Course>, bool),
+    /// It ends.
+    End(StreamEnd),
+}
+
+impl Listener {
+    fn ends(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| matches!(rest.then, Then::End(_)))
+    }
+}
+
+/// A thread's streams.
+pub(super) struct Reactor {
+    shared: Weak<Shared>,
+    hub: Arc<Hub>,
+    inbox: Arc<Inbox>,
+    runtime: Handle,
+    registry: Option<Registry>,
+    listeners: Slab<Listener>,
+    views: Slab<View>,
+    by_subscription: HashMap<Arc<Subscription>, Key>,
+    /// Per shard.
+    topics: Vec<Topics>,
+    seen: Vec<Seen>,
+    /// Which shards are stale, after so many changes.
+    stale: Vec<bool>,
+    stale_changes: u64,
+    /// Views with something to be written, in turn.
+    waiting: VecDeque<Key>,
+    wheel: Wheel,
+    began: Instant,
+    now_ms: u64,
+    /// When the slow were looked at.
+    looked_ms: u64,
+    bearers: u32,
+    offered: u64,
+    leaving: usize,
+    /// Where to look for the next stream to leave.
+    next_to_leave: usize,
+    rests_bytes: usize,
+    #[expect(clippy::vec_box, reason = "a view without one is to be small: it holds a pointer")]
+    pool: Vec<Box<Outbox>>,
+    events: Vec<Arc<RingEvent>>,
+    found: Vec<Key>,
+}
+
+struct Topics {
+    channels: HashMap<Channel, Vec<Key>>,
+    patterns: PatternIndex<Key, Key>,
+}
+
+impl Reactor {
+    pub(super) fn new(shared: &Arc<Shared>, inbox: Arc<Inbox>, runtime: Handle) -> Self {
+        let hub = shared.hub.clone();
+        let shards = hub.shard_count();
+        let none = |_| Topics { channels: HashMap::new(), patterns: PatternIndex::new() };
+        let now = Instant::now();
+        Reactor {
+            shared: Arc::downgrade(shared),
+            inbox,
+            runtime,
+            registry: None,
+            listeners: Slab::new(),
+            views: Slab::new(),
+            by_subscription: HashMap::new(),
+            topics: shards.shards().map(none).collect(),
+            seen: shards.shards().map(|shard| head(&hub, shard)).collect(),
+            stale: vec![false; usize::from(shards.get())],
+            // Looked at before anything is told.
+            stale_changes: u64::MAX,
+            hub,
+            waiting: VecDeque::new(),
+            wheel: Wheel::new(now),
+            began: now,
+            now_ms: 0,
+            looked_ms: 0,
+            bearers: 0,
+            offered: 0,
+            leaving: 0,
+            next_to_leave: 0,
+            rests_bytes: 0,
+            pool: Vec::new(),
+            events: Vec::with_capacity(RING_EVENTS),
+            found: Vec::new(),
+        }
+    }
+
+    /// Serves until it is told to stop.
+    pub(super) fn run(mut self, poll: &mut Poll) {
+        match poll.registry().try_clone() {
+            Ok(registry) => self.registry = Some(registry),
+            Err(error) => tracing::error!(%error, "a reactor can't watch sockets; streams stay in tasks"),
+        }
+        let mut happened = Events::with_capacity(1024);
+        let (mut adoptees, mut due) = (Vec::new(), Vec::new());
+        while !self.inbox.is_stopped() {
+            // Before looking, so that what happens meanwhile wakes.
+            self.inbox.listen();
+            self.tick(&mut due);
+            let mut more = false;
+            for shard in self.hub.shard_count().shards() {
+                more |= self.advance(shard);
+            }
+            self.say_stale();
+            self.inbox.adoptees(&mut adoptees);
+            adoptees.drain(..).for_each(|adoptee| self.adopt(adoptee));
+            self.let_go();
+            self.inbox.set_staying(self.listeners.len() - self.leaving);
+            if let Some(view) = self.waiting.pop_front() {
+                self.sweep(view);
+            }
+            let busy = more || !self.waiting.is_empty();
+            let idle = self.wheel.next().saturating_duration_since(Instant::now());
+            let timeout = if busy { Duration::ZERO } else { idle };
+            match poll.poll(&mut happened, Some(timeout)) {
+                Ok(()) => happened.iter().for_each(|event| self.happened(event)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::error!(%error, "a reactor can't wait for its sockets; it begins anew");
+                    return;
+                }
+            }
+        }
+        self.listeners.drain().for_each(|listener| listener.seat.end(StreamEnd::Drain));
+    }
+
+    // What comes in
+
+    /// Reads on in a shard's ring. Whether there is more.
+    fn advance(&mut self, shard: Shard) -> bool {
+        let seen = self.seen[shard.index()];
+        let mut events = std::mem::take(&mut self.events);
+        let reached = self.hub.with_ring(shard, |ring| Some(read_on(ring?, seen, &mut events)));
+        if let Some(Reached::Lost(_)) = reached {
+            // The ring left us behind, or began anew: everybody here has to ask where to go on.
+            self.expel_all(shard);
+        }
+        let now = self.hub.clock.now();
+        for event in events.drain(..) {
+            if !event.feed.is_expired(now) {
+                self.offer(shard, &event);
+            }
+        }
+        self.events = events;
+        let (Some(Reached::Head(at)) | Some(Reached::Lost(at)) | Some(Reached::More(at))) = reached else {
+            return false;
+        };
+        self.seen[shard.index()] = at;
+        matches!(reached, Some(Reached::More(_)))
+    }
+
+    /// Puts an event into every view that wants it.
+    fn offer(&mut self, shard: Shard, event: &Arc<RingEvent>) {
+        self.offered += 1;
+        let mut found = std::mem::take(&mut self.found);
+        let topics = &self.topics[shard.index()];
+        if let Some(views) = topics.channels.get(&event.feed.channel) {
+            found.extend_from_slice(views);
+        }
+        topics.patterns.matching(event.feed.channel.as_str(), &mut |view| found.push(*view));
+        for key in found.drain(..) {
+            let Some(view) = self.views.get_mut(key as usize) else { continue };
+            if view.offered == self.offered || !view.subscription.wants_type(&event.feed) {
+                continue;
+            }
+            view.offered = self.offered;
+            let pool = &mut self.pool;
+            view.push_event(shard, event, &self.seen, || pool.pop().unwrap_or_default());
+            let over = view.pending() > VIEW_BYTES;
+            self.wait_for_turn(key);
+            if over {
+                self.expel_laggards(key);
+            }
+        }
+        self.found = found;
+    }
+
+    fn wait_for_turn(&mut self, key: Key) {
+        if !std::mem::replace(&mut self.views[key as usize].waits, true) {
+            self.waiting.push_back(key);
+        }
+    }
+
+    fn say_stale(&mut self) {
+        let changes = self.hub.stale_changes();
+        if changes == self.stale_changes {
+            return;
+        }
+        self.stale_changes = changes;
+        self.stale = self.hub.shard_count().shards().map(|shard| self.hub.is_stale([shard])).collect();
+        let keys: Vec<Key> = self.views.iter().map(|(key, _)| narrow(key)).collect();
+        for key in keys {
+            let stale = self.is_stale(&self.views[key as usize].subscription);
+            let view = &mut self.views[key as usize];
+            if stale == view.stale {
+                continue;
+            }
+            let text = notice(stale, &view.courses(&self.seen));
+            let pool = &mut self.pool;
+            view.push_stale(stale, &text, || pool.pop().unwrap_or_default());
+            self.wait_for_turn(key);
+        }
+    }
+
+    /// As far as views were told.
+    fn is_stale(&self, subscription: &Subscription) -> bool {
+        subscription.shards.iter().any(|(shard, _)| self.stale[shard.index()])
+    }
+
+    /// Takes a stream on, or gives it back when it is not level after all.
+    fn adopt(&mut self, adoptee: Adoptee) {
+        let Adoptee {
+            socket,
+            open,
+            seat,
+            subscription,
+            courses,
+            told_stale,
+            keep_alive,
+            write_stall,
+            membership,
+        } = adoptee;
+        let lacks = self.lacks(&subscription, courses.clone(), told_stale);
+        // From here on it is let go with all that are here.
+        drop(membership);
+        let Some((lacks, registry)) = lacks.zip(self.registry.as_ref()) else {
+            let returned =
+                Returned { socket, open, seat, subscription, courses, told_stale, keep_alive, write_stall };
+            self.give_back(returned);
+            return;
+        };
+        let mut socket = TcpStream::from_std(socket);
+        let entry = self.listeners.vacant_entry();
+        let key = narrow(entry.key());
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = registry.register(&mut socket, Token(entry.key()), both) {
+            tracing::warn!(%error, "a stream's socket can't be watched; the stream ends");
+            return;
+        }
+        self.bearers = self.bearers.wrapping_add(1);
+        entry.insert(Listener {
+            socket,
+            seat,
+            open,
+            bearer: self.bearers,
+            view: NO_VIEW,
+            member: 0,
+            offset: 0,
+            last_write: self.now_ms,
+            keep_alive_ms: millis(keep_alive),
+            write_stall_ms: millis(write_stall),
+            overlooked: 0,
+            full: false,
+            rest: None,
+        });
+        self.join(key, subscription);
+        self.due_in(key, keep_alive);
+        self.send_alone(key, &lacks);
+    }
+
+    /// What a stream lacks to be where its view ends, if the rings have it and it is not much.
+    fn lacks(
+        &mut self,
+        subscription: &Subscription,
+        mut courses: Vec<Course>,
+        told_stale: bool,
+    ) -> Option<Vec<u8>> {
+        for course in &courses {
+            while self.seen[course.shard.index()].at < course.at && self.advance(course.shard) {}
+        }
+        let mut bytes = Vec::new();
+        let now = self.hub.clock.now();
+        for at in 0..courses.len() {
+            let (course, topics) = (courses[at], &subscription.shards[at].1);
+            let seen = self.seen[course.shard.index()];
+            if course.epoch != seen.epoch || course.at > seen.at {
+                return None;
+            }
+            let (mut events, mut room) = (Vec::new(), JOIN_BYTES.saturating_sub(bytes.len()));
+            let mut much = false;
+            let reached = self.hub.with_ring(course.shard, |ring| {
+                let ring = ring.filter(|ring| course.check(ring).is_ok())?;
+                let reached = ring.read(topics, course.at, |event| {
+                    much = room == 0;
+                    if event.feed.seq > seen.at || much {
+                        return false;
+                    }
+                    room = room.saturating_sub(event.feed.wire_len());
+                    events.push(event.clone());
+                    true
+                });
+                Some(reached.at)
+            })?;
+            if much || reached < seen.at {
+                return None;
+            }
+            for event in events {
+                if subscription.wants_type(&event.feed) && !event.feed.is_expired(now) {
+                    courses[at] = course.moved_to(event.feed.seq);
+                    put_chunk(&mut bytes, |out| {
+                        put_event(out, &event, subscription.envelope, || cursor(&courses), courses.len());
+                    });
+                    event.delivered.inc();
+                }
+            }
+            courses[at] = course.moved_to(seen.at);
+        }
+        let stale = self.is_stale(subscription);
+        if stale != told_stale {
+            put_chunk(&mut bytes, |out| out.extend_from_slice(&notice(stale, &courses)));
+        }
+        Some(bytes)
+    }
+
+    // What goes out
+
+    /// Writes to some of a view's members what they lack.
+    fn sweep(&mut self, key: Key) {
+        let Some(view) = self.views.get_mut(key as usize).filter(|view| view.waits) else { return };
+        let end = view.end();
+        let (mut writes, mut written) = (0, 0);
+        let mut gone = Vec::new();
+        while writes < SLICE_WRITES && written < SLICE_BYTES {
+            let Some(member) = view.visit() else {
+                self.end_round(key);
+                break;
+            };
+            let listener = &mut self.listeners[member as usize];
+            if listener.offset == end {
+                continue;
+            }
+            if listener.full || listener.rest.is_some() {
+                view.is_stuck(member);
+                continue;
+            }
+            let Some(outbox) = view.outbox() else { break };
+            writes += 1;
+            match write_from(outbox, listener, self.now_ms) {
+                Ok(count) => written += count,
+                Err(_) => gone.push(member),
+            }
+            if listener.full {
+                view.is_stuck(member);
+            }
+        }
+        for member in gone {
+            self.end(member, StreamEnd::ClientGone);
+        }
+        if let Some(view) = self.views.get_mut(key as usize)
+            && view.waits
+        {
+            self.waiting.push_back(key);
+        }
+    }
+
+    /// Everybody was visited: those who got nothing leave, and what the others have is forgotten.
+    fn end_round(&mut self, key: Key) {
+        let view = &mut self.views[key as usize];
+        let round = view.round();
+        for member in view.take_stuck() {
+            let behind =
+                self.listeners.get(member as usize).is_some_and(|l| l.view == key && l.offset < round);
+            if behind {
+                self.expel(member);
+            }
+        }
+        // The last member may have been among them.
+        let Some(view) = self.views.get_mut(key as usize) else { return };
+        let spare = view.end_round();
+        view.waits = view.pending() > 0;
+        self.keep(spare);
+    }
+
+    fn keep(&mut self, spare: Option<Box<Outbox>>) {
+        if let Some(mut outbox) = spare
+            && self.pool.len() < POOL
+        {
+            outbox.shrink(POOLED_BYTES);
+            self.pool.push(outbox);
+        }
+    }
+
+    /// A view holds too much for members that have not been reached: they go their own ways.
+    fn expel_laggards(&mut self, key: Key) {
+        let view = &self.views[key as usize];
+        let end = view.end();
+        let behind = |member: &Key| self.listeners[*member as usize].offset < end;
+        let laggards: Vec<Key> = view.members().iter().copied().filter(behind).collect();
+        for member in laggards {
+            self.expel(member);
+        }
+        if self.views.get(key as usize).is_some_and(|view| view.waits) {
+            self.views[key as usize].skip_round();
+            self.end_round(key);
+        }
+    }
+
+    fn expel_all(&mut self, shard: Shard) {
+        let of_shard = |view: &View| view.subscription.shards.iter().any(|(other, _)| *other == shard);
+        let keys: Vec<Key> =
+            self.views.iter().filter(|(_, view)| of_shard(view)).map(|(key, _)| narrow(key)).collect();
+        for key in keys {
+            let members = self.views[key as usize].members().to_vec();
+            members.into_iter().for_each(|member| self.expel(member));
+        }
+    }
+
+    /// Takes a member out of its view; it goes on by itself.
+    fn expel(&mut self, key: Key) {
+        self.detach(key);
+        self.write_rest(key);
+    }
+
+    /// Takes a member out of its view. It is left the rest of the item in which it stopped, and its
+    /// positions, for when its socket has taken that.
+    fn detach(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key as usize) else { return };
+        let Some(view) = self.views.get_mut(listener.view as usize) else { return };
+        let offset = listener.offset;
+        let (courses, told_stale) = view.position(offset, &self.seen);
+        let subscription = view.subscription.clone();
+        let rest = view.outbox().map(|outbox| outbox.take_rest_of_item(offset)).unwrap_or_default();
+        self.leave_view(key);
+        self.append_rest(key, &rest, Then::CatchUp(subscription, courses, told_stale));
+    }
+
+    /// Writes something to one stream that has been written everything.
+    fn send_alone(&mut self, key: Key, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.append_rest(key, bytes, Then::GoOn);
+            self.write_rest(key);
+        }
+    }
+
+    /// Appends bytes to what a stream is to get before all else, and says what comes then.
+    fn append_rest(&mut self, key: Key, bytes: &[u8], then: Then) {
+        let listener = &mut self.listeners[key as usize];
+        match &mut listener.rest {
+            None => {
+                listener.rest = Some(Box::new(Rest { bytes: bytes.to_vec(), sent: 0, then }));
+            }
+            Some(rest) => {
+                rest.bytes.extend_from_slice(bytes);
+                rest.then = then;
+            }
+        }
+        self.rests_bytes += bytes.len();
+    }
+
+    /// Writes a stream's own bytes, and does what comes then.
+    fn write_rest(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key as usize) else { return };
+        let Some(rest) = listener.rest.as_mut() else { return };
+        while rest.sent < rest.bytes.len() {
+            match listener.socket.write(&rest.bytes[rest.sent..]) {
+                Ok(0) => return self.end(key, StreamEnd::ClientGone),
+                Ok(count) => {
+                    rest.sent += count;
+                    listener.last_write = self.now_ms;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    listener.full = true;
+                    if self.rests_bytes > RESTS_BYTES {
+                        self.abort(key);
+                    }
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.end(key, StreamEnd::ClientGone),
+            }
+        }
+        listener.full = false;
+        self.rests_bytes -= rest.bytes.len();
+        let Some(rest) = listener.rest.take() else { return };
+        match rest.then {
+            Then::GoOn => self.go_on(key),
+            Then::CatchUp(subscription, courses, told_stale) => {
+                self.return_to_task(key, subscription, courses, told_stale);
+            }
+            Then::End(end) => {
+                self.leaving -= 1;
+                if let Some(listener) = self.remove(key) {
+                    _ = listener.socket.shutdown(Shutdown::Write).is_ok();
+                    listener.seat.end(end);
+                }
+            }
+        }
+    }
+
+    /// Writes what a member lacks, now that its socket takes something.
+    fn go_on(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key as usize) else { return };
+        let Some(view) = self.views.get_mut(listener.view as usize) else { return };
+        if listener.offset == view.end() || listener.full || listener.rest.is_some() {
+            return;
+        }
+        let Some(outbox) = view.outbox() else { return };
+        if write_from(outbox, listener, self.now_ms).is_err() {
+            self.end(key, StreamEnd::ClientGone);
+        }
+    }
+
+    fn happened(&mut self, event: &Event) {
+        let Token(at) = event.token();
+        let Some(listener) = self.listeners.get_mut(at).filter(|_| event.token() != WAKE) else { return };
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            match read(&mut listener.socket, &mut listener.overlooked) {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return self.end(narrow(at), StreamEnd::ClientGone),
+            }
+        }
+        if event.is_writable() && listener.full {
+            listener.full = false;
+            if listener.rest.is_some() { self.write_rest(narrow(at)) } else { self.go_on(narrow(at)) }
+        }
+    }
+
+    // What time brings
+
+    fn tick(&mut self, due: &mut Vec<Entry>) {
+        let now = Instant::now();
+        self.now_ms = u64::try_from(now.duration_since(self.began).as_millis()).unwrap_or(u64::MAX);
+        if now < self.wheel.next() {
+            return;
+        }
+        self.wheel.turn(now, due);
+        for Entry { key, bearer } in due.drain(..) {
+            if self.listeners.get(key as usize).is_some_and(|listener| listener.bearer == bearer) {
+                self.is_due(key);
+            }
+        }
+        if self.now_ms >= self.looked_ms + 1000 {
+            self.looked_ms = self.now_ms;
+            self.look_at_slow();
+        }
+    }
+
+    /// Counts the streams whose sockets are full, and gives those up that took nothing for too long.
+    fn look_at_slow(&mut self) {
+        let (mut slow, mut stalled) = (0, Vec::new());
+        for (key, listener) in self.listeners.iter().filter(|(_, listener)| listener.full) {
+            let quiet = self.now_ms - listener.last_write;
+            slow += usize::from(quiet > 1000);
+            if quiet >= u64::from(listener.write_stall_ms) {
+                stalled.push(narrow(key));
+            }
+        }
+        stalled.into_iter().for_each(|key| self.abort(key));
+        self.inbox.set_slow(slow);
+    }
+
+    /// Keeps a quiet stream alive.
+    fn is_due(&mut self, key: Key) {
+        let listener = &self.listeners[key as usize];
+        let quiet = self.now_ms - listener.last_write;
+        let keep_alive_ms = u64::from(listener.keep_alive_ms);
+        let wait = if quiet < keep_alive_ms { keep_alive_ms - quiet } else { keep_alive_ms };
+        self.due_in(key, Duration::from_millis(wait));
+        let listener = &self.listeners[key as usize];
+        let Some(view) = self.views.get(listener.view as usize) else { return };
+        if quiet < keep_alive_ms || listener.full || listener.rest.is_some() || listener.offset < view.end() {
+            return;
+        }
+        let heartbeat = view.subscription.heartbeat.then(|| self.hub.clock.now());
+        let text = keep_alive(&view.courses(&self.seen), heartbeat);
+        let mut bytes = Vec::with_capacity(text.len() + 16);
+        put_chunk(&mut bytes, |out| out.extend_from_slice(&text));
+        self.send_alone(key, &bytes);
+    }
+
+    fn due_in(&mut self, key: Key, wait: Duration) {
+        let bearer = self.listeners[key as usize].bearer;
+        let now = self.began + Duration::from_millis(self.now_ms);
+        self.wheel.insert(now + wait, Entry { key, bearer });
+    }
+
+    // Leaving
+
+    /// Tells as many streams as may not stay that they end, and where to go on.
+    fn let_go(&mut self) {
+        let may_stay = self.inbox.may_stay();
+        let most = self.listeners.capacity();
+        for _ in 0..most {
+            if self.listeners.len() - self.leaving <= may_stay {
+                return;
+            }
+            let at = self.next_to_leave % most.max(1);
+            self.next_to_leave = at + 1;
+            if self.listeners.get(at).is_some_and(|listener| !listener.ends()) {
+                self.finish(narrow(at), StreamEnd::Drain);
+            }
+        }
+    }
+
+    /// Ends a stream after what it is being written, saying why and where to go on.
+    fn finish(&mut self, key: Key, end: StreamEnd) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        // What is there for it already, if its socket takes that.
+        self.go_on(key);
+        self.detach(key);
+        let Some(listener) = self.listeners.get(key as usize) else { return };
+        let courses = match listener.rest.as_ref().map(|rest| &rest.then) {
+            Some(Then::CatchUp(_, courses, _)) => courses.as_slice(),
+            _ => &[],
+        };
+        let mut bytes = Vec::new();
+        put_chunk(&mut bytes, |out| {
+            out.extend_from_slice(&stream_end(end, shared.config.retry_ms(), courses));
+        });
+        bytes.extend_from_slice(LAST_CHUNK);
+        self.leaving += 1;
+        self.append_rest(key, &bytes, Then::End(end));
+        self.write_rest(key);
+    }
+
+    /// Resets a connection whose peer took nothing for too long: the kernel would go on offering it what
+    /// is in its buffer.
+    fn abort(&mut self, key: Key) {
+        if let Some(listener) = self.remove(key) {
+            if let Err(error) = SockRef::from(&listener.socket).set_linger(Some(Duration::ZERO)) {
+                tracing::debug!(%error, "could not have a stalled connection reset");
+            }
+            listener.seat.end(StreamEnd::Slow);
+        }
+    }
+
+    fn end(&mut self, key: Key, end: StreamEnd) {
+        if let Some(listener) = self.remove(key) {
+            listener.seat.end(end);
+        }
+    }
+
+    fn return_to_task(
+        &mut self,
+        key: Key,
+        subscription: Arc<Subscription>,
+        courses: Vec<Course>,
+        told_stale: bool,
+    ) {
+        let Some(mut listener) = self.remove(key) else { return };
+        if let Some(registry) = &self.registry
+            && let Err(error) = registry.deregister(&mut listener.socket)
+        {
+            tracing::debug!(%error, "could not stop watching a stream's socket");
+        }
+        self.give_back(Returned {
+            socket: listener.socket.into(),
+            open: listener.open,
+            seat: listener.seat,
+            subscription,
+            courses,
+            told_stale,
+            keep_alive: Duration::from_millis(listener.keep_alive_ms.into()),
+            write_stall: Duration::from_millis(listener.write_stall_ms.into()),
+        });
+    }
+
+    fn give_back(&self, returned: Returned) {
+        if let Some(shared) = self.shared.upgrade() {
+            self.runtime.spawn(resume(shared, returned));
+        }
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Listener> {
+        self.leave_view(key);
+        let listener = self.listeners.try_remove(key as usize)?;
+        if let Some(rest) = &listener.rest {
+            self.rests_bytes -= rest.bytes.len();
+        }
+        self.leaving -= usize::from(listener.ends());
+        Some(listener)
+    }
+
+    // Views
+
+    fn join(&mut self, key: Key, subscription: Arc<Subscription>) {
+        let view = match self.by_subscription.get(&subscription) {
+            Some(view) => *view,
+            None => self.open_view(subscription),
+        };
+        let member = self.views[view as usize].join(key);
+        let listener = &mut self.listeners[key as usize];
+        (listener.view, listener.member) = (view, narrow(member));
+        listener.offset = self.views[view as usize].end();
+    }
+
+    fn open_view(&mut self, subscription: Arc<Subscription>) -> Key {
+        let stale = self.is_stale(&subscription);
+        let key = narrow(self.views.insert(View::new(subscription.clone(), stale)));
+        for (shard, topics) in &subscription.shards {
+            let here = &mut self.topics[shard.index()];
+            for channel in topics.channels() {
+                here.channels.entry(channel.detached()).or_default().push(key);
+            }
+            for pattern in topics.patterns() {
+                here.patterns.insert(pattern, key, key);
+            }
+        }
+        self.by_subscription.insert(subscription, key);
+        key
+    }
+
+    fn leave_view(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key as usize) else { return };
+        let view_key = std::mem::replace(&mut listener.view, NO_VIEW);
+        let Some(view) = self.views.get_mut(view_key as usize) else { return };
+        for (moved, member) in view.leave(listener.member as usize).into_iter().flatten() {
+            self.listeners[moved as usize].member = narrow(member);
+        }
+        if view.members().is_empty() {
+            self.close_view(view_key);
+        }
+    }
+
+    fn close_view(&mut self, key: Key) {
+        let mut view = self.views.remove(key as usize);
+        view.skip_round();
+        self.keep(view.end_round());
+        self.by_subscription.remove(&view.subscription);
+        for (shard, topics) in &view.subscription.shards {
+            let here = &mut self.topics[shard.index()];
+            for channel in topics.channels() {
+                if let Some(views) = here.channels.get_mut(channel) {
+                    views.retain(|other| *other != key);
+                    if views.is_empty() {
+                        here.channels.remove(channel);
+                    }
+                }
+            }
+            for pattern in topics.patterns() {
+                here.patterns.remove(pattern, &key);
+            }
+        }
+    }
+}
+
+/// Writes a member what it lacks, in one piece; how many bytes its socket took.
+fn write_from(outbox: &mut Outbox, listener: &mut Listener, now_ms: u64) -> io::Result<usize> {
+    let lacks = outbox.after(listener.offset);
+    let count = match listener.socket.write(lacks) {
+        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+        Ok(count) => count,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(error),
+    };
+    listener.full = count < lacks.len();
+    if count > 0 {
+        let from = listener.offset;
+        listener.offset += count as u64;
+        listener.last_write = now_ms;
+        outbox.passed(from, listener.offset);
+    }
+    Ok(count)
+}
+
+/// Reads what nobody asked the client for. False when it has gone away, or says too much.
+fn read(socket: &mut TcpStream, overlooked: &mut u32) -> io::Result<bool> {
+    let mut waste = [0; 1024];
+    loop {
+        match socket.read(&mut waste) {
+            Ok(0) => return Ok(false),
+            Ok(count) => {
+                *overlooked = overlooked.saturating_add(narrow(count));
+                if *overlooked > READ_BYTES {
+                    return Ok(false);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How far a ring was read.
+#[derive(Clone, Copy)]
+enum Reached {
+    Head(Seen),
+    More(Seen),
+    /// It doesn't hold what comes next.
+    Lost(Seen),
+}
+
+fn read_on(ring: &Ring, seen: Seen, events: &mut Vec<Arc<RingEvent>>) -> Reached {
+    let head = Seen { epoch: ring.epoch(), at: ring.head() };
+    if ring.epoch() != seen.epoch || ring.floor() > seen.at {
+        return Reached::Lost(head);
+    }
+    let mut bytes = 0;
+    for event in ring.after(seen.at) {
+        if events.len() == RING_EVENTS || bytes > RING_BYTES {
+            return Reached::More(Seen { at: events.last().map_or(seen.at, |e| e.feed.seq), ..seen });
+        }
+        bytes += event.feed.wire_len();
+        events.push(event.clone());
+    }
+    Reached::Head(head)
+}
+
+/// A ring that has not begun is left behind by whatever it begins with.
+fn head(hub: &Hub, shard: Shard) -> Seen {
+    let nowhere = Seen { epoch: Epoch::new(0), at: 0 };
+    hub.with_ring(shard, |ring| ring.map_or(nowhere, |ring| Seen { epoch: ring.epoch(), at: ring.head() }))
+}
+
+/// Keys and counts of what is open: bounded by open files, far below this type's bound.
+fn narrow(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

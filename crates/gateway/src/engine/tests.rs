@@ -1,0 +1,345 @@
+//! The engine over real sockets: whatever they take, everybody gets everything once and in order.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use foghorn_bus::log::{Replay, ReplayQuery};
+use foghorn_core::batch::Batch;
+use foghorn_core::cursor::Cursor;
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::reason::StreamEnd;
+use foghorn_core::shard::Shard;
+use foghorn_core::sse::Decoder;
+use foghorn_http::guard::Guard;
+use foghorn_http::serve::{Limits, serve};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::*;
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::service::Api;
+use crate::testing::{TestLog, batch, hub};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const EPOCH: u64 = 1;
+
+struct Stage {
+    hub: Arc<Hub>,
+    log: Arc<TestLog>,
+    address: SocketAddr,
+    /// All events there ever were, one a batch.
+    journal: Arc<Mutex<Vec<Batch>>>,
+    shared: Arc<Shared>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Stage {
+    /// A gateway whose ring is bounded so, behind a real port.
+    async fn new(ring_bytes: usize, config: Config, write_stall: Duration) -> Self {
+        let hub = hub(ring_bytes);
+        hub.restart(Shard::ZERO, Epoch::new(EPOCH), 0);
+        let journal = Arc::new(Mutex::new(Vec::<Batch>::new()));
+        let held = journal.clone();
+        let log = TestLog::new(EPOCH, 0, 0, move |query: &ReplayQuery| {
+            let journal = held.lock();
+            let after = usize::try_from(query.after).unwrap();
+            let mut page = Batch::empty(Shard::ZERO, Epoch::new(EPOCH), query.after, query.after);
+            for one in journal[after..].iter().take(100) {
+                let wanted =
+                    |topic: &foghorn_core::pattern::Pattern| topic.matches(one.events[0].channel.as_str());
+                page.events.extend(one.events.iter().filter(|_| query.topics.iter().any(wanted)).cloned());
+                page.to = one.to;
+            }
+            page.tip = journal.len() as u64;
+            Ok(Replay::Page(page))
+        });
+        let config = Config { reactors: 1, ..config };
+        let (replays, engine) = (Semaphore::new(64), Engine::default());
+        let shared = Arc::new(Shared { hub: hub.clone(), log: log.clone(), config, replays, engine });
+        let api = Arc::new(Api { shared: shared.clone(), guard: Guard::new(&[], &[]) });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(serve(listener, api, Limits { write_stall, ..Limits::default() }, stopped));
+        Stage { hub, log, address, journal, shared, _stop: stop }
+    }
+
+    fn publish(&self, channel: &str, data: &str) {
+        let mut journal = self.journal.lock();
+        let from = journal.len() as u64;
+        let one = batch(EPOCH, from, from + 1, channel, None, data);
+        journal.push(one.clone());
+        drop(journal);
+        self.hub.apply(&one);
+    }
+
+    async fn listen(&self, query: &str) -> Client {
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        let request = format!("GET /api/events?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        Client {
+            socket,
+            chunked: Vec::new(),
+            decoder: Decoder::default(),
+            head: false,
+            ended: false,
+            blocks: Vec::new(),
+        }
+    }
+
+    /// Waits until so many streams are open.
+    async fn open(&self, streams: usize) {
+        let settled = async {
+            while self.hub.connections() != streams {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, settled).await.unwrap_or_else(|_| panic!("{} are open", self.hub.connections()));
+    }
+
+    /// Waits until so many streams are with the reactor.
+    async fn in_reactor(&self, streams: usize) {
+        let here = || self.shared.engine.reactors.get().map_or(0, |all| all[0].staying());
+        let settled = async {
+            while here() != streams {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, settled).await.unwrap_or_else(|_| panic!("{} of {streams} streams", here()));
+    }
+}
+
+/// Takes HTTP chunks and SSE blocks apart.
+struct Client {
+    socket: TcpStream,
+    /// What was received and is not read as chunks yet.
+    chunked: Vec<u8>,
+    decoder: Decoder,
+    head: bool,
+    ended: bool,
+    /// Type, id and data of each block.
+    blocks: Vec<(String, String, String)>,
+}
+
+impl Client {
+    /// Reads once. False when the server has closed the connection.
+    async fn read(&mut self) -> std::io::Result<bool> {
+        let mut bytes = vec![0; 64 * 1024];
+        let count = self.socket.read(&mut bytes).await?;
+        self.chunked.extend_from_slice(&bytes[..count]);
+        if !self.head {
+            let Some(end) = self.chunked.windows(4).position(|four| four == b"\r\n\r\n") else {
+                return Ok(count > 0);
+            };
+            assert!(self.chunked.starts_with(b"HTTP/1.1 200 OK\r\n"));
+            self.chunked.drain(..end + 4);
+            self.head = true;
+        }
+        while let Some(line) = self.chunked.windows(2).position(|two| two == b"\r\n") {
+            let length = std::str::from_utf8(&self.chunked[..line]).unwrap();
+            let length = usize::from_str_radix(length, 16).unwrap();
+            if self.chunked.len() < line + 2 + length + 2 {
+                break;
+            }
+            assert!(!self.ended, "nothing follows the last chunk");
+            self.ended = length == 0;
+            let data: Vec<u8> = self.chunked.drain(..line + 2 + length + 2).collect();
+            assert!(data.ends_with(b"\r\n"));
+            self.decoder.feed(&data[line + 2..line + 2 + length], |block| {
+                let id = block.id.clone().unwrap_or_default();
+                self.blocks.push((block.event_type().to_owned(), id, block.data.clone().unwrap_or_default()));
+            });
+        }
+        Ok(count > 0)
+    }
+
+    /// Reads until there is a block of this type and data that contain `text`.
+    async fn until(&mut self, event: &str, text: &str) {
+        let found = |blocks: &[(String, String, String)]| {
+            blocks.iter().any(|(name, _, data)| name == event && data.contains(text))
+        };
+        while !found(&self.blocks) {
+            let read = timeout(PATIENCE, self.read()).await;
+            let read = read.unwrap_or_else(|_| panic!("no {event} {text:?} in {:?}", self.blocks.last()));
+            assert!(read.unwrap(), "it ended before {event} {text:?}: {:?}", self.blocks.last());
+        }
+    }
+
+    fn data(&self) -> Vec<&str> {
+        let events = self.blocks.iter().filter(|(event, ..)| event == "message");
+        events.map(|(.., data)| data.as_str()).filter(|data| !data.is_empty()).collect()
+    }
+
+    fn told(&self, event: &str) -> usize {
+        self.blocks.iter().filter(|(name, ..)| name == event).count()
+    }
+}
+
+fn at(seq: u64) -> Cursor {
+    Cursor::single(Position { shard: Shard::ZERO, epoch: Epoch::new(EPOCH), seq })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_level_stream_is_served_by_a_reactor_and_its_ids_are_its_positions() {
+    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let mut plain = stage.listen("channels=a").await;
+    let mut wide = stage.listen("channels=*&envelope=1").await;
+    plain.until("stream-live", "").await;
+    wide.until("stream-live", "").await;
+    stage.in_reactor(2).await;
+    for (channel, data) in [("a", "one"), ("b", "two"), ("a", "three"), ("broadcast", "four")] {
+        stage.publish(channel, data);
+    }
+    plain.until("message", "four").await;
+    wide.until("message", "four").await;
+    assert_eq!(plain.data(), ["one", "three", "four"]);
+    assert_eq!(wide.data().len(), 4);
+    for (client, ids) in [(&plain, vec![1, 3, 4]), (&wide, vec![1, 2, 3, 4])] {
+        let events = client.blocks.iter().filter(|(event, ..)| event == "message");
+        let got: Vec<String> = events.map(|(_, id, _)| id.clone()).collect();
+        assert_eq!(got, ids.into_iter().map(|seq| at(seq).to_string()).collect::<Vec<_>>());
+    }
+    assert_eq!(stage.log.asked(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
+    const EVENTS: usize = 600;
+    // Far less than what is sent: whoever stops reading falls behind the ring.
+    let stage = Arc::new(Stage::new(1 << 20, Config::default(), PATIENCE).await);
+    let mut listeners = JoinSet::new();
+    for number in 0..24_u64 {
+        let mut client = stage.listen(if number % 3 == 0 { "channels=*" } else { "channels=a,b" }).await;
+        client.until("stream-live", "").await;
+        let (progress, stage) = (number % 4, stage.clone());
+        listeners.spawn(async move {
+            if progress == 3 {
+                // Reads nothing until everything was published.
+                while stage.journal.lock().len() < EVENTS {
+                    tokio::task::yield_now().await;
+                }
+            }
+            client.until("message", &format!("{}:", EVENTS - 1)).await;
+            client
+        });
+    }
+    stage.in_reactor(24).await;
+    let filling = "x".repeat(20_000);
+    for number in 0..EVENTS {
+        stage.publish(["a", "b"][number % 2], &format!("{number}:{filling}"));
+        if number % 20 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    while let Some(client) = timeout(PATIENCE, listeners.join_next()).await.unwrap() {
+        let client = client.unwrap();
+        let numbers: Vec<usize> =
+            client.data().iter().map(|data| data.split(':').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(numbers, (0..EVENTS).collect::<Vec<_>>());
+        assert_eq!((client.told("stream-reset"), client.told("stream-live")), (0, 1));
+    }
+    assert!(stage.log.asked() > 0, "somebody fell behind the ring");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_never_read_hold_little_and_end_as_slow() {
+    let stage = Stage::new(8 << 20, Config::default(), Duration::from_secs(2)).await;
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let mut client = stage.listen("channels=a").await;
+        client.until("stream-live", "").await;
+        stuck.push(client);
+    }
+    let mut honest = stage.listen("channels=a").await;
+    honest.until("stream-live", "").await;
+    stage.in_reactor(21).await;
+    let filling = "x".repeat(100_000);
+    for number in 0..300 {
+        stage.publish("a", &format!("{number}:{filling}"));
+        honest.until("message", &format!("{number}:")).await;
+    }
+    stage.in_reactor(1).await;
+    stage.open(1).await;
+    let ended = StreamEnd::ALL.map(|end| (end.as_str(), stage.hub.metrics.ended_so_far(end)));
+    assert!(ended.contains(&("slow", 20)), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_stream_is_kept_alive_at_the_head() {
+    let config = Config { keep_alive: Duration::from_millis(600), ..Config::default() };
+    let stage = Stage::new(1 << 20, config, PATIENCE).await;
+    let mut client = stage.listen("channels=quiet&heartbeat=1").await;
+    client.until("stream-live", "").await;
+    stage.in_reactor(1).await;
+    stage.publish("busy", "x");
+    client.until("heartbeat", "").await;
+    while !client.blocks.iter().any(|(_, id, data)| data.is_empty() && *id == at(1).to_string()) {
+        assert!(timeout(PATIENCE, client.read()).await.unwrap().unwrap());
+    }
+    assert!(client.data().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn staleness_and_another_epoch_are_told_once() {
+    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let mut client = stage.listen("channels=a").await;
+    client.until("stream-live", "").await;
+    stage.in_reactor(1).await;
+    stage.hub.set_stale(Shard::ZERO, true);
+    client.until("stream-stale", "").await;
+    stage.hub.set_stale(Shard::ZERO, false);
+    stage.publish("a", "after");
+    client.until("message", "after").await;
+    assert_eq!((client.told("stream-stale"), client.told("stream-live")), (1, 2));
+    // The ring begins anew: the log is asked where to go on, and the stream comes back to the reactor.
+    stage.hub.restart(Shard::ZERO, Epoch::new(EPOCH), 1);
+    stage.publish("a", "again");
+    client.until("message", "again").await;
+    assert_eq!(client.data(), ["after", "again"]);
+    assert_eq!(client.told("stream-reset"), 0);
+    stage.in_reactor(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_let_go_ends_with_where_to_go_on() {
+    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = stage.listen("channels=a").await;
+        client.until("stream-live", "").await;
+        clients.push(client);
+    }
+    stage.in_reactor(10).await;
+    stage.publish("a", "one");
+    assert_eq!(stage.hub.let_go(4), 6);
+    stage.in_reactor(6).await;
+    assert_eq!(stage.hub.let_go(6), 0);
+    for client in &mut clients {
+        client.until("stream-end", "drain").await;
+        assert_eq!(client.data(), ["one"]);
+        assert_eq!(client.blocks.last().unwrap().1, at(1).to_string());
+        assert!(!timeout(PATIENCE, client.read()).await.unwrap().unwrap(), "the connection is closed");
+        assert!(client.ended, "as HTTP has it");
+    }
+    stage.open(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_leaves_nothing_behind() {
+    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    for topic in ["a", "a.*", "a"] {
+        let mut client = stage.listen(&format!("channels={topic}")).await;
+        client.until("stream-live", "").await;
+        stage.in_reactor(1).await;
+        drop(client);
+        stage.in_reactor(0).await;
+    }
+    stage.publish("a", "to nobody");
+    stage.open(0).await;
+    assert_eq!(stage.hub.metrics.ended_so_far(StreamEnd::ClientGone), 3);
+}
