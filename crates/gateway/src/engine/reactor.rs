@@ -872,6 +872,8 @@ fn read_on(ring: &Ring, seen: Seen, events: &mut Vec<Arc<RingEvent>>) -> Reached
     if ring.epoch() != seen.epoch || ring.floor() > seen.at {
         return Reached::Lost(head);
     }
+    // A ring that begins anew before what it had goes on past here in time: nothing is sent twice.
+    let head = Seen { at: head.at.max(seen.at), ..head };
     let mut bytes = 0;
     for event in ring.after(seen.at) {
         if events.len() == RING_EVENTS || bytes > RING_BYTES {

@@ -303,6 +303,14 @@ async fn staleness_and_another_epoch_are_told_once() {
     assert_eq!(client.data(), ["after", "again"]);
     assert_eq!(client.told("stream-reset"), 0);
     stage.in_reactor(1).await;
+    // It begins anew further back, and is filled again.
+    stage.hub.restart(Shard::ZERO, Epoch::new(EPOCH), 0);
+    for known in stage.journal.lock().iter() {
+        stage.hub.apply(known);
+    }
+    stage.publish("a", "and again");
+    client.until("message", "and again").await;
+    assert_eq!(client.data(), ["after", "again", "and again"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
