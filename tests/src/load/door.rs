@@ -172,8 +172,10 @@ async fn journal(client: &Client, shard: u8, event: &Event<'_>) -> Result<Acked,
             let at = At { shard, epoch: None, seq };
             Ok(Acked { at, durable: false })
         }
-        // A leader that has just lost its place.
-        (error, _) if error["code"] == 503 => Err(Refusal::Later(error.to_string())),
+        // A leader that has just lost its place, is busy, or is storing another try of this very event (409).
+        (error, _) if matches!(error["code"].as_u64(), Some(408 | 409 | 429 | 500..)) => {
+            Err(Refusal::Later(error.to_string()))
+        }
         _ => Err(Refusal::Never(reply.to_string())),
     }
 }
