@@ -1,5 +1,5 @@
 //! What the tests break things with: strace, which records what a process writes and kills it in the middle of
-//! that, and libfaketime, which gives a process another time.
+//! that, libfaketime, which gives a process another time, and what makes networks that can be cut.
 
 use std::path::PathBuf;
 
@@ -34,6 +34,14 @@ pub(super) fn faketime() -> Result<Tool> {
     };
     install::find_or(find, || install::apt(&["libfaketime"]))?
         .context("no libfaketime: install it and name its libfaketime.so.1 in FOGHORN_TEST_FAKETIME")
+}
+
+/// The programs that make network namespaces and drop packets between them.
+pub(super) fn networks() -> Result<()> {
+    let there = |program: &str| !search::on_path(&[program]).is_empty();
+    let find = || Ok(["ip", "iptables", "nsenter", "unshare"].into_iter().all(there).then_some(()));
+    install::find_or(find, || install::apt(&["iproute2", "iptables", "util-linux"]))?
+        .context("no ip, iptables, nsenter or unshare: install iproute2, iptables and util-linux")
 }
 
 /// Where Debian and others have it.

@@ -50,6 +50,7 @@ impl fmt::Display for Tools {
 
 /// Finds every tool, after installing those that are missing.
 pub(crate) fn ensure() -> Result<Tools> {
+    faults::networks()?;
     let tools = Tools(vec![
         postgres::ensure()?,
         nats::ensure()?,

@@ -13,9 +13,11 @@ const FOR_ROOT: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
 /// What `variable` names, else every program called one of `names` on the PATH, in its order.
 pub(super) fn candidates(variable: &str, names: &[&str]) -> Vec<PathBuf> {
-    if let Some(given) = given(variable) {
-        return vec![given];
-    }
+    given(variable).map_or_else(|| on_path(names), |given| vec![given])
+}
+
+/// Every program called one of `names` on the PATH, in its order.
+pub(super) fn on_path(names: &[&str]) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(FOR_ROOT.map(PathBuf::from));
     let programs = folders.flat_map(|folder| names.iter().map(move |name| folder.join(name)));
