@@ -11,12 +11,21 @@ if [ -s "$folder/tls.crt" ] && [ -s "$folder/tls.key" ]; then
 fi
 
 umask 027
-# Under other names first: half a key is never mistaken for one.
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 825 \
-    -subj "/CN=$name" \
-    -addext "subjectAltName=DNS:$name,DNS:*.$name,IP:127.0.0.1" \
-    -addext "extendedKeyUsage=serverAuth" \
-    -keyout "$folder/tls.key.new" -out "$folder/tls.crt.new"
+# Under other names first: half a key is never mistaken for one. A configuration of our own, because
+# OpenSSL's makes an authority of what signs itself, and clients don't take an authority for a server.
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 825 -config /dev/stdin \
+    -keyout "$folder/tls.key.new" -out "$folder/tls.crt.new" <<END
+[req]
+prompt = no
+distinguished_name = subject
+x509_extensions = server
+[subject]
+CN = $name
+[server]
+basicConstraints = critical, CA:FALSE
+subjectAltName = DNS:$name, DNS:*.$name, IP:127.0.0.1
+extendedKeyUsage = serverAuth
+END
 chmod 640 "$folder/tls.key.new"
 chmod 644 "$folder/tls.crt.new"
 mv "$folder/tls.key.new" "$folder/tls.key"

@@ -1,5 +1,6 @@
 //! The event log on SQLite: the common behaviour, and what only a data directory can do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use foghorn_bus::journal::{AppendError, Journal};
@@ -112,23 +113,26 @@ async fn a_seq_is_never_given_out_twice() {
 }
 
 #[tokio::test]
-async fn another_number_of_shards_is_another_epoch() {
-    let subject = on_disk(ShardCount::ONE, Policies::default()).await;
-    let old = publish(&subject, "a", "old").await;
-    let two = ShardCount::new(2).unwrap();
-    let subject = subject.reopen(|options| options.shards = two).await;
-    let new = publish(&subject, "a", "new").await;
-    assert!(new.epoch > old.epoch);
-    let history = foghorn_bus::log::HistoryQuery {
-        channel: event("a", "").channel,
-        after: None,
-        before: None,
-        limit: 10,
+async fn another_number_of_shards_is_refused_and_changes_nothing() {
+    let Sqlite { log, directory, clock, .. } = on_disk(ShardCount::ONE, Policies::default()).await;
+    let old = log.append(new_entry(event("a", "old"))).await.unwrap().position;
+    log.close().await;
+    drop(log);
+    let directory = directory.unwrap();
+    let contents = || {
+        let files = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+        files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect::<BTreeMap<_, _>>()
     };
-    let page = subject.log.history(history).await.unwrap();
-    assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [new.seq]);
-    let kept = subject.reopen(|options| options.shards = two).await;
-    assert_eq!(publish(&kept, "a", "more").await.epoch, new.epoch);
+    let before = contents();
+    let two = SqliteOptions { shards: ShardCount::new(2).unwrap(), ..SqliteOptions::at(directory.path()) };
+    let error = SqliteLog::open(two).await.err().unwrap();
+    assert!(matches!(error, OpenError::Shards { found: 1, .. }), "{error}");
+    assert!(error.to_string().contains("--shards 1") && error.to_string().contains("--data"), "{error}");
+    assert!(contents() == before, "the refused start changed the directory");
+    let options = SqliteOptions::at(directory.path());
+    let kept = Sqlite::open(Some(directory), clock, options).await;
+    assert_eq!(publish(&kept, "a", "more").await.epoch, old.epoch);
+    assert_eq!(replay_all(&kept, 0, &["a"], 10, 1 << 20).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

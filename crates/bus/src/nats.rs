@@ -46,7 +46,7 @@ pub use self::connect::{Credentials, NatsOptions, NatsTls};
 pub use self::journal::NatsJournal;
 pub use self::lease::NatsLeases;
 pub use self::live::NatsLive;
-pub use self::request::{NatsRequest, Requests};
+pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
 
 use self::api::Api;
 use self::link::{Link, Role};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use foghorn_bus::journal::Size;
-use foghorn_core::shard::Shard;
+use foghorn_core::shard::{Shard, ShardCount};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -145,6 +145,16 @@ impl Metrics {
         metrics
     }
 
+    /// Shows at 0 what should never count, so that an alert can tell "never" from "not known".
+    pub(crate) fn of_shards(&self, shards: ShardCount) {
+        for shard in shards.shards() {
+            let of = OfShard { shard: u32::from(shard.get()) };
+            for counters in [&self.holes, &self.regresses, &self.fenced] {
+                drop(counters.get_or_create(&of));
+            }
+        }
+    }
+
     pub(crate) fn committed(&self, rows: usize, took: Duration) {
         self.rows.inc_by(rows as u64);
         #[expect(clippy::cast_precision_loss, reason = "batches are small")]
@@ -225,5 +235,24 @@ impl Metrics {
 
     pub(crate) fn retained(&self, class: i64, dropped: u64) {
         self.retained.get_or_create(&OfClass { class }).inc_by(dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_should_never_count_is_there_from_the_start() {
+        let mut registry = Registry::default();
+        Metrics::register(&mut registry).of_shards(ShardCount::new(2).unwrap());
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for name in ["holes", "regresses"] {
+            for shard in 0..2 {
+                let line = format!("foghorn_log_{name}_total{{shard=\"{shard}\"}} 0");
+                assert!(text.contains(&line), "no {line} in {text}");
+            }
+        }
     }
 }

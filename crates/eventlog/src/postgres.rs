@@ -10,6 +10,7 @@ mod breaker;
 mod chores;
 mod connection;
 mod doubts;
+mod explain;
 mod log;
 mod measure;
 mod migrate;
@@ -37,6 +38,7 @@ use tokio::sync::watch;
 use breaker::Breaker;
 use connection::Store;
 
+pub(crate) use explain::words;
 pub use log::PostgresLog;
 pub use migrate::{MigrateError, Migrated, migrate};
 
@@ -84,6 +86,19 @@ impl PostgresOptions {
     /// With 16 connections for readers.
     pub fn new(url: impl Into<String>) -> Self {
         PostgresOptions { url: url.into(), readers: 16 }
+    }
+
+    /// Where the database is, as errors name it: host and port, or socket, and the database's name. Never
+    /// the user or the password.
+    pub fn place(&self) -> String {
+        let Ok(options) = PgConnectOptions::from_str(&self.url) else {
+            return "an unreadable URL".to_owned();
+        };
+        let server = match options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        };
+        format!("{server} (database {})", options.get_database().unwrap_or(options.get_username()))
     }
 }
 

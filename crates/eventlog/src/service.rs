@@ -8,13 +8,17 @@ use foghorn_bus::journal::Journal;
 use foghorn_bus::lease::Leases;
 use foghorn_bus::log::EventLog;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::postgres::retention::Retention;
 use crate::postgres::writer::Writer;
-use crate::postgres::{Database, MigrateError, PostgresLog, PostgresOptions, migrate};
+use crate::postgres::{Database, MigrateError, PostgresLog, PostgresOptions, migrate, words};
 use crate::shared::{Clock, SharedPolicies};
+
+/// How often a log line repeats what a start waits for.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// What an event log service works on.
 #[derive(Clone)]
@@ -45,7 +49,9 @@ impl Service {
     /// Migrates the database, waiting for it as long as it takes, and starts a writer per shard and
     /// retention. Fails when the database can't be this binary's: of a later version, or not to be changed.
     pub async fn start(self) -> Result<Running, MigrateError> {
-        let database = Database::new(&self.postgres)?;
+        let database = Database::new(&self.postgres)
+            .map_err(|error| MigrateError::Database { place: self.postgres.place(), error })?;
+        self.metrics.of_shards(self.journal.shards());
         self.migrate().await?;
         let clock = Clock::default();
         let stop = CancellationToken::new();
@@ -78,17 +84,21 @@ impl Service {
 
     async fn migrate(&self) -> Result<(), MigrateError> {
         let mut backoff = Backoff::default();
+        let mut said: Option<Instant> = None;
         loop {
-            match migrate(&self.postgres.url).await {
+            let error = match migrate(&self.postgres.url).await {
                 Ok(_) => return Ok(()),
                 // Not there yet, as when everything starts at once. What it refuses, it will refuse again.
-                Err(MigrateError::Database(error)) if is_passing(&error) => {
-                    self.metrics.failed("migrate");
-                    tracing::warn!(%error, "PostgreSQL can't be reached yet; trying again");
-                    backoff.wait().await;
-                }
+                Err(MigrateError::Database { error, .. }) if is_passing(&error) => error,
                 Err(error) => return Err(error),
+            };
+            self.metrics.failed("migrate");
+            if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+                said = Some(Instant::now());
+                let (place, error) = (self.postgres.place(), words(&error));
+                tracing::warn!(place, error, "PostgreSQL can't be reached yet; trying again");
             }
+            backoff.wait().await;
         }
     }
 }

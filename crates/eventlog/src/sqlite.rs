@@ -31,7 +31,7 @@ pub use open::OpenError;
 pub struct SqliteOptions {
     /// The data directory, made when it isn't there. None: in memory, gone with the process.
     pub path: Option<PathBuf>,
-    /// How many sequences. A data directory made for another number begins a new epoch.
+    /// How many sequences. A data directory made for another number is refused.
     pub shards: ShardCount,
     /// Most bytes of an encoded frame; longer events are refused.
     pub frame_bytes: usize,

@@ -57,6 +57,14 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         let mebibyte = 1 << 20;
         let seconds = Duration::from_secs;
+        let stream_bytes = format!(
+            "stream_bytes ({}) must be between 1 MiB and inflight_bytes ({})",
+            self.stream_bytes, self.inflight_bytes
+        );
+        let inflight_bytes = format!(
+            "inflight_bytes ({}) must be at least body_bytes ({}) and below 4 GiB",
+            self.inflight_bytes, self.body_bytes
+        );
         let rules = [
             (
                 (seconds(10)..=seconds(15)).contains(&self.publish_deadline),
@@ -71,14 +79,9 @@ impl Config {
             ((1..=10_000).contains(&self.batch_events), "batch_events must be between 1 and 10000"),
             ((1..=10_000).contains(&self.parallel_appends), "parallel_appends must be between 1 and 10000"),
             ((1..=100_000).contains(&self.stream_events), "stream_events must be between 1 and 100000"),
-            (
-                (mebibyte..=self.inflight_bytes).contains(&self.stream_bytes),
-                "stream_bytes must be between 1 MiB and inflight_bytes",
-            ),
-            (
-                (self.body_bytes..=4096 * mebibyte - 1).contains(&self.inflight_bytes),
-                "inflight_bytes must be at least body_bytes and below 4 GiB",
-            ),
+            // Before what it is the bound of.
+            ((self.body_bytes..=4096 * mebibyte - 1).contains(&self.inflight_bytes), &inflight_bytes),
+            ((mebibyte..=self.inflight_bytes).contains(&self.stream_bytes), &stream_bytes),
             (
                 (Duration::from_millis(10)..=Duration::from_millis(800)).contains(&self.beacon_interval),
                 "beacon_interval must be 10ms to 800ms: gateways take a second of silence for a loss",
@@ -99,6 +102,9 @@ mod tests {
             let absurd = Config { publish_deadline: Duration::from_secs(seconds), ..Config::default() };
             assert!(absurd.check().unwrap_err().starts_with("fanout.publish_deadline"));
         }
+        let small = Config { inflight_bytes: 1000, ..Config::default() };
+        let error = small.check().unwrap_err();
+        assert!(error.starts_with("fanout.inflight_bytes (1000)"), "{error}");
         let config: Config = serde_json::from_str(r#"{"durable_deadline": "2s"}"#).unwrap();
         assert_eq!(config.durable_deadline, Duration::from_secs(2));
         assert!(serde_json::from_str::<Config>(r#"{"durable_dealine": "2s"}"#).is_err());

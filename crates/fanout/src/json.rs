@@ -42,8 +42,8 @@ pub(crate) struct Asked {
 pub(crate) fn read(body: &[u8], most: usize, traceparent: Option<&str>) -> Result<Requested, PublishError> {
     let text = std::str::from_utf8(body).map_err(|error| {
         PublishError::invalid(
-            "bad-json",
-            format!("not UTF-8: the first bad byte is at {}", error.valid_up_to()),
+            "not-utf8",
+            format!("the body is not UTF-8: the first bad byte is at {}", error.valid_up_to()),
         )
     })?;
     let (mut several, objects) = match text.bytes().find(|b| !b" \t\r\n".contains(b)) {

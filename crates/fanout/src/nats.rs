@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use foghorn_bus::nats::{NatsRequest, Requests};
+use foghorn_bus::nats::{NatsRequest, REQUEST_HEADERS, Requests};
 use foghorn_core::event::Ttl;
+use foghorn_http::hint::{near_match, shown};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::error::PublishError;
@@ -59,6 +60,7 @@ struct Request {
     ttl: Option<String>,
     ack: Option<String>,
     traceparent: Option<String>,
+    unknown_header: Option<String>,
     data: Bytes,
 }
 
@@ -71,6 +73,7 @@ impl From<&NatsRequest> for Request {
             ttl: request.ttl.clone(),
             ack: request.ack.clone(),
             traceparent: request.traceparent.clone(),
+            unknown_header: request.unknown_header.clone(),
             data: request.data.clone(),
         }
     }
@@ -85,6 +88,16 @@ async fn answer(publisher: &Publisher, request: Request) -> Answer {
 }
 
 fn input(request: Request) -> Result<PublishInput, PublishError> {
+    // Passed over, a mistyped Foghorn-Id would double events, and nobody would know.
+    if let Some(name) = &request.unknown_header {
+        let hint = match near_match(name, REQUEST_HEADERS) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("known are {}", REQUEST_HEADERS.join(", ")),
+        };
+        let name = shown(name);
+        let what = format!("{name} is not a header of a publish request; {hint}");
+        return Err(PublishError::invalid("bad-event", what).at(name));
+    }
     Ok(PublishInput {
         target: Target::Channel(request.channel.into()),
         event: request.event.map(ByteString::from),
@@ -131,6 +144,15 @@ mod tests {
         let code = |request| input(request).unwrap_err().code;
         assert_eq!(code(Request { ttl: Some("soon".into()), ..Request::default() }), "bad-ttl");
         assert_eq!(code(Request { ack: Some("maybe".into()), ..Request::default() }), "bad-ack");
+        let hint = |name: &str| {
+            let unknown_header = Some(name.to_owned());
+            let error = input(Request { unknown_header, ..Request::default() }).unwrap_err();
+            assert_eq!((error.code, error.key.as_deref()), ("bad-event", Some(name)));
+            error.message
+        };
+        assert!(hint("Foghorn-Evnt").contains("did you mean Foghorn-Event?"));
+        assert!(hint("foghorn-id").contains("did you mean Foghorn-Id?"));
+        assert!(hint("Foghorn-Priority").contains("Foghorn-"), "a near match, or all there are");
         let odd = Request { traceparent: Some("yes".into()), ..Request::default() };
         assert_eq!(input(odd).unwrap().traceparent, None, "no reason to refuse an event");
     }

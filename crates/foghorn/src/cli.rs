@@ -47,10 +47,10 @@ struct Common {
     /// Configuration file (TOML); every key can also be set as FOGHORN_… in the environment
     #[arg(long, env = "FOGHORN_CONFIG")]
     config: Option<PathBuf>,
-    /// Number of shards, 1 to 8; the same in every process of a cluster
+    /// Number of shards, 1 to 8; the same in every process of a cluster, and at every start [default: 1]
     #[arg(long)]
     shards: Option<u64>,
-    /// How logs look
+    /// How logs look [default: text]
     #[arg(long, value_name = "text|json", value_parser = log_format)]
     log: Option<LogFormat>,
     /// Listen beyond loopback although nobody has to authenticate
@@ -63,10 +63,10 @@ struct Standalone {
     #[command(flatten)]
     common: Common,
     /// Where HTTP is served [default: 127.0.0.1:8080]
-    #[arg(long)]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Where gRPC is served [default: 127.0.0.1:50051]
-    #[arg(long)]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     grpc: Option<SocketAddr>,
     /// Where events are kept [default: ./foghorn-data]
     #[arg(long, conflicts_with = "ephemeral")]
@@ -76,38 +76,52 @@ struct Standalone {
     ephemeral: bool,
 }
 
-/// Where the bus and the other services are.
+/// Where the bus is, and what looks at a process from outside.
 #[derive(Debug, Args)]
-struct Bus {
-    /// NATS URLs, separated by commas
+struct Cluster {
+    /// NATS URLs, separated by commas [default: nats://127.0.0.1:4222]
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
+    /// Where probes and metrics are served [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    admin: Option<SocketAddr>,
+}
+
+/// Where the event logs are.
+#[derive(Debug, Args)]
+struct Logs {
+    /// gRPC URLs of event logs, separated by commas [default: http://127.0.0.1:50052]
+    #[arg(long, value_name = "URL")]
+    eventlog: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct Gateway {
     #[command(flatten)]
     common: Common,
-    #[command(flatten)]
-    bus: Bus,
-    /// Where listeners connect
-    #[arg(long)]
+    /// Where listeners connect [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
-    /// Where probes and metrics are served
-    #[arg(long)]
-    admin: Option<SocketAddr>,
-    /// gRPC URLs of event logs, separated by commas
-    #[arg(long, value_name = "URL")]
-    eventlog: Option<String>,
+    #[command(flatten)]
+    cluster: Cluster,
+    #[command(flatten)]
+    logs: Logs,
 }
 
 #[derive(Debug, Args)]
 struct Fanout {
     #[command(flatten)]
-    gateway: Gateway,
-    /// Where gRPC is served
-    #[arg(long)]
+    common: Common,
+    /// Where publishers connect, by HTTP [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    listen: Option<SocketAddr>,
+    /// Where publishers connect, by gRPC [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     grpc: Option<SocketAddr>,
+    #[command(flatten)]
+    cluster: Cluster,
+    #[command(flatten)]
+    logs: Logs,
 }
 
 #[derive(Debug, Args)]
@@ -129,7 +143,7 @@ enum EventlogCommand {
 struct Migrate {
     #[command(flatten)]
     common: Common,
-    /// The database
+    /// The database [default: postgres://foghorn@127.0.0.1/foghorn]
     #[arg(long, value_name = "URL")]
     postgres: Option<String>,
 }
@@ -138,14 +152,11 @@ struct Migrate {
 struct EventlogServe {
     #[command(flatten)]
     database: Migrate,
-    #[command(flatten)]
-    bus: Bus,
-    /// Where gRPC is served
-    #[arg(long)]
+    /// Where gateways and fan-outs ask, by gRPC [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     grpc: Option<SocketAddr>,
-    /// Where probes and metrics are served
-    #[arg(long)]
-    admin: Option<SocketAddr>,
+    #[command(flatten)]
+    cluster: Cluster,
 }
 
 #[derive(Debug, Args)]
@@ -217,26 +228,35 @@ impl Standalone {
     }
 }
 
-impl Bus {
+impl Cluster {
     fn apply(self, config: &mut Config) {
         config.nats.url = self.nats.unwrap_or(std::mem::take(&mut config.nats.url));
+        config.listen.admin = self.admin.unwrap_or(config.listen.admin);
+    }
+}
+
+impl Logs {
+    fn apply(self, config: &mut Config) {
+        config.eventlog.url = self.eventlog.unwrap_or(std::mem::take(&mut config.eventlog.url));
     }
 }
 
 impl Gateway {
     fn load(self) -> Result<Config, String> {
         let mut config = self.common.load()?;
-        self.bus.apply(&mut config);
+        self.cluster.apply(&mut config);
+        self.logs.apply(&mut config);
         config.listen.http = self.listen.unwrap_or(config.listen.http);
-        config.listen.admin = self.admin.unwrap_or(config.listen.admin);
-        config.eventlog.url = self.eventlog.unwrap_or(config.eventlog.url);
         Ok(config)
     }
 }
 
 impl Fanout {
     fn load(self) -> Result<Config, String> {
-        let mut config = self.gateway.load()?;
+        let mut config = self.common.load()?;
+        self.cluster.apply(&mut config);
+        self.logs.apply(&mut config);
+        config.listen.http = self.listen.unwrap_or(config.listen.http);
         config.listen.grpc = self.grpc.unwrap_or(config.listen.grpc);
         Ok(config)
     }
@@ -261,11 +281,14 @@ impl ConfigArgs {
 impl EventlogServe {
     fn load(self) -> Result<Config, String> {
         let mut config = self.database.load()?;
-        self.bus.apply(&mut config);
+        self.cluster.apply(&mut config);
         config.listen.grpc = self.grpc.unwrap_or(config.listen.grpc);
-        config.listen.admin = self.admin.unwrap_or(config.listen.admin);
         Ok(config)
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| config::ADDRESS.to_owned())
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {
@@ -309,7 +332,9 @@ fn config_command(action: &ConfigAction) -> ExitCode {
     let (ConfigAction::Check(args) | ConfigAction::Show(args)) = action;
     let read = args.load().and_then(|config| match action {
         // Which of the addresses a service will use isn't known here, so all of them are looked at.
-        ConfigAction::Check(_) => config.check_all_exposure().map(|()| config),
+        ConfigAction::Check(_) => {
+            config.check_all_exposure().and_then(|()| config.check_files()).map(|()| config)
+        }
         ConfigAction::Show(_) => Ok(config),
     });
     match (read, action) {
@@ -377,6 +402,33 @@ mod tests {
         struct Quoting(#[from] std::io::Error);
         let error = anyhow::Error::from(Quoting(std::io::Error::other("no route"))).context("can't start");
         assert_eq!(words(&error), "can't start: the database can't be migrated: no route");
+    }
+
+    #[test]
+    fn every_services_help_says_what_holds_without_a_word() {
+        let help = |service: &str| {
+            let error = Cli::try_parse_from(["foghorn", service, "--help"]).unwrap_err();
+            error.to_string()
+        };
+        let (config, nats) = (Config::default(), "[default: nats://127.0.0.1:4222]".to_owned());
+        let default = |value: &dyn std::fmt::Display| format!("[default: {value}]");
+        let (http, grpc) = (default(&config.listen.http), default(&config.listen.grpc));
+        let (admin, log) = (default(&config.listen.admin), default(&config.eventlog.url));
+        assert_eq!(nats, default(&config.nats.url));
+        for (service, words) in [
+            ("standalone", vec![&http, &grpc]),
+            ("gateway", vec![&http, &admin, &nats, &log]),
+            ("fanout", vec![&http, &grpc, &admin, &nats, &log]),
+            ("eventlog", vec![&grpc, &admin, &nats]),
+        ] {
+            for words in words {
+                assert!(help(service).contains(words), "{service}: no {words}");
+            }
+        }
+        assert!(help("eventlog").contains(&default(&config.postgres.url)));
+        assert!(help("fanout").contains("Where publishers connect"));
+        let wrong = Cli::try_parse_from(["foghorn", "gateway", "--listen", "localhost:8090"]).unwrap_err();
+        assert!(wrong.to_string().contains("127.0.0.1:8080"), "{wrong}");
     }
 
     #[test]

@@ -129,7 +129,8 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     let Some(opened) = opened.await else { return Ok(()) };
     let (journal, leases) = opened.map_err(bus_error)?;
 
-    let postgres = process.health.part("postgres", "PostgreSQL");
+    let place = postgres_options(&config).place();
+    let postgres = process.health.part("postgres", format!("PostgreSQL at {place}"));
     let metrics = foghorn_eventlog::metrics::Metrics::register(&mut process.registry.write());
     let policies = config.checked_policies().map_err(Misconfigured)?;
     let service = EventLogService {
@@ -144,7 +145,7 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     let running = running.map_err(migrate_error)?;
     process.unready_when_stopping();
     let log = running.log();
-    process.watch(postgres, move || ask_postgres(log.clone()));
+    process.watch(postgres, move || ask_postgres(log.clone(), place.clone()));
     let routes = Routes::new(foghorn_rpc::server::event_log(running.log(), parameters.shards));
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
@@ -175,14 +176,15 @@ pub(crate) async fn migrate(config: Config) -> anyhow::Result<()> {
 }
 
 /// Asks the log what only PostgreSQL can answer, and cheaply: about a position before every other.
-async fn ask_postgres(log: Arc<dyn EventLog>) -> Result<(), String> {
+async fn ask_postgres(log: Arc<dyn EventLog>, place: String) -> Result<(), String> {
     let before_all = Position { shard: Shard::ZERO, epoch: Epoch::new(0), seq: 0 };
     let asked = log.committed(before_all, Key::from_bytes([0; 16]), Duration::ZERO).await;
-    asked.map(|_| ()).map_err(|error| format!("PostgreSQL: {error}"))
+    asked.map(|_| ()).map_err(|error| format!("PostgreSQL at {place}: {error}"))
 }
 
 /// The bus, once it answers, and what its connection is to readiness. `None` when the process is told to stop first.
 async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<(Bus, Part)>> {
+    config.check_files().map_err(Misconfigured)?;
     let waiting = process.health.part("nats", "NATS");
     let metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let connecting = Bus::connect(nats_options(config), metrics);
@@ -252,6 +254,8 @@ fn bus_error(error: BusError) -> anyhow::Error {
 fn migrate_error(error: MigrateError) -> anyhow::Error {
     match error {
         MigrateError::Newer { .. } => Misconfigured(error.to_string()).into(),
-        MigrateError::Database(_) | MigrateError::Failed { .. } | MigrateError::Slow => error.into(),
+        MigrateError::Database { .. } | MigrateError::Failed { .. } | MigrateError::Slow { .. } => {
+            error.into()
+        }
     }
 }

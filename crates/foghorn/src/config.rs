@@ -4,6 +4,7 @@
 //! place: the line in the file, the variable, or the flag.
 
 mod check;
+mod place;
 mod read;
 mod secrets;
 mod urls;
@@ -19,7 +20,7 @@ use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::shard::ShardCount;
 use foghorn_telemetry::logging::LogFormat;
 
-pub(crate) use read::{environment, read};
+pub(crate) use read::{ADDRESS, environment, read};
 pub(crate) use secrets::without_secrets;
 
 /// Everything that can be configured.

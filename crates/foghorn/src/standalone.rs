@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
 use foghorn_bus::clock::Clock;
 use foghorn_bus::memory::{MemoryLeases, MemoryLive};
 use foghorn_eventlog::shared::SharedPolicies;
-use foghorn_eventlog::sqlite::{SqliteLog, SqliteOptions};
+use foghorn_eventlog::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 use foghorn_http::guard::Guard;
@@ -108,8 +107,19 @@ async fn open_log(config: &Config, process: &Process) -> anyhow::Result<Arc<Sqli
         metrics: foghorn_eventlog::metrics::Metrics::register(&mut process.registry.write()),
         ..place
     };
-    let log = SqliteLog::open(options).await.context("can't open the event log")?;
-    Ok(Arc::new(log))
+    SqliteLog::open(options).await.map(Arc::new).map_err(open_error)
+}
+
+/// A directory that isn't for this process, or not for this binary, is a wrong choice of one: exit code 2.
+fn open_error(error: OpenError) -> anyhow::Error {
+    match error {
+        OpenError::Locked(_) | OpenError::Newer { .. } | OpenError::Shards { .. } | OpenError::Io { .. } => {
+            Misconfigured(error.to_string()).into()
+        }
+        OpenError::Sqlite { .. } | OpenError::Policies(_) => {
+            anyhow::Error::from(error).context("can't open the event log")
+        }
+    }
 }
 
 /// Says where it listens, and how to try it.

@@ -164,7 +164,9 @@ fn too_slow() -> Problem {
 
 fn cut_off(error: &impl Display) -> Problem {
     let title = "The request body could not be read";
-    Problem::new(StatusCode::BAD_REQUEST, "body-cut-off", title).detail(error.to_string())
+    Problem::new(StatusCode::BAD_REQUEST, "body-cut-off", title)
+        .detail(error.to_string())
+        .member("retryable", true)
 }
 
 #[cfg(test)]

@@ -58,7 +58,8 @@ impl Problem {
         self
     }
 
-    /// A further member of the JSON object.
+    /// A further member of the JSON object. `retryable` is one that every problem has; here it can be said
+    /// where the status doesn't tell.
     #[must_use]
     pub fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
@@ -78,6 +79,7 @@ impl Problem {
         object.insert("type".into(), format!("{PROBLEM_BASE}{}", self.code).into());
         object.insert("title".into(), self.title.into());
         object.insert("status".into(), self.status.as_u16().into());
+        object.insert("retryable".into(), passes(self.status).into());
         if let Some(detail) = &self.detail {
             object.insert("detail".into(), detail.as_str().into());
         }
@@ -94,5 +96,29 @@ impl Problem {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.extend(self.headers);
         response
+    }
+}
+
+/// Whether the same request can succeed later, as far as the status tells.
+fn passes(status: StatusCode) -> bool {
+    let never = [StatusCode::NOT_IMPLEMENTED, StatusCode::BAD_GATEWAY];
+    let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    later.contains(&status) || status.is_server_error() && !never.contains(&status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_says_whether_to_try_again() {
+        for (status, retryable) in
+            [(400, false), (408, true), (413, false), (421, false), (429, true), (503, true)]
+        {
+            let problem = Problem::new(StatusCode::from_u16(status).unwrap(), "x", "X");
+            assert_eq!(problem.to_json()["retryable"], retryable, "{status}");
+            let otherwise = problem.member("retryable", !retryable);
+            assert_eq!(otherwise.to_json()["retryable"], !retryable, "{status}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -15,10 +16,22 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging for the process. `filter` is a level or tracing directives (`info`,
-/// `info,foghorn_gateway=debug`).
-pub fn start(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("log filter {filter:?}: {error}"))?;
+/// What libraries say of themselves only from warnings on, unless the filter names them: the NATS client tells
+/// of connections that we tell of, sqlx passes on PostgreSQL's notices.
+const QUIET: &str = "async_nats=warn,sqlx=warn";
+
+/// The filter of a level or of tracing directives (`info`, `info,foghorn_gateway=debug`).
+pub fn filter(directives: &str) -> Result<EnvFilter, String> {
+    let most = directives.parse::<LevelFilter>();
+    let quiet_enough = most.is_ok_and(|level| level < LevelFilter::WARN);
+    // Of several directives for one target the last counts.
+    let all = if quiet_enough { directives.to_owned() } else { format!("{QUIET},{directives}") };
+    EnvFilter::try_new(all).map_err(|error| format!("log filter {directives:?}: {error}"))
+}
+
+/// Starts logging for the process; `directives` as in [`filter`].
+pub fn start(format: LogFormat, directives: &str) -> Result<(), String> {
+    let filter = filter(directives)?;
     // Colours are for people at a terminal, not for files.
     let colours = std::io::stderr().is_terminal();
     let builder =
@@ -30,4 +43,27 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), String> {
         }
     }
     .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_heard_when_they_are_named() {
+        for (directives, expected) in [
+            ("info", "async_nats=warn,sqlx=warn,info"),
+            ("debug,sqlx=info", "async_nats=warn,sqlx=info,debug"),
+            ("error", "error"),
+            ("off", "off"),
+        ] {
+            let sorted = |text: &str| {
+                let mut parts: Vec<_> = text.split(',').map(str::to_owned).collect();
+                parts.sort();
+                parts
+            };
+            assert_eq!(sorted(&filter(directives).unwrap().to_string()), sorted(expected), "{directives}");
+        }
+        assert!(filter("foghorn=loud").unwrap_err().contains("foghorn=loud"));
+    }
 }

@@ -37,6 +37,9 @@ pub struct NatsRequest {
     pub ack: Option<String>,
     /// The header `traceparent`.
     pub traceparent: Option<String>,
+    /// A header that begins with `Foghorn-`, in any case, and is none of these. Their names, as all in
+    /// NATS, are told apart by case.
+    pub unknown_header: Option<String>,
     /// The body.
     pub data: Bytes,
     reply: Option<Subject>,
@@ -62,7 +65,9 @@ impl Requests {
             let headers: &HeaderMap = message.headers.as_ref()?;
             headers.get(name).map(|value| value.as_str().to_owned())
         };
+        let unknown_header = message.headers.as_ref().and_then(unknown_header);
         Some(NatsRequest {
+            unknown_header,
             channel: message.subject.strip_prefix(PREFIX).unwrap_or_default().to_owned(),
             event_type: text(HEADER_EVENT),
             id: text(HEADER_ID),
@@ -117,6 +122,17 @@ impl NatsRequest {
     }
 }
 
+/// The names of our own headers.
+pub const REQUEST_HEADERS: &[&str] = &[HEADER_EVENT, HEADER_ID, HEADER_TTL, HEADER_ACK];
+
+/// The first by name, so that the same request is always answered alike.
+fn unknown_header(headers: &HeaderMap) -> Option<String> {
+    const OURS: &str = "foghorn-";
+    let is_ours = |name: &&str| name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS));
+    let names = headers.iter().map(|(name, _)| AsRef::<str>::as_ref(name));
+    names.filter(is_ours).filter(|name| !REQUEST_HEADERS.contains(name)).min().map(str::to_owned)
+}
+
 /// Whether an answer may go to this subject. We may write where the sender of a request may not: to the
 /// journal, the live feed, buckets and the server's API.
 fn may_answer(reply: &str) -> bool {
@@ -126,6 +142,21 @@ fn may_answer(reply: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistyped_header_of_ours_is_noticed_and_others_are_theirs() {
+        let unknown = |names: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for name in names {
+                headers.insert(*name, "x");
+            }
+            unknown_header(&headers)
+        };
+        assert_eq!(unknown(&["Foghorn-Event", "Foghorn-Id", "Foghorn-Ttl", "Foghorn-Ack"]), None);
+        assert_eq!(unknown(&["traceparent", "Nats-Msg-Id", "Foghorn", "X-Foghorn-Id"]), None);
+        assert_eq!(unknown(&["Foghorn-Id", "Foghorn-Evnt"]).as_deref(), Some("Foghorn-Evnt"));
+        assert_eq!(unknown(&["foghorn-id"]).as_deref(), Some("foghorn-id"), "names are told apart by case");
+    }
 
     #[test]
     fn answers_go_to_nobody_elses_subjects() {

@@ -5,6 +5,9 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection, PgConnection};
 
+use super::PostgresOptions;
+use super::explain::{migration_words, words};
+
 const TABLE: &str = "foghorn._sqlx_migrations";
 /// Longest wait for the connection and for another process that migrates.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -34,46 +37,65 @@ pub enum MigrateError {
         known: i64,
     },
     /// A step failed, and left nothing behind.
-    #[error("migrating the database from schema version {from} failed: {error}")]
+    #[error("migrating the database at {place} from schema version {from} failed: {}", migration_words(.error))]
     Failed {
+        /// Where it is.
+        place: String,
         /// The version it had and has.
         from: i64,
         /// Why.
         error: sqlx::migrate::MigrateError,
     },
     /// PostgreSQL can't be reached or says no.
-    #[error("the database can't be migrated: {0}")]
-    Database(#[from] sqlx::Error),
+    #[error("the database can't be migrated: PostgreSQL at {place}: {}", words(.error))]
+    Database {
+        /// Where it is looked for.
+        place: String,
+        /// What it says.
+        error: sqlx::Error,
+    },
     /// Somebody else has been migrating all the while.
-    #[error("the database was not migrated within {PATIENCE:?}; is another process at it (pg_locks)?")]
-    Slow,
+    #[error(
+        "the database at {place} was not migrated within {PATIENCE:?}; is another process at it (pg_locks)?"
+    )]
+    Slow {
+        /// Where it is.
+        place: String,
+    },
 }
 
 /// Brings the schema up to this binary's version, one process at a time. Does nothing when it is.
 pub async fn migrate(url: &str) -> Result<Migrated, MigrateError> {
-    tokio::time::timeout(PATIENCE, run(url)).await.map_err(|_| MigrateError::Slow)?
+    let slow = |_| MigrateError::Slow { place: place(url) };
+    tokio::time::timeout(PATIENCE, run(url)).await.map_err(slow)?
+}
+
+fn place(url: &str) -> String {
+    PostgresOptions::new(url).place()
 }
 
 async fn run(url: &str) -> Result<Migrated, MigrateError> {
+    let database = |error| MigrateError::Database { place: place(url), error };
     let mut migrator: Migrator = sqlx::migrate!("../../migrations");
     // A schema and a table of our own: the database may be shared with others who use sqlx.
     migrator.create_schema("foghorn");
     migrator.dangerous_set_table_name(TABLE);
     // Reading the version and acting on it must not be torn apart by a later Foghorn: `run` checks again
     // under its lock, only with a message that helps less.
-    let mut connection = PgConnection::connect(url).await?;
-    let from = version(&mut connection).await?;
+    let mut connection = PgConnection::connect(url).await.map_err(database)?;
+    let from = version(&mut connection).await.map_err(database)?;
     let known = migrator.iter().map(|step| step.version).max().unwrap_or(0);
     if from > known {
         return Err(MigrateError::Newer { found: from, known });
     }
-    migrator.run(&mut connection).await.map_err(|error| MigrateError::Failed { from, error })?;
+    let failed = |error| MigrateError::Failed { place: place(url), from, error };
+    migrator.run(&mut connection).await.map_err(failed)?;
     let steps = migrator.iter().filter(|step| step.version > from);
     let steps: Vec<String> = steps.map(|step| format!("{:04} {}", step.version, step.description)).collect();
     for step in &steps {
         tracing::info!(%step, "migrated the database");
     }
-    connection.close().await?;
+    connection.close().await.map_err(database)?;
     Ok(Migrated { from, to: known, steps })
 }
 

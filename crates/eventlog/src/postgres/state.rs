@@ -8,6 +8,7 @@ use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::shard::Shard;
 use sqlx::PgConnection;
 
+use super::explain::words;
 use super::partitions::LOCK;
 use crate::record::{Columns, Record, to_i64, to_u64};
 use crate::standing::{Ancestor, Standing, parse_era};
@@ -29,7 +30,7 @@ pub(super) enum WriteError {
     #[error("another writer has taken over")]
     Fenced,
     /// PostgreSQL; whether it was committed is found out by reading the head again.
-    #[error("PostgreSQL: {0}")]
+    #[error("PostgreSQL: {}", words(.0))]
     Database(#[from] sqlx::Error),
     /// PostgreSQL does not answer.
     #[error("PostgreSQL did not answer within {0:?}")]
@@ -299,7 +300,7 @@ pub(super) fn number(shard: Shard) -> i16 {
 }
 
 pub(super) fn log_error(what: &str, error: &sqlx::Error) -> LogError {
-    LogError(format!("{what} failed on PostgreSQL: {error}"))
+    LogError(format!("{what} failed on PostgreSQL: {}", words(error)))
 }
 
 /// The partitions that are known to be there; shared between a writer's batches.

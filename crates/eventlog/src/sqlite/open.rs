@@ -8,7 +8,7 @@ use std::time::Duration;
 use foghorn_core::position::Epoch;
 use foghorn_core::shard::ShardCount;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
 
 use super::queue::Queue;
@@ -44,6 +44,18 @@ pub enum OpenError {
         /// The binary's.
         known: i64,
     },
+    /// Its events are in another number of shards, and no position of these would mean anything.
+    #[error(
+        "the data directory {path} has {found} shard(s), and {asked} are asked for: start with --shards {found}, or give this number a directory of its own with --data. Nothing was changed"
+    )]
+    Shards {
+        /// The directory.
+        path: PathBuf,
+        /// How many it has.
+        found: i64,
+        /// How many were asked for.
+        asked: u8,
+    },
     /// The directory or the lock can't be used.
     #[error("the data directory {path} can't be used: {error}")]
     Io {
@@ -71,15 +83,27 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteLog, OpenError>
         options.path.as_ref().map_or_else(|| PathBuf::from("in memory"), |path| path.join("foghorn.db"));
     let sqlite = |error: sqlx::Error| OpenError::Sqlite { path: path.clone(), error };
 
+    let found = match options.path.as_deref().filter(|_| path.exists()) {
+        Some(directory) => look(&path, directory).await.map_err(sqlite)?,
+        None => Found::default(),
+    };
+    if found.version > SCHEMA_VERSION {
+        return Err(OpenError::Newer { path, found: found.version, known: SCHEMA_VERSION });
+    }
+    if let (Some(shards), Some(directory)) = (found.shards, &options.path)
+        && shards != i64::from(options.shards.get())
+    {
+        return Err(OpenError::Shards {
+            path: directory.clone(),
+            found: shards,
+            asked: options.shards.get(),
+        });
+    }
+
     let (write, read) = connect(&options).await.map_err(sqlite)?;
     let mut connection = write.acquire().await.map_err(sqlite)?;
-    let found: i64 =
-        sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await.map_err(sqlite)?;
-    if found > SCHEMA_VERSION {
-        return Err(OpenError::Newer { path, found, known: SCHEMA_VERSION });
-    }
     let era = era_text(&options.policies.get())?;
-    let ends = prepare(&mut connection, found, options.shards, &options.clock).await.map_err(sqlite)?;
+    let ends = prepare(&mut connection, options.shards, &options.clock).await.map_err(sqlite)?;
     drop(connection);
 
     let heads = ends.iter().map(|end| Head {
@@ -88,6 +112,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteLog, OpenError>
         last: watch::Sender::new(end.last),
         tail: Tail::default(),
     });
+    options.metrics.of_shards(options.shards);
     let (queue, waiting) = Queue::new();
     let inner = Arc::new(Inner {
         shards: options.shards,
@@ -143,6 +168,32 @@ fn sync(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// What a database is, as far as it decides whether it may be touched.
+#[derive(Debug, Default)]
+struct Found {
+    /// 0: it has no schema yet.
+    version: i64,
+    shards: Option<i64>,
+}
+
+/// Reads the database without changing a byte of the directory: it may be meant for another process.
+async fn look(database: &Path, directory: &Path) -> sqlx::Result<Found> {
+    // Without a log there is nothing to recover, and SQLite needs no files of its own beside it to read.
+    let whole = !directory.join("foghorn.db-wal").exists();
+    let options = SqliteConnectOptions::new().filename(database).read_only(true).immutable(whole);
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut connection).await?;
+    // Later versions may keep it elsewhere.
+    let shards = match version {
+        SCHEMA_VERSION => {
+            sqlx::query_scalar("SELECT shards FROM layout").fetch_optional(&mut connection).await?
+        }
+        _ => None,
+    };
+    connection.close().await?;
+    Ok(Found { version, shards })
+}
+
 async fn connect(options: &SqliteOptions) -> sqlx::Result<(SqlitePool, SqlitePool)> {
     const PAGE_BYTES: u64 = 4096;
     let pages = options.max_bytes.map(|bytes| (bytes / PAGE_BYTES).clamp(32, u64::from(u32::MAX) - 1));
@@ -180,21 +231,17 @@ async fn connect(options: &SqliteOptions) -> sqlx::Result<(SqlitePool, SqlitePoo
     Ok((write, read))
 }
 
-/// Makes the schema, and begins a new epoch where the layout has changed.
+/// Makes the schema where there is none, and says where each shard goes on.
 async fn prepare(
     connection: &mut SqliteConnection,
-    version: i64,
     shards: ShardCount,
     clock: &Clock,
 ) -> sqlx::Result<Vec<ShardEnd>> {
-    let mut tx = sqlx::Connection::begin(connection).await?;
+    let mut tx = connection.begin().await?;
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *tx).await?;
     if version == 0 {
         sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
-    }
-    let layout: Option<i64> =
-        sqlx::query_scalar("SELECT shards FROM layout").fetch_optional(&mut *tx).await?;
-    if layout != Some(i64::from(shards.get())) {
-        begin_epochs(&mut tx, layout, shards, clock).await?;
+        begin_epochs(&mut tx, shards, clock).await?;
     }
     let rows: Vec<(i64, i64, i64, i64)> =
         sqlx::query_as("SELECT epoch, start, last, time_us FROM shards WHERE shard < ? ORDER BY shard")
@@ -211,43 +258,20 @@ async fn prepare(
     Ok(ends.collect())
 }
 
-/// A channel's shard depends on how many there are, so another number is another incarnation of all.
-/// Numbering goes on above every seq of the old one: its rows stay until retention takes them, but no
-/// position of the new epoch leads to them.
-async fn begin_epochs(
-    tx: &mut SqliteConnection,
-    layout: Option<i64>,
-    shards: ShardCount,
-    clock: &Clock,
-) -> sqlx::Result<()> {
-    let (epoch, last): (Option<i64>, Option<i64>) =
-        sqlx::query_as("SELECT max(epoch), max(last) FROM shards").fetch_one(&mut *tx).await?;
+/// A channel's shard depends on how many there are, so the number is settled with the first epoch.
+async fn begin_epochs(tx: &mut SqliteConnection, shards: ShardCount, clock: &Clock) -> sqlx::Result<()> {
     let now = clock.now();
     // Milliseconds where a cluster counts seconds: nothing outside remembers the epoch of a directory that
     // was deleted or of a process that kept nothing, and two starts within a second must not share one.
     let millis = u64::try_from(now.as_micros() / 1000).unwrap_or(0);
-    let epoch = Epoch::next(epoch.map(|epoch| Epoch::new(to_u64(epoch))), millis);
-    if let Some(before) = layout {
-        tracing::warn!(
-            shards = shards.get(), before, %epoch,
-            "the number of shards has changed: a new epoch begins, older events can't be replayed any more"
-        );
-    }
+    let epoch = Epoch::next(None, millis);
     for shard in shards.shards() {
-        sqlx::query(
-            "INSERT INTO shards (shard, epoch, start, last, time_us) VALUES (?1, ?2, ?3, ?3, ?4)
-             ON CONFLICT (shard) DO UPDATE SET epoch = ?2, start = ?3, last = ?3, time_us = max(time_us, ?4)",
-        )
-        .bind(i64::from(shard.get()))
-        .bind(to_i64(epoch.get()))
-        .bind(last.unwrap_or(0))
-        .bind(now.as_micros())
-        .execute(&mut *tx)
-        .await?;
-    }
-    // Keys dedupe within an epoch; eras are of positions that nobody can ask for any more.
-    for sql in ["DELETE FROM keys", "DELETE FROM eras", "DELETE FROM layout"] {
-        sqlx::query(sql).execute(&mut *tx).await?;
+        sqlx::query("INSERT INTO shards (shard, epoch, start, last, time_us) VALUES (?, ?, 0, 0, ?)")
+            .bind(i64::from(shard.get()))
+            .bind(to_i64(epoch.get()))
+            .bind(now.as_micros())
+            .execute(&mut *tx)
+            .await?;
     }
     sqlx::query("INSERT INTO layout (shards) VALUES (?)").bind(i64::from(shards.get())).execute(tx).await?;
     Ok(())

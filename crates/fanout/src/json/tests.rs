@@ -93,6 +93,7 @@ fn what_is_wrong_is_named() {
     }
     let error = read(b"{\"channel\":\"\xff\"}", 10, None).unwrap_err();
     assert!(error.message.contains("first bad byte is at 12"), "{error}");
+    assert_eq!(error.code, "not-utf8");
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! HTTP as the commands use it: one server, known by its base URL, and its refusals in its own words.
 
 use std::error::Error as _;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use reqwest::{Client, Response, StatusCode, Url, header};
+use reqwest::{Certificate, Client, Response, StatusCode, Url, header};
+use rustls::CertificateError;
 use serde_json::Value;
 
 /// How long a connection may take to be made.
@@ -18,6 +21,10 @@ pub(crate) struct ServerArgs {
     /// The server's address, with a path if it is not at the top
     #[arg(long, env = "FOGHORN_URL", default_value = "http://127.0.0.1:8080", value_parser = base_url)]
     pub(super) url: Url,
+    /// Trust the certificates in this PEM file, and no others: for a server whose own certificate is
+    /// self-signed, or of an authority that this machine doesn't know
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
 }
 
 /// A server and the connections to it.
@@ -38,7 +45,9 @@ impl Server {
             .tcp_nodelay(true)
             // A redirected POST comes out as a GET; better to say where the server really is.
             .redirect(reqwest::redirect::Policy::none());
-        if args.url.scheme() == "http" {
+        if let Some(path) = &args.ca {
+            builder = builder.tls_certs_only(certificates(path)?);
+        } else if args.url.scheme() == "http" {
             // Without TLS no certificates are needed, and a slim container has none to load.
             builder = builder.tls_certs_only([]);
         }
@@ -60,6 +69,15 @@ impl Server {
         url.set_path(&format!("{}{path}", self.base.path()));
         url
     }
+}
+
+/// The certificates of a PEM file; at least one.
+fn certificates(path: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let read =
+        || -> anyhow::Result<Vec<Certificate>> { Ok(Certificate::from_pem_bundle(&std::fs::read(path)?)?) };
+    let found = read().with_context(|| format!("--ca: can't read certificates from {}", path.display()))?;
+    anyhow::ensure!(!found.is_empty(), "--ca: {} holds no certificate in PEM", path.display());
+    Ok(found)
 }
 
 /// A server's base URL; its path ends with a slash.
@@ -88,6 +106,8 @@ fn is_loopback(url: &Url) -> bool {
 fn explain(error: &reqwest::Error) -> String {
     let mut text = if error.is_timeout() && !error.is_connect() {
         "no answer in time".to_owned()
+    } else if let Some(tls) = tls_error(error) {
+        return tls_words(tls);
     } else if error.is_connect() {
         "can't connect (does a server listen there?)".to_owned()
     } else if error.is_request() || error.is_body() || error.is_decode() {
@@ -106,6 +126,43 @@ fn explain(error: &reqwest::Error) -> String {
         text = format!("{text}: {last}");
     }
     text
+}
+
+/// Whether the same would happen again: a server's certificate is no better a second later.
+pub(super) fn is_final(error: &reqwest::Error) -> bool {
+    matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
+}
+
+/// What TLS says, if it was that.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(tls) = inner.downcast_ref() {
+            return Some(tls);
+        }
+        // What an I/O error wraps is not among its sources.
+        let wrapped = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(tls) = wrapped.and_then(|wrapped| wrapped.downcast_ref()) {
+            return Some(tls);
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+fn tls_words(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "the server's certificate is not one that this machine trusts; if it is the right one, give it \
+             (or its authority's) with --ca FILE"
+                .to_owned()
+        }
+        rustls::Error::InvalidCertificate(why) => format!("the server's certificate can't be used: {why}"),
+        rustls::Error::InvalidMessage(_) => {
+            "what answers there does not speak TLS; is it http:// rather than https://?".to_owned()
+        }
+        other => format!("no TLS connection: {other}"),
+    }
 }
 
 /// An answer other than the one hoped for.
@@ -207,7 +264,7 @@ mod tests {
             ("https://events.example.com/push", "https://events.example.com/push/api/publish"),
             ("http://[::1]:1/a/", "http://[::1]:1/a/api/publish"),
         ] {
-            let server = Server::new(&ServerArgs { url: base_url(text).unwrap() }).unwrap();
+            let server = Server::new(&ServerArgs { url: base_url(text).unwrap(), ca: None }).unwrap();
             assert_eq!(server.at("api/publish").as_str(), path);
         }
         for (bad, hint) in [
@@ -216,6 +273,17 @@ mod tests {
             ("http://a/?x=1", "without ?"),
         ] {
             assert!(base_url(bad).unwrap_err().contains(hint), "{bad}: {:?}", base_url(bad));
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_said_with_its_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let url = base_url("https://a").unwrap();
+        for path in [file.path(), Path::new("/nonexistent.pem")] {
+            let error = Server::new(&ServerArgs { url: url.clone(), ca: Some(path.to_owned()) }).unwrap_err();
+            let words = error.to_string();
+            assert!(words.contains("--ca") && words.contains(path.to_str().unwrap()), "{words}");
         }
     }
 

@@ -59,7 +59,8 @@ pub(crate) struct Args {
     /// The data (or each line) is JSON; anything but a JSON string goes out as compact JSON
     #[arg(long)]
     json_data: bool,
-    /// How long to go on trying when the server can't be reached or is overloaded
+    /// How long to go on trying when the server can't be reached, is overloaded or doesn't answer; 0s for one
+    /// attempt
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     retry_for: Duration,
     /// Print results as JSON, one object a line
@@ -112,7 +113,7 @@ where
     let event = match single(&args, &mut input) {
         Ok(event) => event,
         Err(why) => {
-            report.unpublished(None, &why)?;
+            report.unusable(None, &why)?;
             return Ok(ExitCode::FAILURE);
         }
     };

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use foghorn_core::event::FRAME_BYTES_MAX;
+use foghorn_core::event::{EventType, FRAME_BYTES_MAX};
 
 use super::{Config, Http, Nats, urls};
 
@@ -12,11 +12,12 @@ use super::{Config, Http, Nats, urls};
 const JOURNAL_BYTES_MIN: u64 = 64 * 1024;
 
 impl Config {
-    /// The first thing that is wrong, if anything is. Looks at nothing but the values: whether a file or a
-    /// server is there turns out at start.
+    /// The first thing that is wrong, if anything is. Looks at nothing but the values: whether a server is
+    /// there turns out at start, whether a file is, [`check_files`](Self::check_files) says.
     pub(crate) fn check(&self) -> Result<(), String> {
         self.shard_count()?;
         self.checked_policies()?;
+        self.check_metric_types()?;
         self.gateway.check()?;
         self.fanout.check()?;
         self.http.check(self.gateway.connections)?;
@@ -35,6 +36,32 @@ impl Config {
         tracing_subscriber::EnvFilter::try_new(&self.log.filter)
             .map_err(|error| format!("log.filter: {error}"))?;
         Ok(())
+    }
+
+    /// The first file that can't be read. Those of NATS would else be waited for, as servers are.
+    pub(crate) fn check_files(&self) -> Result<(), String> {
+        let nats = &self.nats;
+        let files = [
+            ("ca", &nats.ca),
+            ("certificate", &nats.certificate),
+            ("key", &nats.key),
+            ("credentials", &nats.credentials),
+        ];
+        files.into_iter().filter(|(_, path)| !is_empty(path)).try_for_each(|(key, path)| {
+            // Read, because a folder can be opened too.
+            let read = std::fs::read(path).map(|_| ());
+            read.map_err(|error| format!("nats.{key}: {} can't be read: {error}", path.display()))
+        })
+    }
+
+    /// Whether each policy's types are some.
+    fn check_metric_types(&self) -> Result<(), String> {
+        self.policies.iter().try_for_each(|policy| {
+            policy.metric_types.iter().try_for_each(|name| {
+                let parsed = EventType::parse(name.as_str()).map(|_| ());
+                parsed.map_err(|error| format!("policy {}: metric_types: {name:?}: {error}", policy.pattern))
+            })
+        })
     }
 
     fn check_sizes(&self) -> Result<(), String> {
@@ -165,6 +192,22 @@ mod tests {
         ] {
             assert_eq!(checked(text), Ok(()), "{text}");
         }
+    }
+
+    #[test]
+    fn files_that_are_named_have_to_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = folder.path().join("ca.pem");
+        std::fs::write(&there, "").unwrap();
+        let mut config = Config::default();
+        assert_eq!(config.check_files(), Ok(()));
+        config.nats.ca = there;
+        assert_eq!(config.check_files(), Ok(()));
+        config.nats.credentials = folder.path().to_owned();
+        assert!(config.check_files().unwrap_err().starts_with("nats.credentials: "), "a folder");
+        config.nats.ca = "/nonexistent.pem".into();
+        let error = config.check_files().unwrap_err();
+        assert!(error.starts_with("nats.ca: /nonexistent.pem can't be read"), "{error}");
     }
 
     #[test]

@@ -5,12 +5,16 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Config, secrets};
+use super::{Config, place, secrets};
 
 const PREFIX: &str = "FOGHORN_";
 /// Variables with our prefix that are not keys: the commands' and the tests'. (Those that docker-compose.yml
 /// reads itself end in `_PORT`, like Kubernetes' own.)
 const NOT_KEYS: &[&str] = &["FOGHORN_URL", "FOGHORN_CONFIG", "FOGHORN_BIN", "FOGHORN_ADMIN_URL"];
+
+/// What is wrong with the text of a socket address.
+pub(crate) const ADDRESS: &str = "not an address and a port: write it like 127.0.0.1:8080 or [::1]:8080, with 0.0.0.0 \
+                                  for every address there is; names are not looked up";
 
 /// The variables of this process that may be meant for us.
 pub(crate) fn environment() -> Result<Vec<(String, String)>, String> {
@@ -28,9 +32,9 @@ pub(crate) fn read(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, String> {
-    let mut table = match file {
+    let (text, mut table) = match file {
         Some(path) => read_file(path).map_err(|error| format!("{}: {error}", path.display()))?,
-        None => Table::new(),
+        None => (String::new(), Table::new()),
     };
     let given = overlay(&mut table, environment)?;
     let config = Config::try_from_table(&table)?;
@@ -40,20 +44,23 @@ pub(crate) fn read(
         let variable = format!("{PREFIX}{}", key.replace('.', "_").to_uppercase());
         match file {
             _ if given.contains(&variable) => format!("{variable} in the environment: {error}"),
-            Some(path) => format!("{}: {error}", path.display()),
+            Some(path) => match place::line_of(&text, &error) {
+                Some(line) => format!("{}: line {line}: {error}", path.display()),
+                None => format!("{}: {error}", path.display()),
+            },
             None => error,
         }
     })?;
     Ok(config)
 }
 
-fn read_file(path: &Path) -> Result<Table, String> {
+fn read_file(path: &Path) -> Result<(String, Table), String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     // First as a table, whose errors are about what the text looks like; then as the type, whose errors
     // may quote values.
     let table: Table = text.parse().map_err(|error| at(&text, &error, error.message()))?;
     let _checked: Config = toml::from_str(&text).map_err(|error| explain(&text, &error))?;
-    Ok(table)
+    Ok((text, table))
 }
 
 /// Lays the variables over the file's keys. Returns the names of those that were given.
@@ -84,7 +91,7 @@ fn overlay(
 
 impl Config {
     fn try_from_table(table: &Table) -> Result<Self, String> {
-        table.clone().try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+        table.clone().try_into().map_err(|error: toml::de::Error| hinted(error.message()))
     }
 }
 
@@ -202,7 +209,15 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     if !is_about_a_key && secrets::may_hold_one(line) {
         return at(text, error, "the value is not what this key takes (not shown, it may be a secret)");
     }
-    at(text, error, message) + near.as_deref().unwrap_or_default()
+    at(text, error, &hinted(message)) + near.as_deref().unwrap_or_default()
+}
+
+/// The message, and what to write where it doesn't say so.
+fn hinted(message: &str) -> String {
+    match message {
+        "invalid socket address syntax" => ADDRESS.to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 fn line_at(text: &str, offset: usize) -> Option<&str> {
@@ -346,6 +361,27 @@ mod tests {
         let error = with_file("", &[("FOGHORN_ALLOW_ANONYMOUS", "1")]).unwrap_err();
         assert!(error.contains("is not true or false"), "{error}");
         assert!(with_file("", &[("FOGHORN_HTTP_HOSTS", "")]).unwrap().http.hosts.is_empty());
+    }
+
+    #[test]
+    fn values_out_of_range_are_named_with_their_line() {
+        for (text, place) in [
+            ("shards = 1\n\n[nats]\nreplicas = 7\n", ": line 4: nats.replicas"),
+            ("[fanout]\ninflight_bytes = 1000\n", ": line 2: fanout.inflight_bytes"),
+            (
+                "[[policy]]\npattern = \"a.*\"\n[[policy]]\npattern = \"*.b\"\n",
+                ": line 4: policies a.* and *.b",
+            ),
+            ("[[policy]]\npattern = \"a\"\nretention = \"1s\"\n", ": line 2: policy a: retention"),
+            ("[[policy]]\npattern = \"a\"\nmetric_types = [\"a,b\"]\n", ": line 2: policy a: metric_types"),
+            ("[http]\nconnections = 5\n", ": line 2: http.connections"),
+            ("[listen]\nhttp = \"localhost:8090\"\n", ": line 2, column 8: not an address and a port"),
+        ] {
+            let error = with_file(text, &[]).unwrap_err();
+            assert!(error.contains(place), "{text}: {error}");
+        }
+        let error = with_file("", &[("FOGHORN_LISTEN_HTTP", "localhost:8090")]).unwrap_err();
+        assert!(error.contains("FOGHORN_LISTEN_HTTP") && error.contains("127.0.0.1:8080"), "{error}");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(super) fn eventlog(urls: &str) -> Result<(), String> {
 pub(super) fn postgres(url: &str) -> Result<(), String> {
     let checked = parsed(Url::parse(url)).and_then(|url| match url.scheme() {
         "postgres" | "postgresql" => Ok(()),
-        _ => Err("its scheme is none of postgres, postgresql".to_owned()),
+        _ => Err("its scheme must be postgres or postgresql".to_owned()),
     });
     checked.map_err(|what| {
         format!(
@@ -89,7 +89,7 @@ fn parsed<E: std::fmt::Display>(url: Result<Url, E>) -> Result<Url, String> {
 
 fn within(url: &Url, schemes: &[&str]) -> Result<(), String> {
     if !schemes.contains(&url.scheme()) {
-        return Err(format!("its scheme is none of {}", schemes.join(", ")));
+        return Err(format!("its scheme must be {}", schemes.join(" or ")));
     }
     match url.host_str() {
         Some(host) if !host.is_empty() => Ok(()),

@@ -170,7 +170,7 @@ impl Source {
                         let event = Event { id: format!("{}-{number}", self.run), data };
                         events.push(Numbered { line: Some(number), event });
                     }
-                    Err(why) => report.unpublished(Some(number), &why)?,
+                    Err(why) => report.unusable(Some(number), &why)?,
                 }
             }
             if empty || !events.is_empty() {

@@ -79,8 +79,8 @@ impl<O: Write, E: Write> Report<O, E> {
         Ok(())
     }
 
-    /// An event will not be published.
-    pub(super) fn unpublished(&mut self, line: Option<u64>, why: &str) -> io::Result<()> {
+    /// What was to be an event is none.
+    pub(super) fn unusable(&mut self, line: Option<u64>, why: &str) -> io::Result<()> {
         self.counts.failed += 1;
         match (self.json, line) {
             (true, Some(line)) => writeln!(self.out, "{}", json!({ "line": line, "error": why })),
@@ -90,13 +90,25 @@ impl<O: Write, E: Write> Report<O, E> {
         }
     }
 
+    /// An event will not be published.
+    pub(super) fn unpublished(&mut self, event: &Numbered, why: &str) -> io::Result<()> {
+        self.counts.failed += 1;
+        if self.json {
+            return writeln!(self.out, "{}", failure(event, why));
+        }
+        match event.line {
+            Some(line) => self.note(&format!("line {line} is not published: {why}")),
+            None => self.note(&format!("not published (id {}): {why}", event.event.id)),
+        }
+    }
+
     /// Events were sent, perhaps, and never answered.
     pub(super) fn gave_up(&mut self, events: &[Numbered], why: &str) -> io::Result<()> {
         self.counts.failed += events.len() as u64;
         if self.json {
             return events.iter().try_for_each(|event| {
-                let object =
-                    json!({ "line": event.line, "id": event.event.id, "error": why, "unknown": true });
+                let mut object = failure(event, why);
+                object["unknown"] = true.into();
                 writeln!(self.out, "{object}")
             });
         }
@@ -105,7 +117,13 @@ impl<O: Write, E: Write> Report<O, E> {
                 self.note(&format!("line {first} may be missing: {why}"))
             }
             (Some(first), Some(last)) => self.note(&format!("lines {first} to {last} may be missing: {why}")),
-            _ => self.note(&format!("not published, as far as is known: {why}")),
+            _ => {
+                let id = events.first().map_or("", |event| event.event.id.as_str());
+                self.note(&format!(
+                    "not published, as far as is known: {why}. Publish it again with --id {id}, and it is \
+                     stored once whatever became of this"
+                ))
+            }
         }
     }
 
@@ -181,6 +199,15 @@ impl<O: Write, E: Write> Report<O, E> {
         }
         Ok(())
     }
+}
+
+/// What became of an event that isn't published, as JSON.
+fn failure(event: &Numbered, why: &str) -> Value {
+    let mut object = json!({ "id": event.event.id, "error": why });
+    if let Some(line) = event.line {
+        object["line"] = line.into();
+    }
+    object
 }
 
 /// `0:1767225600:42`, or what the server says instead.

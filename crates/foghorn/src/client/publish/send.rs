@@ -13,10 +13,12 @@ use foghorn_bus::backoff::Backoff;
 use super::batch::Numbered;
 use super::report::Report;
 use super::{Ack, Args};
-use crate::client::http::{Head, Refusal, Server, problem_text, read_body};
+use crate::client::http::{Head, Refusal, Server, is_final, problem_text, read_body};
 
-/// How long one request may take: longer than a server takes to give up by itself.
+/// How long one request may take at most: longer than a server takes to give up by itself.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the last one may take, however little time is left.
+const REQUEST_LEAST: Duration = Duration::from_secs(1);
 
 /// Publishes events of one kind.
 pub(super) struct Sender {
@@ -84,7 +86,8 @@ impl Sender {
         let mut first = true;
         while !waiting.is_empty() {
             let count = waiting.len().min(most);
-            let (why, at_least) = match self.attempt(&waiting[..count]).await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (why, at_least) = match self.attempt(&waiting[..count], self.limit(left)).await {
                 Ok(answers) => {
                     let Some(why) = settle(&mut waiting, answers, report)? else {
                         backoff.reset();
@@ -99,7 +102,7 @@ impl Sender {
                 }
                 Err(Failure::Final(why) | Failure::TooLarge(why)) => {
                     for event in waiting.drain(..count) {
-                        report.unpublished(event.line, &why)?;
+                        report.unpublished(&event, &why)?;
                     }
                     continue;
                 }
@@ -117,8 +120,14 @@ impl Sender {
         Ok(Sent::Answered)
     }
 
+    /// How long a request may take when so much of the time for all attempts is left. Who has given none
+    /// for further attempts wants one, and not a short one.
+    fn limit(&self, left: Duration) -> Duration {
+        if self.retry_for.is_zero() { REQUEST_DEADLINE } else { left.clamp(REQUEST_LEAST, REQUEST_DEADLINE) }
+    }
+
     /// One request: an answer for each event, or none at all.
-    async fn attempt(&self, events: &[Numbered]) -> Result<Vec<Value>, Failure> {
+    async fn attempt(&self, events: &[Numbered], limit: Duration) -> Result<Vec<Value>, Failure> {
         let body: Vec<Body<'_>> = events.iter().map(|event| self.body(event)).collect();
         let body = serde_json::to_vec(&body).map_err(|error| Failure::Final(error.to_string()))?;
         let request = self
@@ -126,12 +135,15 @@ impl Sender {
             .client
             .post(self.server.at("api/publish"))
             .header("content-type", "application/json")
-            .timeout(REQUEST_DEADLINE)
+            .timeout(limit)
             .body(body);
-        let passing = |error: reqwest::Error| Failure::Passing(self.server.explain(&error), Duration::ZERO);
-        let response = request.send().await.map_err(passing)?;
+        let failure = |error: reqwest::Error| match self.server.explain(&error) {
+            why if is_final(&error) => Failure::Final(why),
+            why => Failure::Passing(why, Duration::ZERO),
+        };
+        let response = request.send().await.map_err(failure)?;
         let head = Head::of(&response);
-        let body = read_body(response).await.map_err(passing)?;
+        let body = read_body(response).await.map_err(failure)?;
         if !head.status.is_success() {
             let refusal = Refusal::new(&head, &body);
             return Err(if refusal.status == reqwest::StatusCode::PAYLOAD_TOO_LARGE {
@@ -193,7 +205,7 @@ fn settle<O: Write, E: Write>(
             why.get_or_insert(text);
             again.push(event);
         } else {
-            report.unpublished(event.line, &text)?;
+            report.unpublished(&event, &text)?;
         }
     }
     *waiting = again;

@@ -124,13 +124,15 @@ async fn a_refusal_is_told_in_the_servers_words() {
     let script = Script::serve(|_, _| Answer::json(403, &problem(403, false))).await;
     let ran = run("p a x", &script.args, "x".as_bytes()).await;
     assert_eq!(ran.code, ExitCode::FAILURE);
-    assert!(ran.err.contains("not published: 403 Forbidden: No: because"), "{}", ran.err);
+    let id = events(&script.asked()[0])[0]["id"].as_str().unwrap().to_owned();
+    let words = format!("not published (id {id}): 403 Forbidden: No: because");
+    assert!(ran.err.contains(&words), "{}", ran.err);
 }
 
 #[tokio::test]
 async fn nobody_there_is_given_up_after_the_stated_time() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let server = ServerArgs { url: format!("http://{free}").parse().unwrap() };
+    let server = ServerArgs { url: format!("http://{free}").parse().unwrap(), ca: None };
     let ran = run("p a x --retry-for 300ms", &server, "x".as_bytes()).await;
     assert_eq!(ran.code, ExitCode::FAILURE);
     assert!(ran.err.contains("gave up after 0.3 s") && ran.err.contains("refused"), "{}", ran.err);
@@ -140,6 +142,22 @@ async fn nobody_there_is_given_up_after_the_stated_time() {
     assert!(ran.err.contains("lines 1 to 2 may be missing"), "{}", ran.err);
     let ran = run("p a --lines --retry-for 300ms", &server, io::Cursor::new("x\n".repeat(300))).await;
     assert!(ran.err.contains("nothing from line 251 on was tried"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn who_is_given_no_answer_is_told_after_the_stated_time_and_with_which_id_to_try_again() {
+    let script = Script::serve(|_, asked| stored(asked).hold()).await;
+    let began = std::time::Instant::now();
+    let ran = run("p a x --retry-for 2s", &script.args, "x".as_bytes()).await;
+    assert_eq!(ran.code, ExitCode::FAILURE);
+    assert!(began.elapsed().as_secs() < 4, "{:?}", began.elapsed());
+    let id = events(&script.asked()[0])[0]["id"].as_str().unwrap().to_owned();
+    for words in ["gave up after 2 s", "no answer in time", &format!("again with --id {id}")] {
+        assert!(ran.err.contains(words), "no {words}: {}", ran.err);
+    }
+    let ran = run("p a x --id mine --json --retry-for 1s", &script.args, "x".as_bytes()).await;
+    let printed: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&printed["id"], &printed["unknown"]), (&json!("mine"), &json!(true)), "{printed}");
 }
 
 #[tokio::test]

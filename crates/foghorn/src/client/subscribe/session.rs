@@ -15,7 +15,7 @@ use foghorn_core::sse::{Block, Decoder};
 use super::Args;
 use super::output::Output;
 use super::retry::Retry;
-use crate::client::http::{Refusal, Server};
+use crate::client::http::{Refusal, Server, is_final};
 
 /// How long a server may take to begin its answer.
 const HEAD_DEADLINE: Duration = Duration::from_secs(15);
@@ -167,7 +167,12 @@ impl<O: Write, E: Write> Session<O, E> {
         let mut response = match timeout(HEAD_DEADLINE, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                return Ok(StreamEnded::Broken(self.server.explain(&error)));
+                let why = self.server.explain(&error);
+                return Ok(if is_final(&error) {
+                    StreamEnded::End(End::Refused(why))
+                } else {
+                    StreamEnded::Broken(why)
+                });
             }
             Err(_) => {
                 let seconds = HEAD_DEADLINE.as_secs();
