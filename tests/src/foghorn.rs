@@ -35,8 +35,27 @@ impl Foghorn {
         Self::spawn_binary(&env::foghorn(), arguments, environment).await
     }
 
+    /// The same for one that has to wait for something before it listens: returns as soon as its admin port
+    /// answers. [`Foghorn::listening`] waits for the other sockets.
+    pub async fn spawn_waiting(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut waiting = Self::start(&env::foghorn(), arguments, environment);
+        waiting.addresses = listening(&waiting.process, &["admin"]).await;
+        waiting
+    }
+
     /// The same, with another program for the product.
     pub async fn spawn_binary(binary: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut started = Self::start(binary, arguments, environment);
+        started.listening().await;
+        started
+    }
+
+    /// Waits until every socket that its arguments name is listening.
+    pub async fn listening(&mut self) {
+        self.addresses = listening(&self.process, &self.services).await;
+    }
+
+    fn start(binary: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut ports = Vec::new();
         let mut program = Program::new(binary);
         for argument in arguments {
@@ -49,9 +68,7 @@ impl Foghorn {
             program = program.env(name, with_port(value, &mut ports));
         }
         let services = services(arguments);
-        let process = Process::spawn(program);
-        let addresses = listening(&process, &services).await;
-        Self { process, services, addresses, _ports: ports }
+        Self { process: Process::spawn(program), services, addresses: HashMap::new(), _ports: ports }
     }
 
     /// `127.0.0.1:20017`, where it serves HTTP (`--listen`).
@@ -105,7 +122,7 @@ impl Foghorn {
     /// Starts it again with the same arguments and ports, after killing it if it runs.
     pub async fn restart(&mut self) {
         self.process.restart();
-        self.addresses = listening(&self.process, &self.services).await;
+        self.listening().await;
     }
 
     /// Its process, for the log and for the rest.
