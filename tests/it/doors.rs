@@ -2,10 +2,12 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use foghorn_core::channel::Channel;
 use foghorn_core::shard::ShardCount;
 use foghorn_tests::env;
+use foghorn_tests::nginx::Nginx;
 use serde_json::{Value, json};
 
 use crate::deployment::{Deployment, Shape};
@@ -33,6 +35,16 @@ async fn nats_publishes_by_request_and_straight_into_the_journal() {
     let bad: Value = serde_json::from_slice(&bad.payload).unwrap();
     assert!(bad["error"]["type"].as_str().unwrap().ends_with("/not-utf8"), "{bad}");
 
+    let mut mistyped = async_nats::HeaderMap::new();
+    mistyped.insert("Foghorn-Evnt", "made");
+    let subject = format!("foghorn.publish.{channel}");
+    let refused = nats.request_with_headers(subject, mistyped, "lost type".into()).await.unwrap();
+    let refused: Value = serde_json::from_slice(&refused.payload).unwrap();
+    let error = &refused["error"];
+    assert!(error["type"].as_str().unwrap().ends_with("/bad-event"), "{refused}");
+    assert!(error["detail"].as_str().unwrap().contains("did you mean Foghorn-Event?"), "{refused}");
+    assert_eq!(error["key"], "Foghorn-Evnt", "{refused}");
+
     let shard = ShardCount::new(4).unwrap().shard_of(&Channel::parse(channel.as_str()).unwrap());
     let journal = |shard: u8| format!("foghorn.journal.{shard}.{channel}");
     // Into the wrong shard, and not UTF-8: skipped by relay and log alike, and nothing after them suffers.
@@ -50,6 +62,65 @@ async fn nats_publishes_by_request_and_straight_into_the_journal() {
     assert_eq!(listener.data(1).await, ["after"]);
     let mut since = d.listen(&format!("channels={channel}&since=1h"), None).await;
     assert_eq!(since.first(3).await, ["by request", "direct", "after"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_names_the_problem_in_its_metadata() {
+    use foghorn_rpc::v1::{PublishRequest, publisher_client::PublisherClient};
+
+    let d = Deployment::standalone(1).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", d.grpc())).unwrap();
+    let mut publisher = PublisherClient::new(endpoint.connect().await.unwrap());
+    for (channel, event, problem) in [("a..b", "", "bad-channel"), ("a", "stream-x", "reserved-event-type")] {
+        let request =
+            PublishRequest { channel: channel.to_owned(), event: event.to_owned(), ..Default::default() };
+        let status = publisher.publish(request).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+        let named = status.metadata().get("foghorn-problem").map(|name| name.to_str().unwrap());
+        assert_eq!(named, Some(problem), "{status}");
+    }
+}
+
+/// The certificate that docker-compose.yml has made, in the shipped nginx, as the README says to use it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_go_through_the_shipped_nginx_with_a_certificate_of_its_own() {
+    let d = Deployment::standalone(1).await;
+    let Shape::Standalone(process) = &d.shape else { unreachable!("standalone was asked for") };
+    let mut nginx = Nginx::foghorn(&[process.http()], &[process.http()]).await;
+    let made = tempfile::tempdir().unwrap();
+    let script = env::checkout().join("deploy/tls/make-certificate.sh");
+    let output = Command::new("sh").arg(script).arg(made.path()).arg("localhost").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let certificate = made.path().join("tls.crt");
+    std::fs::copy(&certificate, nginx.folder().join("cert.pem")).unwrap();
+    std::fs::copy(made.path().join("tls.key"), nginx.folder().join("key.pem")).unwrap();
+    nginx.restart().await;
+
+    let (url, ca) = (nginx.url(""), certificate.display().to_string());
+    let channel = d.name("tls");
+    let foghorn = async |arguments: &[&str]| {
+        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let run = move || Command::new(env::foghorn()).args(arguments).output().unwrap();
+        tokio::task::spawn_blocking(run).await.unwrap()
+    };
+    let published = foghorn(&["publish", &channel, "secret", "--url", &url, "--ca", &ca]).await;
+    assert!(published.status.success(), "{published:?}");
+    let pattern = format!("{}.>", channel.split('.').next().unwrap());
+    let heard =
+        ["subscribe", &pattern, "--since", "1h", "--raw", "--exit-after", "1", "--url", &url, "--ca", &ca];
+    let heard = foghorn(&heard).await;
+    assert_eq!((heard.status.code(), &heard.stdout[..]), (Some(0), &b"secret\n"[..]), "{heard:?}");
+
+    // Without it they say what is wrong, and at once: another attempt would be no better.
+    let began = Instant::now();
+    for arguments in [&["publish", &channel, "secret"][..], &["subscribe", &channel]] {
+        let refused = foghorn(&[arguments, &["--url", &url]].concat()).await;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(said.contains("certificate") && said.contains("--ca FILE"), "{said}");
+        assert!(!said.contains("does a server listen there") && !said.contains("again"), "{said}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

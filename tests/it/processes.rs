@@ -7,12 +7,18 @@ use foghorn_core::cursor::Cursor;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{get, post};
 use foghorn_tests::nats::NatsServer;
+use foghorn_tests::port::Port;
 use foghorn_tests::postgres::PostgresServer;
 use foghorn_tests::sse::{NoBlock, SseClient};
 use foghorn_tests::{PATIENCE, env};
 use serde_json::json;
 
 use crate::deployment::{Cluster, Listener, wait_ready};
+
+/// `127.0.0.1:20017`, of a URL.
+fn place(url: &str) -> &str {
+    url.split(['@', '/']).rev().nth(1).unwrap()
+}
 
 /// Runs the binary to its end.
 fn run(arguments: &[&str]) -> Output {
@@ -53,7 +59,31 @@ async fn standalone_keeps_events_over_a_kill_and_a_restart() {
     let event = json!({ "channel": "kept", "id": "7", "data": "7" });
     assert_eq!(post(&server.url("/api/publish"), &event).await.unwrap().body["duplicate"], true);
     let second = run(&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", &data]);
-    assert!(!second.status.success() && said(&second).contains("another"), "{}", said(&second));
+    assert_eq!(second.status.code(), Some(2), "{}", said(&second));
+    assert!(said(&second).contains("another process"), "{}", said(&second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standalone_keeps_its_events_when_told_another_number_of_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("kept").display().to_string();
+    let mut server = standalone(&data, &["--shards", "2"]).await;
+    let cursor = Listener::open(&server.url("/api/events/kept"), None).await.cursor();
+    let event = json!({ "channel": "kept", "data": "kept" });
+    assert_eq!(post(&server.url("/api/publish"), &event).await.unwrap().status, 200);
+    server.kill();
+    for shards in ["1", "4"] {
+        let more = ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--shards", shards];
+        let refused = run(&[&["standalone", "--data", &data][..], &more].concat());
+        assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+        for words in [data.as_str(), "has 2 shard", "start with --shards 2", "--data"] {
+            assert!(said(&refused).contains(words), "no {words}: {}", said(&refused));
+        }
+    }
+    server.restart().await;
+    wait_ready(server.http()).await;
+    let again = Listener::open(&server.url("/api/events/kept"), Some(&cursor)).await;
+    assert_eq!((&again.connected["recovered"], again.replayed_data()), (&json!(true), vec!["kept"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,6 +101,31 @@ async fn ephemeral_starts_a_new_epoch() {
     wait_ready(server.http()).await;
     let after = Listener::open(&server.url("/api/events/a"), Some(&before)).await;
     assert_eq!((after.resets, &after.connected["recovered"]), (vec!["epoch".to_owned()], &json!(false)));
+}
+
+/// Epochs lie so near to each other that it takes another hand in the database to get there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_whose_cursor_could_come_to_be_too_long_is_refused() {
+    use sqlx::Connection;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("far").display().to_string();
+    let mut server = standalone(&data, &["--shards", "8"]).await;
+    assert_eq!(
+        Listener::open(&server.url("/api/events?channels=%3E"), None).await.connected["recovered"],
+        false
+    );
+    server.sigterm();
+    assert!(server.wait(PATIENCE).await.success());
+    let mut database = sqlx::SqliteConnection::connect(&format!("sqlite://{data}/foghorn.db")).await.unwrap();
+    let apart = "UPDATE shards SET epoch = 4611686018427387904 WHERE shard % 2 = 1";
+    sqlx::query(apart).execute(&mut database).await.unwrap();
+    database.close().await.unwrap();
+    server.restart().await;
+    wait_ready(server.http()).await;
+    let refused = get(&server.url("/api/events?channels=%3E")).await.unwrap();
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert!(refused.body["type"].as_str().unwrap().ends_with("/cursor-too-long"), "{}", refused.body);
+    assert_eq!(Listener::open(&server.url("/api/events/near"), None).await.connected["recovered"], false);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,9 +176,12 @@ fn wrong_usage_and_configuration_exit_with_2_and_say_what_to_do() {
     assert!(run(&["config", "check", &open, "--allow-anonymous"]).status.success());
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = run(&["standalone", "--ephemeral", "--listen", &address]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("another process listens there"), "{}", said(&output));
+    let nowhere = ["--admin", "127.0.0.1:0", "--nats", "nats://127.0.0.1:9"];
+    for service in [&["standalone", "--ephemeral"][..], &[&["gateway"][..], &nowhere].concat()] {
+        let output = run(&[service, &["--listen", &address]].concat());
+        assert_eq!(output.status.code(), Some(2), "{service:?}: {}", said(&output));
+        assert!(said(&output).contains("another process listens there"), "{service:?}: {}", said(&output));
+    }
 }
 
 #[test]
@@ -149,11 +207,12 @@ async fn processes_wait_for_nats_and_postgres_unready_and_say_for_what() {
     let (bus, database) = (nats.url(), postgres.url(&postgres.create_database().await));
     nats.kill();
     postgres.kill();
-    let log = Foghorn::spawn(
+    let grpc = Port::lease();
+    let mut log = Foghorn::spawn_waiting(
         &[
             "eventlog",
             "--grpc",
-            "127.0.0.1:0",
+            &grpc.address().to_string(),
             "--admin",
             "127.0.0.1:0",
             "--nats",
@@ -164,8 +223,8 @@ async fn processes_wait_for_nats_and_postgres_unready_and_say_for_what() {
         &[],
     )
     .await;
-    let eventlog = format!("http://{}", log.grpc());
-    let gateway = Foghorn::spawn(
+    let eventlog = format!("http://{}", grpc.address());
+    let mut gateway = Foghorn::spawn_waiting(
         &[
             "gateway",
             "--listen",
@@ -190,10 +249,15 @@ async fn processes_wait_for_nats_and_postgres_unready_and_say_for_what() {
     };
     waits_for(&gateway, "NATS").await;
     waits_for(&log, "NATS").await;
+    let refused = std::net::TcpStream::connect(grpc.address()).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "whoever asks goes on to another");
     nats.restart().await;
-    waits_for(&log, "PostgreSQL").await;
+    // Where PostgreSQL is said, the port in it included.
+    waits_for(&log, &format!("PostgreSQL at {}", place(&database))).await;
+    gateway.listening().await;
     waits_for(&gateway, "event log").await;
     postgres.restart().await;
+    log.listening().await;
     wait_ready(log.admin()).await;
     wait_ready(gateway.admin()).await;
     // And one that waits can be told to stop.
@@ -293,6 +357,13 @@ async fn the_schema_is_migrated_once_and_a_newer_one_refused() {
     assert!(first.status.success(), "{}", said(&first));
     let again = migrate().await;
     assert!(String::from_utf8_lossy(&again.stdout).contains("already"), "{again:?}");
+    let nowhere = database.replace("foghorn_test", "nobody_made");
+    let refused = tokio::task::spawn_blocking(move || run(&["eventlog", "migrate", "--postgres", &nowhere]));
+    let refused = said(&refused.await.unwrap());
+    for words in [place(&database), "nobody_made", "does not exist; create it"] {
+        assert!(refused.contains(words), "no {words}: {refused}");
+    }
+    assert!(!refused.contains(" at line "), "{refused}");
     let pool = sqlx::PgPool::connect(&database).await.unwrap();
     sqlx::query("INSERT INTO foghorn._sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', true, '\\x00', 0)")
         .execute(&pool)

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use foghorn_tests::foghorn::Foghorn;
+use foghorn_tests::http::post;
 use foghorn_tests::nginx::Nginx;
+use foghorn_tests::port::Port;
 use foghorn_tests::sse::SseClient;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -95,11 +98,45 @@ async fn publishing_and_listening_go_through_the_shipped_nginx() {
     let nginx = Nginx::foghorn(&[process.http()], &[process.http()]).await;
     let mut stream = SseClient::connect(&nginx.url("/api/events/through"), &[]).await.unwrap();
     assert_eq!(stream.next().await.event_type(), "connected");
-    let reply =
-        foghorn_tests::http::post(&nginx.url("/api/publish"), &json!({ "channel": "through", "data": "x" }))
-            .await;
+    let reply = post(&nginx.url("/api/publish"), &json!({ "channel": "through", "data": "x" })).await;
     assert_eq!(reply.unwrap().status, 200);
     let heard =
         stream.collect_until(foghorn_tests::PATIENCE, |block| block.data.as_deref() == Some("x")).await;
     assert_eq!(heard.last().unwrap().event_type(), "message");
+}
+
+/// What waits for NATS is passed over: were it to take connections, a proxy that prefers whoever has the
+/// fewest would send it every new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_waits_for_nats_keeps_nothing_from_one_that_is_ready() {
+    let d = Deployment::cluster(1).await;
+    let Shape::Cluster(cluster) = &d.shape else { unreachable!("a cluster was asked for") };
+    let nowhere = Port::lease();
+    let nats = format!("nats://{}", nowhere.address());
+    let [gateway, fanout] = [Port::lease(), Port::lease()].map(|port| (port.address().to_string(), port));
+    let more = ["--admin", "127.0.0.1:0", "--nats", &nats, "--listen"];
+    let waiting = [
+        Foghorn::spawn_waiting(&[&["gateway"][..], &more, &[gateway.0.as_str()]].concat(), &[]).await,
+        Foghorn::spawn_waiting(
+            &[&["fanout", "--grpc", "127.0.0.1:0"][..], &more, &[fanout.0.as_str()]].concat(),
+            &[],
+        )
+        .await,
+    ];
+    let nginx =
+        Nginx::foghorn(&[&gateway.0, cluster.gateways[0].http()], &[&fanout.0, cluster.fanouts[0].http()])
+            .await;
+    let mut streams = Vec::new();
+    for number in 0..6 {
+        let mut stream = SseClient::connect(&nginx.url("/api/events/ready"), &[]).await.unwrap();
+        assert_eq!((stream.status(), stream.next().await.event_type()), (200, "connected"), "{number}");
+        streams.push(stream);
+        let event = json!({ "channel": "ready", "data": number.to_string() });
+        let reply = post(&nginx.url("/api/publish"), &event).await.unwrap();
+        assert_eq!(reply.status, 200, "{number}: {}", reply.body);
+    }
+    for process in waiting {
+        let ready = foghorn_tests::http::get(&format!("http://{}/readyz", process.admin())).await.unwrap();
+        assert!(ready.body["waiting_for"]["nats"].is_string(), "{}", ready.body);
+    }
 }

@@ -38,20 +38,32 @@ impl Foghorn {
 
     /// The same, at a site: a port of its own there is what `127.0.0.1:0` stands for.
     pub async fn spawn_at(site: &Site, arguments: &[&str]) -> Self {
-        Self::spawn_program(&env::foghorn(), site, arguments, &[]).await
+        let mut started = Self::start(&env::foghorn(), site, arguments, &[]);
+        started.listening().await;
+        started
+    }
+
+    /// The same for one that has to wait for something before it listens: returns as soon as its admin port
+    /// answers. [`Foghorn::listening`] waits for the other sockets.
+    pub async fn spawn_waiting(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut waiting = Self::start(&env::foghorn(), &Site::default(), arguments, environment);
+        waiting.addresses = listening(&waiting.process, &["admin"]).await;
+        waiting
     }
 
     /// The same, with another program for the product.
     pub async fn spawn_binary(binary: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::spawn_program(binary, &Site::default(), arguments, environment).await
+        let mut started = Self::start(binary, &Site::default(), arguments, environment);
+        started.listening().await;
+        started
     }
 
-    async fn spawn_program(
-        binary: &Path,
-        site: &Site,
-        arguments: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Self {
+    /// Waits until every socket that its arguments name is listening.
+    pub async fn listening(&mut self) {
+        self.addresses = listening(&self.process, &self.services).await;
+    }
+
+    fn start(binary: &Path, site: &Site, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut ports = Vec::new();
         let mut program = site.place(Program::new(binary));
         for argument in arguments {
@@ -64,9 +76,7 @@ impl Foghorn {
             program = program.env(name, with_port(value, site, &mut ports));
         }
         let services = services(arguments);
-        let process = Process::spawn(program);
-        let addresses = listening(&process, &services).await;
-        Self { process, services, addresses, _ports: ports }
+        Self { process: Process::spawn(program), services, addresses: HashMap::new(), _ports: ports }
     }
 
     /// `127.0.0.1:20017`, where it serves HTTP (`--listen`).
@@ -120,7 +130,7 @@ impl Foghorn {
     /// Starts it again with the same arguments and ports, after killing it if it runs.
     pub async fn restart(&mut self) {
         self.process.restart();
-        self.addresses = listening(&self.process, &self.services).await;
+        self.listening().await;
     }
 
     /// Its process, for the log and for the rest.

@@ -2,7 +2,8 @@
 //!
 //! All start alike: the admin port first, so that probes hear what a start waits for; then the bus; then
 //! what the service is. Nothing here needs another service to be there: each waits for what it needs,
-//! unready, and says so.
+//! unready, and says so. Meanwhile its other ports are reserved and refuse connections: one that was
+//! accepted and not answered would keep a listener or publisher from the replicas that are ready.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,8 +36,8 @@ use crate::process::{self, Misconfigured, Process, check_exposure, last_requests
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.admin])?;
     let process = Process::start()?;
-    let http = process::listen("http", config.listen.http).await?;
-    spawn_admin(&config, &process).await?;
+    let http = process::reserve("http", config.listen.http)?;
+    spawn_admin(&config, &process)?;
     // Not watched: without NATS a gateway goes on from what it has, and says `stream-stale`.
     let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
@@ -55,7 +56,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     };
     let gateway = Gateway::start(config.gateway.clone(), ports, &mut process.registry.write());
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(http, gateway.api(), &config, stopped);
+    let http = spawn_http(process::listen(http)?, gateway.api(), &config, stopped);
 
     process.shutdown.wait().await;
     gateway.drain(|| _ = stop.send_replace(true)).await;
@@ -66,9 +67,9 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
 pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
     let process = Process::start()?;
-    let http = process::listen("http", config.listen.http).await?;
-    let grpc = process::listen("grpc", config.listen.grpc).await?;
-    spawn_admin(&config, &process).await?;
+    let http = process::reserve("http", config.listen.http)?;
+    let grpc = process::reserve("grpc", config.listen.grpc)?;
+    spawn_admin(&config, &process)?;
     let Some((bus, nats)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async {
@@ -100,6 +101,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         process.shutdown.clone(),
         &mut process.registry.write(),
     );
+    let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     let http = spawn_http(http, Arc::new(fanout.http(guard(&config))), &config, process.shutdown.receiver());
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
@@ -120,8 +122,8 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
 pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.grpc, config.listen.admin])?;
     let process = Process::start()?;
-    let grpc = process::listen("grpc", config.listen.grpc).await?;
-    spawn_admin(&config, &process).await?;
+    let grpc = process::reserve("grpc", config.listen.grpc)?;
+    spawn_admin(&config, &process)?;
     // Not watched: without NATS the log still answers from PostgreSQL.
     let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
@@ -148,7 +150,7 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     process.watch(postgres, move || ask_postgres(log.clone(), place.clone()));
     let routes = Routes::new(foghorn_rpc::server::event_log(running.log(), parameters.shards));
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
-        grpc,
+        process::listen(grpc)?,
         routes,
         &[event_log_server::SERVICE_NAME],
         process.shutdown.receiver(),

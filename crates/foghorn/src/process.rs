@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use foghorn_http::Handler;
-use foghorn_http::serve::{Limits, bind, serve};
+use foghorn_http::listen::Reserved;
+use foghorn_http::serve::{Limits, serve};
 use foghorn_telemetry::admin::{Admin, SharedRegistry};
 use foghorn_telemetry::health::{Health, Part};
 use foghorn_telemetry::shutdown::{self, Shutdown};
@@ -90,7 +91,7 @@ impl Process {
         let (health, shutdown) = (self.health.clone(), self.shutdown.clone());
         tokio::spawn(async move {
             shutdown.wait().await;
-            health.part("drain", "nothing: the process is draining");
+            health.part("drain", "its end: the process is stopping, and sends its clients elsewhere");
         });
     }
 }
@@ -104,9 +105,14 @@ pub(crate) async fn last_requests(ending: impl Future<Output = anyhow::Result<()
     Ok(())
 }
 
-/// Listens for HTTP.
-pub(crate) async fn listen(service: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    bind(service, address).await.map_err(|error| Misconfigured(error.to_string()).into())
+/// Keeps an address for a service that will listen on it once it can answer; an error when it is taken.
+pub(crate) fn reserve(service: &'static str, address: SocketAddr) -> anyhow::Result<Reserved> {
+    foghorn_http::listen::reserve(service, address).map_err(|error| Misconfigured(error.to_string()).into())
+}
+
+/// Accepts connections from now on.
+pub(crate) fn listen(reserved: Reserved) -> anyhow::Result<TcpListener> {
+    reserved.listen().map_err(|error| Misconfigured(error.to_string()).into())
 }
 
 /// Serves HTTP in a task of its own until `stop` turns true.
@@ -121,9 +127,9 @@ pub(crate) fn spawn_http(
 }
 
 /// Serves the admin port until the process ends: probes must see it drain.
-pub(crate) async fn spawn_admin(config: &Config, process: &Process) -> anyhow::Result<()> {
+pub(crate) fn spawn_admin(config: &Config, process: &Process) -> anyhow::Result<()> {
     let admin = process.admin();
-    let listener = listen("admin", config.listen.admin).await?;
+    let listener = listen(reserve("admin", config.listen.admin)?)?;
     let (forever, stop) = watch::channel(false);
     tokio::spawn(async move {
         serve(listener, Arc::new(admin), Limits { connections: 256, ..Limits::default() }, stop).await;

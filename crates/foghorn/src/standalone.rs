@@ -20,8 +20,8 @@ use crate::router::Router;
 /// Runs until told to stop.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
-    let http = process::listen("http", config.listen.http).await?;
-    let grpc = process::listen("grpc", config.listen.grpc).await?;
+    let http = process::reserve("http", config.listen.http)?;
+    let grpc = process::reserve("grpc", config.listen.grpc)?;
     let process = Process::start()?;
     let log = open_log(&config, &process).await?;
 
@@ -64,6 +64,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         admin: process.admin(),
         guard,
     };
+    let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);
     let http = spawn_http(http, Arc::new(router), &config, stopped);

@@ -1,4 +1,4 @@
-//! Serving HTTP/1.1: the accept loop with its limits, who may ask (Host and Origin), and answers in
+//! Serving HTTP/1.1: listening sockets, the accept loop with its limits, who may ask (Host and Origin), and answers in
 //! `application/problem+json`. Services hand in a [`Handler`]; this crate knows none of them.
 //!
 //! Read first: [`serve::serve`] and [`problem::Problem`].
@@ -6,6 +6,7 @@
 pub mod body;
 pub mod guard;
 pub mod hint;
+pub mod listen;
 pub mod problem;
 pub mod query;
 pub mod serve;

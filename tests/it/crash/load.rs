@@ -22,6 +22,9 @@ const RECOVERY: Duration = Duration::from_secs(60);
 /// How long listeners have for what is left when everything is published; what is not there then is missing.
 const LAST_WAIT: Duration = Duration::from_secs(30);
 
+/// The number of each channel's last event, after which its listener has heard all there is.
+const LAST: usize = usize::MAX;
+
 /// Where an acked event is: shard, epoch, seq.
 type At = (u64, u64, u64);
 /// Channel and number within it.
@@ -33,19 +36,20 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     publishers: Vec<JoinHandle<HashMap<Name, At>>>,
     listeners: Vec<JoinHandle<Vec<Name>>>,
-    /// How many events there are in all, once it is known.
-    total: watch::Sender<Option<usize>>,
+    fanouts: Vec<String>,
+    /// Turns true once everything is published.
+    published: watch::Sender<bool>,
 }
 
 impl Load {
     /// Listeners first, so that each hears everything.
     pub(crate) fn start(cluster: &Cluster) -> Self {
         let (acked, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let (total, _) = watch::channel(None);
+        let (published, _) = watch::channel(false);
         let (begun, listening) = (Arc::new(AtomicUsize::new(0)), LISTENERS);
         let gateways: Vec<String> = cluster.gateways.iter().map(|g| g.http().to_owned()).collect();
         let listeners = (0..LISTENERS)
-            .map(|turn| tokio::spawn(listen(gateways.clone(), turn, begun.clone(), total.subscribe())))
+            .map(|turn| tokio::spawn(listen(gateways.clone(), turn, begun.clone(), published.subscribe())))
             .collect();
         let fanouts: Vec<String> = cluster.fanouts.iter().map(|f| f.url("/api/publish")).collect();
         let publishers = (0..PUBLISHERS)
@@ -61,7 +65,7 @@ impl Load {
                 })
             })
             .collect();
-        Load { acked, stop, publishers, listeners, total }
+        Load { acked, stop, publishers, listeners, fanouts, published }
     }
 
     /// Waits until so many more events are acked: the proof that publishing goes on.
@@ -81,7 +85,11 @@ impl Load {
             acked.extend(publisher.await.unwrap());
         }
         cluster.ready().await;
-        self.total.send_replace(Some(acked.len()));
+        // Listeners go on to here, so what comes twice is heard twice, however late the second time.
+        for channel in 0..PUBLISHERS {
+            acked.insert((channel, LAST), ack(&self.fanouts, channel, (channel, LAST)).await);
+        }
+        self.published.send_replace(true);
         for (turn, listener) in self.listeners.into_iter().enumerate() {
             let heard = listener.await.unwrap();
             judge(turn, &acked, &heard);
@@ -143,35 +151,40 @@ async fn publish(
     stop: Arc<AtomicBool>,
 ) -> HashMap<Name, At> {
     let mut positions = HashMap::new();
-    let mut turn = channel;
     let mut number = 0;
     while !stop.load(Ordering::SeqCst) {
-        let id = format!("{channel}-{number}");
-        let event = json!({ "channel": format!("crash.{channel}"), "id": id, "data": number.to_string() });
-        let mut patience = Patience::new(&format!("an ack for {id}"));
-        let at = loop {
-            match post(&fanouts[turn % fanouts.len()], &event).await {
-                Ok(reply) if reply.status == 200 => break reply.body["position"].clone(),
-                Ok(reply) => assert_eq!(reply.status, 503, "{}", reply.body),
-                Err(_) => {}
-            }
-            turn += 1;
-            patience.step().await;
-        };
-        let part = |name: &str| at[name].as_u64().unwrap();
-        positions.insert((channel, number), (part("shard"), part("epoch"), part("seq")));
+        positions.insert((channel, number), ack(&fanouts, channel, (channel, number)).await);
         acked.fetch_add(1, Ordering::SeqCst);
         number += 1;
     }
     positions
 }
 
-/// One listener: reconnects with its cursor, to another gateway each time, until it has heard everything.
+/// Publishes one event until it is acked: at the fan-out whose turn it is, then at the others.
+async fn ack(fanouts: &[String], mut turn: usize, (channel, number): Name) -> At {
+    let id = format!("{channel}-{number}");
+    let event = json!({ "channel": format!("crash.{channel}"), "id": id, "data": number.to_string() });
+    let mut patience = Patience::new(&format!("an ack for {id}"));
+    let at = loop {
+        match post(&fanouts[turn % fanouts.len()], &event).await {
+            Ok(reply) if reply.status == 200 => break reply.body["position"].clone(),
+            Ok(reply) => assert_eq!(reply.status, 503, "{}", reply.body),
+            Err(_) => {}
+        }
+        turn += 1;
+        patience.step().await;
+    };
+    let part = |name: &str| at[name].as_u64().unwrap();
+    (part("shard"), part("epoch"), part("seq"))
+}
+
+/// One listener: reconnects with its cursor, to another gateway each time, until it has heard the last event
+/// of every channel.
 async fn listen(
     gateways: Vec<String>,
     mut turn: usize,
     begun: Arc<AtomicUsize>,
-    mut total: watch::Receiver<Option<usize>>,
+    mut published: watch::Receiver<bool>,
 ) -> Vec<Name> {
     let mut heard = Vec::new();
     let mut cursor: Option<String> = None;
@@ -191,13 +204,13 @@ async fn listen(
         assert_eq!(stream.status(), 200);
         let ended = async {
             loop {
-                if total.borrow().is_some() && give_up.is_none() {
+                if *published.borrow() && give_up.is_none() {
                     give_up = Some(Instant::now() + LAST_WAIT);
                 }
                 let limit = give_up.map_or(RECOVERY, |at| at.saturating_duration_since(Instant::now()));
                 let block = tokio::select! {
                     block = stream.next_within(limit) => block,
-                    _ = total.changed() => continue,
+                    _ = published.changed() => continue,
                 };
                 let Ok(block) = block else { return give_up.is_some_and(|at| Instant::now() >= at) };
                 assert_ne!(block.event_type(), "stream-reset", "{block:?} after {} events", heard.len());
@@ -212,7 +225,7 @@ async fn listen(
                         envelope["data"].as_str().unwrap().parse().unwrap(),
                     ));
                 }
-                if total.borrow().is_some_and(|total| heard.len() >= total) {
+                if heard.iter().filter(|(_, number)| *number == LAST).count() >= PUBLISHERS {
                     return true;
                 }
             }
