@@ -407,8 +407,9 @@ mod tests {
     #[test]
     fn every_services_help_says_what_holds_without_a_word() {
         let help = |service: &str| {
-            let error = Cli::try_parse_from(["foghorn", service, "--help"]).unwrap_err();
-            error.to_string()
+            let text = Cli::try_parse_from(["foghorn", service, "--help"]).unwrap_err().to_string();
+            // However it is broken into lines.
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
         };
         let (config, nats) = (Config::default(), "[default: nats://127.0.0.1:4222]".to_owned());
         let default = |value: &dyn std::fmt::Display| format!("[default: {value}]");

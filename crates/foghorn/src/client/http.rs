@@ -140,24 +140,32 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
         if let Some(tls) = inner.downcast_ref() {
             return Some(tls);
         }
-        // What an I/O error wraps is not among its sources.
-        let wrapped = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(tls) = wrapped.and_then(|wrapped| wrapped.downcast_ref()) {
-            return Some(tls);
-        }
-        cause = inner.source();
+        // What an I/O error wraps, another one often, is not among its sources.
+        cause = match inner.downcast_ref::<io::Error>() {
+            Some(wrapping) => wrapping.get_ref().map(|wrapped| wrapped as &(dyn std::error::Error + 'static)),
+            None => inner.source(),
+        };
     }
     None
 }
 
 fn tls_words(error: &rustls::Error) -> String {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
+    };
     match error {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "the server's certificate is not one that this machine trusts; if it is the right one, give it \
-             (or its authority's) with --ca FILE"
-                .to_owned()
-        }
-        rustls::Error::InvalidCertificate(why) => format!("the server's certificate can't be used: {why}"),
+        rustls::Error::InvalidCertificate(
+            why @ (Expired
+            | ExpiredContext { .. }
+            | NotValidYet
+            | NotValidYetContext { .. }
+            | NotValidForName
+            | NotValidForNameContext { .. }),
+        ) => format!("the server's certificate can't be used: {why}"),
+        rustls::Error::InvalidCertificate(why) => format!(
+            "this machine doesn't trust the server's certificate ({why}); if it is the right one, give it (or \
+             its authority's) with --ca FILE"
+        ),
         rustls::Error::InvalidMessage(_) => {
             "what answers there does not speak TLS; is it http:// rather than https://?".to_owned()
         }
