@@ -14,13 +14,13 @@ use foghorn_http::stall::StallLimit;
 use foghorn_http::takeover::{Open, Taken};
 
 use super::inbox::{Adoptee, Inbox};
-use super::outbox::{LAST_CHUNK, put_chunk};
+use super::outbox::{CHUNK_FRAME_BYTES, LAST_CHUNK, put_chunk};
 use crate::connection::{Connection, Course, Level, Shared};
 use crate::seat::Seat;
 use crate::subscription::Subscription;
 
-/// What is gathered before it is written.
-const WRITE_BYTES: usize = 64 * 1024;
+/// With less than this, what else is there is written along: the first words of a stream in one piece.
+const LITTLE_BYTES: usize = 4 * 1024;
 /// A client has said all it had to say; so much more is overlooked.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -67,7 +67,7 @@ async fn go_on(mut connection: Connection, mut socket: StallLimit<TcpStream>, op
             }
             return;
         }
-        out.clear();
+        out = Vec::new();
         if !goes_on {
             // Both ways: the client should see the end and not a reset.
             _ = socket.shutdown().await.is_ok();
@@ -89,8 +89,10 @@ async fn gather(connection: &mut Connection, out: &mut Vec<u8>) -> bool {
             out.extend_from_slice(LAST_CHUNK);
             return false;
         };
+        // Exactly: it may lie here for as long as the client takes nothing.
+        out.reserve_exact(chunk.len() + CHUNK_FRAME_BYTES);
         put_chunk(out, |out| out.extend_from_slice(&chunk));
-        if out.len() >= WRITE_BYTES {
+        if out.len() >= LITTLE_BYTES {
             return true;
         }
         match connection.next_chunk().now_or_never() {

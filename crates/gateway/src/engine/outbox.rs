@@ -162,5 +162,8 @@ pub(super) fn put_chunk(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Bytes that a chunk takes beside its data.
+pub(super) const CHUNK_FRAME_BYTES: usize = 12;
+
 /// What ends a chunked body.
 pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
