@@ -18,7 +18,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::deployment::{Listener, wait_ready};
+use crate::deployment::{Listener, standalone, wait_ready};
 use crate::outages::stage::Stage;
 
 /// How long a part may take to be well again, on a busy machine.
@@ -205,19 +205,7 @@ async fn listeners_that_never_read_cost_little_and_others_nothing() {
     let config = folder.path().join("foghorn.toml");
     std::fs::write(&config, "[gateway]\nring_bytes = 4194304\n").unwrap();
     let (config, data) = (config.display().to_string(), folder.path().join("data").display().to_string());
-    let arguments = [
-        "standalone",
-        "--listen",
-        "127.0.0.1:0",
-        "--grpc",
-        "127.0.0.1:0",
-        "--data",
-        &data,
-        "--config",
-        &config,
-    ];
-    let process = Foghorn::spawn(&arguments, &[]).await;
-    wait_ready(process.http()).await;
+    let process = standalone(&["--data", &data, "--config", &config], &[]).await;
     let publish = async |text: String| {
         let reply =
             post(&process.url("/api/publish"), &json!({ "channel": "c", "data": text })).await.unwrap();
@@ -282,18 +270,7 @@ async fn one_stream_too_many_is_told_to_come_back_and_finds_a_place_when_another
     let config = folder.path().join("foghorn.toml");
     std::fs::write(&config, "[gateway]\nconnections = 2\nring_bytes = 1048576\n").unwrap();
     let config = config.display().to_string();
-    let arguments = [
-        "standalone",
-        "--listen",
-        "127.0.0.1:0",
-        "--grpc",
-        "127.0.0.1:0",
-        "--ephemeral",
-        "--config",
-        &config,
-    ];
-    let process = Foghorn::spawn(&arguments, &[]).await;
-    wait_ready(process.http()).await;
+    let process = standalone(&["--ephemeral", "--config", &config], &[]).await;
     let url = process.url("/api/events/c");
     let mut first = Listener::open(&url, None).await;
     let second = Listener::open(&url, None).await;

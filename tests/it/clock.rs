@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use foghorn_tests::PATIENCE;
 use foghorn_tests::env;
-use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{get, metric, post};
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::postgres::PostgresServer;
@@ -15,7 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::crash::load::Load;
-use crate::deployment::{Listener, wait_ready};
+use crate::deployment::{Listener, standalone};
 use crate::outages::stage::Stage;
 
 /// The time of day of some processes.
@@ -87,19 +86,7 @@ async fn the_clock_of_standalone_jumps() {
     let (config, data) = (config.display().to_string(), folder.path().join("data").display().to_string());
     let time = Time::new();
     let variables = time.variables();
-    let arguments = [
-        "standalone",
-        "--listen",
-        "127.0.0.1:0",
-        "--grpc",
-        "127.0.0.1:0",
-        "--data",
-        &data,
-        "--config",
-        &config,
-    ];
-    let process = Foghorn::spawn(&arguments, &borrowed(&variables)).await;
-    wait_ready(process.http()).await;
+    let process = standalone(&["--data", &data, "--config", &config], &borrowed(&variables)).await;
     let publish = async |channel: &str, text: &str| {
         let event = json!({ "channel": channel, "id": format!("id-{text:.20}"), "data": text });
         let reply = post(&process.url("/api/publish"), &event).await.unwrap();

@@ -67,20 +67,8 @@ impl Deployment {
         let folder = tempfile::tempdir().unwrap();
         let (config, data) = (configuration(&folder), folder.path().join("data").display().to_string());
         let shards_text = shards.to_string();
-        let arguments = [
-            "standalone",
-            "--listen",
-            "127.0.0.1:0",
-            "--grpc",
-            "127.0.0.1:0",
-            "--data",
-            &data,
-            "--config",
-            &config,
-            "--shards",
-            &shards_text,
-        ];
-        let process = Foghorn::spawn(&arguments, &[]).await;
+        let arguments = ["--data", &data, "--config", &config, "--shards", &shards_text];
+        let process = standalone(&arguments, &[]).await;
         Deployment::new(Shape::Standalone(Box::new(process)), shards, folder).await
     }
 
@@ -227,6 +215,14 @@ impl Cluster {
             wait_ready(process.admin()).await;
         }
     }
+}
+
+/// `foghorn standalone` with these arguments and variables, on ports of its own, ready.
+pub(crate) async fn standalone(arguments: &[&str], environment: &[(&str, &str)]) -> Foghorn {
+    let ports = ["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
+    let process = Foghorn::spawn(&[&ports[..], arguments].concat(), environment).await;
+    wait_ready(process.http()).await;
+    process
 }
 
 /// Waits until `/readyz` at an address says yes.

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 
-use crate::deployment::{Listener, wait_ready};
+use crate::deployment::{Listener, standalone};
 
 /// How many cursors are tried.
 const CASES: u32 = 400;
@@ -106,9 +106,7 @@ async fn listen(server: &Foghorn, cursor: &str, real: Cursor) -> Result<(), Stri
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_that_nobody_was_given_is_a_reset_and_shows_nothing_of_others() {
-    let arguments = ["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--ephemeral"];
-    let server = Foghorn::spawn(&arguments, &[]).await;
-    wait_ready(server.http()).await;
+    let server = standalone(&["--ephemeral"], &[]).await;
     for number in 0..EVENTS {
         for tenant in ["a", "b"] {
             let event = json!({ "channel": format!("tenant.{tenant}"), "data": format!("{tenant}{number}") });

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use fantoccini::{Client, Locator};
 use foghorn_tests::chrome::Chrome;
-use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{get, post};
 use foghorn_tests::wait::until;
 use serde_json::json;
+
+use crate::deployment::standalone;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -39,11 +40,7 @@ async fn wait_for(page: &Client, parts: &[&str]) {
 async fn the_page_listens_publishes_and_comes_back() {
     let data = tempfile::tempdir().unwrap();
     let data = data.path().display().to_string();
-    let mut server = Foghorn::spawn(
-        &["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", &data],
-        &[],
-    )
-    .await;
+    let mut server = standalone(&["--data", &data], &[]).await;
     let page = get(&server.url("/")).await.unwrap();
     let policy = page.headers.get("content-security-policy").unwrap().to_str().unwrap();
     assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");

@@ -30,7 +30,7 @@ use tempfile::TempDir;
 
 use self::disk::{Disk, Luck};
 use self::trace::Step;
-use crate::deployment::{Listener, wait_ready};
+use crate::deployment::{Listener, standalone};
 use crate::log_suite::{TestClock, new_entry, with_id};
 
 const CHANNEL: &str = "power";
@@ -307,9 +307,7 @@ async fn the_whole_process(record: &Record, cuts: &[usize]) {
         let mut luck = Luck::Some(fastrand::Rng::with_seed(cut as u64));
         disk.lose_power(&mut luck, &root, image.path());
         let data = image.path().join(DATA).display().to_string();
-        let arguments = ["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", &data];
-        let process = Foghorn::spawn(&arguments, &[]).await;
-        wait_ready(process.http()).await;
+        let process = standalone(&["--data", &data], &[]).await;
         let listener = Listener::open(&process.url(&format!("/api/events/{CHANNEL}?since=1h")), None).await;
         let heard = listener.replayed_data();
         for number in &told {

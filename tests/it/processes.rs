@@ -13,7 +13,7 @@ use foghorn_tests::sse::{NoBlock, SseClient};
 use foghorn_tests::{PATIENCE, env};
 use serde_json::json;
 
-use crate::deployment::{Cluster, Listener, wait_ready};
+use crate::deployment::{Cluster, Listener, standalone, wait_ready};
 
 /// `127.0.0.1:20017`, of a URL.
 fn place(url: &str) -> &str {
@@ -29,19 +29,11 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-async fn standalone(data: &str, more: &[&str]) -> Foghorn {
-    let arguments =
-        [&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", data], more].concat();
-    let process = Foghorn::spawn(&arguments, &[]).await;
-    wait_ready(process.http()).await;
-    process
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn standalone_keeps_events_over_a_kill_and_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("kept").display().to_string();
-    let mut server = standalone(&data, &[]).await;
+    let mut server = standalone(&["--data", &data], &[]).await;
     let url = |server: &Foghorn| server.url("/api/events/kept");
     let cursor = Listener::open(&url(&server), None).await.cursor();
     for number in 0..50 {
@@ -67,7 +59,7 @@ async fn standalone_keeps_events_over_a_kill_and_a_restart() {
 async fn standalone_keeps_its_events_when_told_another_number_of_shards() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("kept").display().to_string();
-    let mut server = standalone(&data, &["--shards", "2"]).await;
+    let mut server = standalone(&["--data", &data, "--shards", "2"], &[]).await;
     let cursor = Listener::open(&server.url("/api/events/kept"), None).await.cursor();
     let event = json!({ "channel": "kept", "data": "kept" });
     assert_eq!(post(&server.url("/api/publish"), &event).await.unwrap().status, 200);
@@ -88,12 +80,7 @@ async fn standalone_keeps_its_events_when_told_another_number_of_shards() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ephemeral_starts_a_new_epoch() {
-    let mut server = Foghorn::spawn(
-        &["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--ephemeral"],
-        &[],
-    )
-    .await;
-    wait_ready(server.http()).await;
+    let mut server = standalone(&["--ephemeral"], &[]).await;
     let before = Listener::open(&server.url("/api/events/a"), None).await.cursor();
     assert!(Cursor::parse(&before).is_ok());
     server.kill();
@@ -109,7 +96,7 @@ async fn a_subscription_whose_cursor_could_come_to_be_too_long_is_refused() {
     use sqlx::Connection;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("far").display().to_string();
-    let mut server = standalone(&data, &["--shards", "8"]).await;
+    let mut server = standalone(&["--data", &data, "--shards", "8"], &[]).await;
     assert_eq!(
         Listener::open(&server.url("/api/events?channels=%3E"), None).await.connected["recovered"],
         false
@@ -131,7 +118,7 @@ async fn a_subscription_whose_cursor_could_come_to_be_too_long_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_says_goodbye_with_a_cursor_and_a_retry() {
     let folder = tempfile::tempdir().unwrap();
-    let server = standalone(&folder.path().join("d").display().to_string(), &[]).await;
+    let server = standalone(&["--data", &folder.path().join("d").display().to_string()], &[]).await;
     let mut listeners = Vec::new();
     for _ in 0..20 {
         listeners.push(Listener::open(&server.url("/api/events/drained"), None).await.stream);
@@ -380,7 +367,7 @@ async fn a_second_signal_stops_at_once() {
     let config = folder.path().join("slow.toml");
     std::fs::write(&config, "[gateway]\ndrain_delay = \"1h\"\n").unwrap();
     let (config, data) = (config.display().to_string(), folder.path().join("d").display().to_string());
-    let server = standalone(&data, &["--config", &config]).await;
+    let server = standalone(&["--data", &data, "--config", &config], &[]).await;
     let mut stream = SseClient::connect(&server.url("/api/events/a"), &[]).await.unwrap();
     stream.next().await;
     let began = Instant::now();

@@ -78,14 +78,16 @@ pub(crate) struct Connection {
     keep_alive: Duration,
 }
 
-/// What is left of a connection that owes nothing but what is in the ring.
-pub(crate) struct Level {
+/// What a stream is, whoever serves it.
+#[derive(Debug)]
+pub(crate) struct Stream {
     pub(crate) seat: Seat,
     pub(crate) subscription: Arc<Subscription>,
+    /// Everything owed at or below them has been written. None before the stream has begun.
     pub(crate) courses: Vec<Course>,
+    /// Whether the last it heard of its live feed is that it is silent.
     pub(crate) told_stale: bool,
     pub(crate) keep_alive: Duration,
-    pub(crate) membership: Membership,
 }
 
 /// What is to be done when the rings have been read.
@@ -113,38 +115,29 @@ impl Connection {
         begin: Begin,
         client_id: u128,
     ) -> Self {
-        let seat = Seat::take(&shared.hub, client_id);
-        let keep_alive = shared.config.keep_alive.mul_f64(0.5 + 0.5 * fastrand::f64());
-        Connection {
-            membership: shared.hub.join(&subscription),
-            shared,
+        let stream = Stream {
+            seat: Seat::take(&shared.hub, client_id),
             subscription: Arc::new(subscription),
-            life: Life::new(seat),
-            phase: Phase::Begin(begin),
             courses: Vec::new(),
-            turn: 0,
-            replayed: 0,
             told_stale: false,
-            settled: false,
-            keep_alive,
-        }
+            keep_alive: shared.config.keep_alive.mul_f64(0.5 + 0.5 * fastrand::f64()),
+        };
+        Connection::of(shared, stream, Phase::Begin(begin))
     }
 
     /// A stream that said `stream-live` before and goes on from its courses.
-    pub(crate) fn resumed(
-        shared: Arc<Shared>,
-        subscription: Arc<Subscription>,
-        courses: Vec<Course>,
-        told_stale: bool,
-        keep_alive: Duration,
-        seat: Seat,
-    ) -> Self {
+    pub(crate) fn resumed(shared: Arc<Shared>, stream: Stream) -> Self {
+        Connection::of(shared, stream, Phase::Live)
+    }
+
+    fn of(shared: Arc<Shared>, stream: Stream, phase: Phase) -> Self {
+        let Stream { seat, subscription, courses, told_stale, keep_alive } = stream;
         Connection {
             membership: shared.hub.join(&subscription),
             shared,
             subscription,
             life: Life::new(seat),
-            phase: Phase::Live,
+            phase,
             courses,
             turn: 0,
             replayed: 0,
@@ -167,11 +160,12 @@ impl Connection {
         matches!(self.phase, Phase::Live) && self.courses.iter().all(covered)
     }
 
-    /// Takes it apart, for whoever serves it from now on.
-    pub(crate) fn into_level(self) -> Option<Level> {
+    /// The stream, for whoever serves it from now on. With its membership: until it is dropped, the hub may
+    /// tell the stream to leave.
+    pub(crate) fn into_stream(self) -> Option<(Stream, Membership)> {
         let Connection { subscription, membership, mut life, courses, told_stale, keep_alive, .. } = self;
         let seat = life.seat.take()?;
-        Some(Level { seat, subscription, courses, told_stale, keep_alive, membership })
+        Some((Stream { seat, subscription, courses, told_stale, keep_alive }, membership))
     }
 
     /// Its socket took nothing for too long.

@@ -23,6 +23,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use mio::Poll;
 use tokio::runtime::Handle;
@@ -32,6 +33,11 @@ pub(crate) use inbox::Inbox;
 
 use crate::connection::Shared;
 use reactor::Reactor;
+
+/// A client has said all it had to say with its request; so many bytes more are overlooked.
+const READ_BYTES: usize = 64 * 1024;
+/// How long a reactor that broke waits before it begins anew: whatever breaks it should not fill the log.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// The reactors of a gateway, started with the first stream that needs them.
 #[derive(Debug, Default)]
@@ -74,6 +80,7 @@ fn start(shared: &Arc<Shared>) -> Vec<Arc<Inbox>> {
 
 fn start_one(shared: &Arc<Shared>, number: usize) -> std::io::Result<Arc<Inbox>> {
     let mut poll = Poll::new()?;
+    let registry = Arc::new(poll.registry().try_clone()?);
     let inbox = Arc::new(Inbox::new(&poll)?);
     let (runtime, theirs) = (Handle::current(), inbox.clone());
     // Weak: the engine ends with what it is part of.
@@ -81,13 +88,17 @@ fn start_one(shared: &Arc<Shared>, number: usize) -> std::io::Result<Arc<Inbox>>
     thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
         while !theirs.is_stopped() {
             let Some(shared) = shared.upgrade() else { return };
-            let reactor = Reactor::new(&shared, theirs.clone(), runtime.clone());
+            let reactor = Reactor::new(&shared, theirs.clone(), runtime.clone(), registry.clone());
             drop(shared);
-            // Its streams end with it, and their clients come back with their cursors.
-            let ran = std::panic::catch_unwind(AssertUnwindSafe(|| reactor.run(&mut poll)));
-            if ran.is_err() {
-                tracing::error!(number, "a reactor broke; its streams end, and it begins anew");
+            match std::panic::catch_unwind(AssertUnwindSafe(|| reactor.run(&mut poll))) {
+                Ok(Ok(())) => return,
+                // Its streams ended with it, and their clients come back with their cursors.
+                Ok(Err(error)) => {
+                    tracing::error!(%error, number, "a reactor can't wait for its sockets; it begins anew");
+                }
+                Err(_) => tracing::error!(number, "a reactor broke; it begins anew"),
             }
+            thread::sleep(RESTART_PAUSE);
         }
     })?;
     Ok(inbox)

@@ -84,7 +84,7 @@ impl Asked {
         let query = Query::parse(query, KEYS)?;
         let channel = Channel::parse(channel).map_err(|error| {
             Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
-                .detail(format!("{channel:?}: {error}"))
+                .detail(format!("channel: {error}"))
         })?;
         let shard = shards.shard_of(&channel);
         let limit = query.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);

@@ -177,7 +177,7 @@ fn subscription(
         topics.push(topic(channel)?);
     }
     for text in query.get("channels").into_iter().flat_map(|list| list.split(',')) {
-        topics.push(topic(text)?);
+        topics.push(topic(text).map_err(|problem| problem.member("key", "channels"))?);
     }
     if topics.len() > most {
         return Err(Problem::new(
@@ -216,7 +216,6 @@ fn topic(text: &str) -> Result<Pattern, Problem> {
     Pattern::parse(text).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
             .detail(format!("{text:?}: {error}"))
-            .member("channel", text)
     })
 }
 

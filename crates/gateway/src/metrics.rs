@@ -61,6 +61,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Open streams whose socket has not taken what is there for them for more than a second.
     pub slow_connections: Gauge,
+    /// Streams that a reactor gave to a task, because they were behind what it has.
+    pub given_back: Counter,
     /// Streams opened.
     pub opened: Counter,
     /// Streams opened with a cursor.
@@ -107,6 +109,11 @@ impl Metrics {
             "slow_connections",
             "Streams whose socket has been full for over a second",
             m.slow_connections.clone(),
+        );
+        r.register(
+            "streams_given_back",
+            "Streams that left their reactor to catch up by themselves",
+            m.given_back.clone(),
         );
         r.register("streams_opened", "Streams opened", m.opened.clone());
         r.register("streams_resumed", "Streams opened with a cursor", m.resumed.clone());

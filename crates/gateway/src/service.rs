@@ -91,7 +91,7 @@ impl Gateway {
     /// Turns unready, keeps serving for the configured delay, then lets its streams go at the set pace.
     /// The caller stops accepting when `stop_accepting` is called, and exits when this returns.
     pub async fn drain(mut self, stop_accepting: impl FnOnce()) {
-        self.health.part("drain", "nothing: the gateway is draining");
+        self.health.part("drain", "its end: the gateway is draining");
         tokio::time::sleep(self.shared.config.drain_delay).await;
         stop_accepting();
         drain(&self.shared.hub, &self.shared.config).await;

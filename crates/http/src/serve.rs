@@ -60,23 +60,6 @@ impl Default for Limits {
     }
 }
 
-/// Listens on `address`, and says in the log where (`listening`, with the service's name): with port 0
-/// that is how one knows.
-pub async fn bind(service: &'static str, address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "; another process listens there, choose another port or stop it"
-            }
-            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges",
-            _ => "",
-        };
-        std::io::Error::new(error.kind(), format!("can't listen on {address} for {service}: {error}{hint}"))
-    })?;
-    tracing::info!(service, address = %listener.local_addr()?, "listening");
-    Ok(listener)
-}
-
 /// Serves until `stop` turns true, then finishes the requests under way (streams end by themselves,
 /// their service lets them go) and returns.
 pub async fn serve(

@@ -89,6 +89,8 @@ pub(super) async fn bad_queries_say_what_is_wrong(d: Arc<Deployment>) {
         let reply = get(&d.gateway_url(0, &path)).await.unwrap();
         assert_problem(&reply, status, code, detail, &path[..60.min(path.len())]);
     }
+    let named = get(&d.gateway_url(0, "/api/events?channels=ok,a..b")).await.unwrap();
+    assert_eq!(named.body["key"], "channels", "{}", named.body);
 }
 
 pub(super) async fn other_websites_are_refused(d: Arc<Deployment>) {

@@ -1,9 +1,7 @@
 //! A stream while it has to ask or to wait for something: in a task, writing chunk by chunk.
 
 use std::io;
-use std::net::TcpStream as StdStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -13,28 +11,13 @@ use tokio::net::TcpStream;
 use foghorn_http::stall::StallLimit;
 use foghorn_http::takeover::{Open, Taken};
 
-use super::inbox::{Adoptee, Inbox};
+use super::READ_BYTES;
+use super::inbox::{Handed, Inbox};
 use super::outbox::{CHUNK_FRAME_BYTES, LAST_CHUNK, put_chunk};
-use crate::connection::{Connection, Course, Level, Shared};
-use crate::seat::Seat;
-use crate::subscription::Subscription;
+use crate::connection::{Connection, Shared};
 
 /// With less than this, what else is there is written along: the first words of a stream in one piece.
 const LITTLE_BYTES: usize = 4 * 1024;
-/// A client has said all it had to say; so much more is overlooked.
-const READ_BYTES: usize = 64 * 1024;
-
-/// A stream that a reactor can't serve for now.
-pub(super) struct Returned {
-    pub(super) socket: StdStream,
-    pub(super) open: Open,
-    pub(super) seat: Seat,
-    pub(super) subscription: Arc<Subscription>,
-    pub(super) courses: Vec<Course>,
-    pub(super) told_stale: bool,
-    pub(super) keep_alive: Duration,
-    pub(super) write_stall: Duration,
-}
 
 /// Serves a stream from its request on.
 pub(crate) async fn serve(connection: Connection, taken: Taken) {
@@ -43,10 +26,9 @@ pub(crate) async fn serve(connection: Connection, taken: Taken) {
 }
 
 /// Serves a stream that a reactor gave back.
-pub(super) async fn resume(shared: Arc<Shared>, returned: Returned) {
-    let Returned { socket, open, seat, subscription, courses, told_stale, keep_alive, write_stall } =
-        returned;
-    let connection = Connection::resumed(shared, subscription, courses, told_stale, keep_alive, seat);
+pub(super) async fn resume(shared: Arc<Shared>, handed: Handed) {
+    let Handed { stream, socket, open, write_stall } = handed;
+    let connection = Connection::resumed(shared, stream);
     match TcpStream::from_std(socket) {
         Ok(socket) => go_on(connection, StallLimit::new(socket, write_stall), open, Bytes::new()).await,
         Err(error) => tracing::warn!(%error, "a stream's socket could not be taken back; it ends"),
@@ -123,20 +105,9 @@ async fn gone(socket: &StallLimit<TcpStream>) {
 
 fn hand_over(reactor: &Inbox, connection: Connection, socket: StallLimit<TcpStream>, open: Open) {
     let write_stall = socket.limit();
-    let Some(level) = connection.into_level() else { return };
-    let Level { seat, subscription, courses, told_stale, keep_alive, membership } = level;
+    let Some((stream, membership)) = connection.into_stream() else { return };
     match socket.into_inner().into_std() {
-        Ok(socket) => reactor.adopt(Adoptee {
-            socket,
-            open,
-            seat,
-            subscription,
-            courses,
-            told_stale,
-            keep_alive,
-            write_stall,
-            membership,
-        }),
+        Ok(socket) => reactor.adopt(Handed { stream, socket, open, write_stall }, membership),
         Err(error) => tracing::warn!(%error, "a stream's socket could not be handed over; it ends"),
     }
 }

@@ -1,7 +1,6 @@
 //! What others tell a reactor.
 
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -10,27 +9,20 @@ use parking_lot::Mutex;
 
 use foghorn_http::takeover::Open;
 
-use crate::connection::Course;
+use crate::connection::Stream;
 use crate::hub::Membership;
-use crate::seat::Seat;
-use crate::subscription::Subscription;
 
 /// The waker's.
 pub(super) const WAKE: Token = Token(usize::MAX);
 
-/// A stream on its way to a reactor: everything it has been written is at or below its courses.
+/// A stream and its socket, on the way between a task and a reactor.
 #[derive(Debug)]
-pub(super) struct Adoptee {
+pub(super) struct Handed {
+    pub(super) stream: Stream,
     pub(super) socket: TcpStream,
     pub(super) open: Open,
-    pub(super) seat: Seat,
-    pub(super) subscription: Arc<Subscription>,
-    pub(super) courses: Vec<Course>,
-    pub(super) told_stale: bool,
-    pub(super) keep_alive: Duration,
+    /// How long its peer may take nothing.
     pub(super) write_stall: Duration,
-    /// Until the reactor has it, the hub has: it may be told to leave at any time.
-    pub(super) membership: Membership,
 }
 
 /// A reactor's door.
@@ -40,7 +32,7 @@ pub(crate) struct Inbox {
     signalled: AtomicBool,
     stopped: AtomicBool,
     /// A queue, bounded by what may be open at all: each is a stream that has its place already.
-    adoptees: Mutex<Vec<Adoptee>>,
+    adoptees: Mutex<Vec<(Handed, Membership)>>,
     /// How many streams it serves that are not about to leave.
     staying: AtomicUsize,
     /// How many of them may stay.
@@ -77,12 +69,12 @@ impl Inbox {
         self.signalled.store(false, Ordering::SeqCst);
     }
 
-    pub(super) fn adopt(&self, adoptee: Adoptee) {
-        self.adoptees.lock().push(adoptee);
+    pub(super) fn adopt(&self, handed: Handed, membership: Membership) {
+        self.adoptees.lock().push((handed, membership));
         self.wake();
     }
 
-    pub(super) fn adoptees(&self, taken: &mut Vec<Adoptee>) {
+    pub(super) fn adoptees(&self, taken: &mut Vec<(Handed, Membership)>) {
         taken.append(&mut self.adoptees.lock());
     }
 
@@ -103,7 +95,8 @@ impl Inbox {
         self.staying.store(staying, Ordering::SeqCst);
     }
 
-    /// Lets up to `most` more go; returns how many that is, and how many stay.
+    /// Lets up to `most` more go; returns how many that is, and how many stay. Whoever comes later goes too:
+    /// who lets go takes nobody on.
     pub(crate) fn let_go(&self, most: usize) -> (usize, usize) {
         let staying = self.staying().min(self.may_stay());
         let going = most.min(staying);

@@ -19,13 +19,14 @@ use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
 use foghorn_http::takeover::Open;
 
-use super::catch_up::{Returned, resume};
-use super::inbox::{Adoptee, Inbox, WAKE};
+use super::READ_BYTES;
+use super::catch_up::resume;
+use super::inbox::{Handed, Inbox, WAKE};
 use super::outbox::{LAST_CHUNK, Outbox, put_chunk};
 use super::view::{Key, Seen, View, put_event};
 use super::wheel::{Entry, Wheel};
-use crate::connection::{Course, Shared, cursor, keep_alive, notice, stream_end};
-use crate::hub::Hub;
+use crate::connection::{Course, Shared, Stream, cursor, keep_alive, notice, stream_end};
+use crate::hub::{Hub, Membership};
 use crate::index::PatternIndex;
 use crate::ring::{Ring, RingEvent};
 use crate::seat::Seat;
@@ -47,8 +48,6 @@ const RESTS_BYTES: usize = 64 << 20;
 /// Outboxes kept for their memory, and how much of it each may keep.
 const POOL: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
-/// A client has said all it had to say; so much more is overlooked.
-const READ_BYTES: u32 = 64 * 1024;
 const NO_VIEW: Key = Key::MAX;
 
 /// One stream.
@@ -67,7 +66,7 @@ struct Listener {
     last_write: u64,
     keep_alive_ms: u32,
     write_stall_ms: u32,
-    overlooked: u32,
+    overlooked: usize,
     /// Whether its socket took less than it was given.
     full: bool,
     rest: Option<Box<Rest>>,
@@ -101,7 +100,7 @@ pub(super) struct Reactor {
     hub: Arc<Hub>,
     inbox: Arc<Inbox>,
     runtime: Handle,
-    registry: Option<Registry>,
+    registry: Arc<Registry>,
     listeners: Slab<Listener>,
     views: Slab<View>,
     by_subscription: HashMap<Arc<Subscription>, Key>,
@@ -136,7 +135,12 @@ struct Topics {
 }
 
 impl Reactor {
-    pub(super) fn new(shared: &Arc<Shared>, inbox: Arc<Inbox>, runtime: Handle) -> Self {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        inbox: Arc<Inbox>,
+        runtime: Handle,
+        registry: Arc<Registry>,
+    ) -> Self {
         let hub = shared.hub.clone();
         let shards = hub.shard_count();
         let none = |_| Topics { channels: HashMap::new(), patterns: PatternIndex::new() };
@@ -145,7 +149,7 @@ impl Reactor {
             shared: Arc::downgrade(shared),
             inbox,
             runtime,
-            registry: None,
+            registry,
             listeners: Slab::new(),
             views: Slab::new(),
             by_subscription: HashMap::new(),
@@ -171,12 +175,8 @@ impl Reactor {
         }
     }
 
-    /// Serves until it is told to stop.
-    pub(super) fn run(mut self, poll: &mut Poll) {
-        match poll.registry().try_clone() {
-            Ok(registry) => self.registry = Some(registry),
-            Err(error) => tracing::error!(%error, "a reactor can't watch sockets; streams stay in tasks"),
-        }
+    /// Serves until it is told to stop. Fails when its sockets can't be waited for.
+    pub(super) fn run(mut self, poll: &mut Poll) -> io::Result<()> {
         let mut happened = Events::with_capacity(1024);
         let (mut adoptees, mut due) = (Vec::new(), Vec::new());
         while !self.inbox.is_stopped() {
@@ -189,7 +189,9 @@ impl Reactor {
             }
             self.say_stale();
             self.inbox.adoptees(&mut adoptees);
-            adoptees.drain(..).for_each(|adoptee| self.adopt(adoptee));
+            for (handed, membership) in adoptees.drain(..) {
+                self.adopt(handed, membership);
+            }
             self.let_go();
             self.inbox.set_staying(self.listeners.len() - self.leaving);
             if let Some(view) = self.waiting.pop_front() {
@@ -201,13 +203,11 @@ impl Reactor {
             match poll.poll(&mut happened, Some(timeout)) {
                 Ok(()) => happened.iter().for_each(|event| self.happened(event)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::error!(%error, "a reactor can't wait for its sockets; it begins anew");
-                    return;
-                }
+                Err(error) => return Err(error),
             }
         }
         self.listeners.drain().for_each(|listener| listener.seat.end(StreamEnd::Drain));
+        Ok(())
     }
 
     // What comes in
@@ -294,63 +294,43 @@ impl Reactor {
     }
 
     /// Takes a stream on, or gives it back when it is not level after all.
-    fn adopt(&mut self, adoptee: Adoptee) {
-        let Adoptee {
-            socket,
-            open,
-            seat,
-            subscription,
-            courses,
-            told_stale,
-            keep_alive,
-            write_stall,
-            membership,
-        } = adoptee;
-        let lacks = self.lacks(&subscription, courses.clone(), told_stale);
+    fn adopt(&mut self, handed: Handed, membership: Membership) {
+        let Some(lacks) = self.lacks(&handed.stream) else { return self.give_back(handed) };
         // From here on it is let go with all that are here.
         drop(membership);
-        let Some((lacks, registry)) = lacks.zip(self.registry.as_ref()) else {
-            let returned =
-                Returned { socket, open, seat, subscription, courses, told_stale, keep_alive, write_stall };
-            self.give_back(returned);
-            return;
-        };
+        let Handed { stream, socket, open, write_stall } = handed;
         let mut socket = TcpStream::from_std(socket);
         let entry = self.listeners.vacant_entry();
         let key = narrow(entry.key());
         let both = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = registry.register(&mut socket, Token(entry.key()), both) {
+        if let Err(error) = self.registry.register(&mut socket, Token(entry.key()), both) {
             tracing::warn!(%error, "a stream's socket can't be watched; the stream ends");
             return;
         }
         self.bearers = self.bearers.wrapping_add(1);
         entry.insert(Listener {
             socket,
-            seat,
+            seat: stream.seat,
             open,
             bearer: self.bearers,
             view: NO_VIEW,
             member: 0,
             offset: 0,
             last_write: self.now_ms,
-            keep_alive_ms: millis(keep_alive),
+            keep_alive_ms: millis(stream.keep_alive),
             write_stall_ms: millis(write_stall),
             overlooked: 0,
             full: false,
             rest: None,
         });
-        self.join(key, subscription);
-        self.due_in(key, keep_alive);
+        self.join(key, stream.subscription);
+        self.due_in(key, stream.keep_alive);
         self.send_alone(key, &lacks);
     }
 
     /// What a stream lacks to be where its view ends, if the rings have it and it is not much.
-    fn lacks(
-        &mut self,
-        subscription: &Subscription,
-        mut courses: Vec<Course>,
-        told_stale: bool,
-    ) -> Option<Vec<u8>> {
+    fn lacks(&mut self, stream: &Stream) -> Option<Vec<u8>> {
+        let (subscription, mut courses) = (&stream.subscription, stream.courses.clone());
         for course in &courses {
             while self.seen[course.shard.index()].at < course.at && self.advance(course.shard) {}
         }
@@ -392,7 +372,7 @@ impl Reactor {
             courses[at] = course.moved_to(seen.at);
         }
         let stale = self.is_stale(subscription);
-        if stale != told_stale {
+        if stale != stream.told_stale {
             put_chunk(&mut bytes, |out| out.extend_from_slice(&notice(stale, &courses)));
         }
         Some(bytes)
@@ -538,20 +518,18 @@ impl Reactor {
         let Some(listener) = self.listeners.get_mut(key as usize) else { return };
         let Some(rest) = listener.rest.as_mut() else { return };
         while rest.sent < rest.bytes.len() {
-            match listener.socket.write(&rest.bytes[rest.sent..]) {
-                Ok(0) => return self.end(key, StreamEnd::ClientGone),
-                Ok(count) => {
-                    rest.sent += count;
-                    listener.last_write = self.now_ms;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            match send(&mut listener.socket, &rest.bytes[rest.sent..]) {
+                Ok(0) => {
                     listener.full = true;
                     if self.rests_bytes > RESTS_BYTES {
                         self.abort(key);
                     }
                     return;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(count) => {
+                    rest.sent += count;
+                    listener.last_write = self.now_ms;
+                }
                 Err(_) => return self.end(key, StreamEnd::ClientGone),
             }
         }
@@ -724,26 +702,22 @@ impl Reactor {
         told_stale: bool,
     ) {
         let Some(mut listener) = self.remove(key) else { return };
-        if let Some(registry) = &self.registry
-            && let Err(error) = registry.deregister(&mut listener.socket)
-        {
+        if let Err(error) = self.registry.deregister(&mut listener.socket) {
             tracing::debug!(%error, "could not stop watching a stream's socket");
         }
-        self.give_back(Returned {
+        let keep_alive = Duration::from_millis(listener.keep_alive_ms.into());
+        self.give_back(Handed {
+            stream: Stream { seat: listener.seat, subscription, courses, told_stale, keep_alive },
             socket: listener.socket.into(),
             open: listener.open,
-            seat: listener.seat,
-            subscription,
-            courses,
-            told_stale,
-            keep_alive: Duration::from_millis(listener.keep_alive_ms.into()),
             write_stall: Duration::from_millis(listener.write_stall_ms.into()),
         });
     }
 
-    fn give_back(&self, returned: Returned) {
+    fn give_back(&self, handed: Handed) {
+        self.hub.metrics.given_back.inc();
         if let Some(shared) = self.shared.upgrade() {
-            self.runtime.spawn(resume(shared, returned));
+            self.runtime.spawn(resume(shared, handed));
         }
     }
 
@@ -823,12 +797,7 @@ impl Reactor {
 /// Writes a member what it lacks, in one piece; how many bytes its socket took.
 fn write_from(outbox: &mut Outbox, listener: &mut Listener, now_ms: u64) -> io::Result<usize> {
     let lacks = outbox.after(listener.offset);
-    let count = match listener.socket.write(lacks) {
-        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-        Ok(count) => count,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
-    };
+    let count = send(&mut listener.socket, lacks)?;
     listener.full = count < lacks.len();
     if count > 0 {
         let from = listener.offset;
@@ -839,14 +808,26 @@ fn write_from(outbox: &mut Outbox, listener: &mut Listener, now_ms: u64) -> io::
     Ok(count)
 }
 
+/// How much of some bytes a socket takes; 0 when it is full.
+fn send(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match socket.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            written => return written,
+        }
+    }
+}
+
 /// Reads what nobody asked the client for. False when it has gone away, or says too much.
-fn read(socket: &mut TcpStream, overlooked: &mut u32) -> io::Result<bool> {
+fn read(socket: &mut TcpStream, overlooked: &mut usize) -> io::Result<bool> {
     let mut waste = [0; 1024];
     loop {
         match socket.read(&mut waste) {
             Ok(0) => return Ok(false),
             Ok(count) => {
-                *overlooked = overlooked.saturating_add(narrow(count));
+                *overlooked += count;
                 if *overlooked > READ_BYTES {
                     return Ok(false);
                 }

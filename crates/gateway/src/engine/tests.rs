@@ -244,6 +244,7 @@ async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
         assert_eq!((client.told("stream-reset"), client.told("stream-live")), (0, 1));
     }
     assert!(stage.log.asked() > 0, "somebody fell behind the ring");
+    assert!(stage.hub.metrics.given_back.get() > 0, "and left the reactor for it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
