@@ -518,6 +518,34 @@ async fn a_partition_dropped_under_a_reader_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn epochs_of_which_nothing_is_kept_are_forgotten_an_hour_later() {
+    let subject = quiet(ShardCount::ONE, Policies::default()).await;
+    let now = subject.clock.now().as_micros() / 1_000_000;
+    let [empty, kept, after, current] = [20_000, 10_000, 8_000, 100].map(|ago| now - ago);
+    subject
+        .execute(format!(
+            "INSERT INTO foghorn.shards VALUES (0, {current}, 0, 90, 0, 1);
+             INSERT INTO foghorn.ancestors VALUES (0, {empty}, 10, 10), (0, {kept}, 20, 20), (0, {after}, 30, 30);
+             CREATE TABLE foghorn.events_kept PARTITION OF foghorn.events FOR VALUES IN (1);
+             INSERT INTO foghorn.events VALUES ({kept}, 15, 0, 1, NULL, 0, 'a', NULL, NULL, NULL, 'x')"
+        ))
+        .await;
+    let epochs = "SELECT count(*) FROM foghorn.ancestors";
+    subject.retain().await;
+    assert_eq!(
+        subject.count(epochs).await,
+        2,
+        "the oldest has nothing; what comes after it is needed in order"
+    );
+    subject.execute("DELETE FROM foghorn.events").await;
+    subject.retain().await;
+    assert_eq!(subject.count(epochs).await, 1, "the last one may still be asked for");
+    subject.clock.pass(Duration::from_secs(3600));
+    subject.retain().await;
+    assert_eq!(subject.count(epochs).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_binary_payload_is_no_poison() {
     let subject = writing(ShardCount::ONE, Policies::default()).await;
     publish(&subject, "a", "nul:\0.").await;

@@ -76,7 +76,8 @@ pub trait Journal: Send + Sync + 'static {
     ) -> Future<'_, Result<u64, JournalError>>;
 
     /// The journal holds another entry than was read at a position before, as digests show: begins a new
-    /// epoch after `old`, unless somebody did already, and answers the current one.
+    /// epoch after `old`, unless somebody did already, and answers the current one. That is `old` itself
+    /// where it is news to this process, and the record says that it is the current one.
     ///
     /// `first_seq` is the first seq that differs, or one before it. Whoever doesn't know says none: then
     /// the journal goes by what it has seen in this process, and where that doesn't tell either, the new
@@ -154,6 +155,21 @@ pub struct JournalPage {
     pub entries: Vec<Entry>,
 }
 
+impl JournalPage {
+    /// Whether there is an entry at every seq of its range.
+    pub fn is_dense(&self) -> bool {
+        self.entries.len() as u64 == self.to - self.from
+    }
+
+    /// What it is in a journal that was found, once it had been read, to begin with `first`: what is missing
+    /// before that may have been trimmed while it was read, so the page doesn't cover it.
+    pub fn begun_at(mut self, first: u64) -> Self {
+        let from = self.from.max(first.saturating_sub(1));
+        self.entries.retain(|entry| entry.seq > from);
+        JournalPage { from, to: self.to.max(from), tip: self.tip.max(from), ..self }
+    }
+}
+
 /// Why an event was not appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
@@ -193,4 +209,41 @@ pub enum JournalError {
         /// The new one.
         epoch: Epoch,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use foghorn_core::entry::InvalidEntry;
+    use foghorn_core::event::EventError;
+    use foghorn_core::position::Digest;
+    use foghorn_core::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_page_covers_nothing_that_was_trimmed_while_it_was_read() {
+        let entry = |seq| Entry {
+            seq,
+            time: Timestamp::default(),
+            key: None,
+            digest: Digest(seq),
+            event: Err(InvalidEntry::Event(EventError::Ttl)),
+        };
+        let page = |seqs: &[u64]| JournalPage {
+            epoch: Epoch::new(1),
+            from: 4,
+            to: 9,
+            tip: 9,
+            entries: seqs.iter().copied().map(entry).collect(),
+        };
+        assert!(page(&[5, 6, 7, 8, 9]).is_dense() && !page(&[5, 8, 9]).is_dense());
+        let range = |page: &JournalPage| (page.from, page.to, page.tip, page.entries.len());
+        assert_eq!(
+            range(&page(&[5, 8, 9]).begun_at(2)),
+            (4, 9, 9, 3),
+            "some were deleted, and it covers that"
+        );
+        assert_eq!(range(&page(&[5, 8, 9]).begun_at(8)), (7, 9, 9, 2), "trimmed after the first was read");
+        assert_eq!(range(&page(&[5]).begun_at(21)), (20, 20, 20, 0));
+    }
 }

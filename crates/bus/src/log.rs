@@ -50,8 +50,9 @@ pub struct ReplayQuery {
     /// Events after this seq.
     pub after: u64,
     /// The digest of the entry at `after` as a gateway's ring has it, [`Digest::NONE`] where that isn't
-    /// known. With `fill` it is compared with the journal's: when that has another entry there, or has
-    /// lost it, a new epoch begins, and the gateway hears of it as a reset.
+    /// known, [`Digest::OTHER`] where it has been given another event than the ring's there. With `fill`
+    /// it is compared with the journal's: when that has another entry there, or has lost it, a new epoch
+    /// begins, and the gateway hears of it as a reset.
     pub digest: Digest,
     /// Only events on these channels and patterns. Also which retention floors count: a listener to
     /// `a` is not reset because events of `b` have expired.

@@ -59,4 +59,6 @@ pub struct Digest(pub u64);
 impl Digest {
     /// Where nothing has been read yet, or nothing can be known.
     pub const NONE: Digest = Digest(0);
+    /// Of an entry of which no more is known than that it isn't the one that somebody else has there.
+    pub const OTHER: Digest = Digest(u64::MAX);
 }

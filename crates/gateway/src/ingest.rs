@@ -7,7 +7,8 @@
 //! A gateway has no journal. What it holds it compares with what comes, and when the two are of different
 //! histories it takes nothing and asks the log, whose side compares with the journal: the answer is that
 //! the ring was right, or the new epoch in which it begins anew. Every other question to the log carries
-//! the digest of the ring's head too, so a silent feed hides nothing.
+//! the digest of the ring's head too, so a silent feed hides nothing. An event of which the ring knows no
+//! digest it can compare itself, and says so: also then a new epoch begins, or listeners would not be told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,8 +63,18 @@ struct Filled {
     epoch: Epoch,
     after: u64,
     /// Whether it was asked because of a doubt, which an error leaves open.
-    doubtful: bool,
+    doubt: Option<Doubt>,
     answer: Result<Replay, LogError>,
+}
+
+/// Why what the ring holds may not be what the journal has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// What came is of another history than the ring: the log is to say which of the two is right.
+    Which,
+    /// The journal has the newest entry whose digest the ring knows, and after it, at this position, another
+    /// event.
+    Other(Epoch, u64),
 }
 
 /// Where a ring is, and what it has there.
@@ -94,8 +105,7 @@ struct State {
     retry_at: Instant,
     /// Whether there is a gap that was seen and is not filled yet.
     filling_gap: bool,
-    /// What came is of another history than the ring: the log is to say which of the two is right.
-    doubtful: bool,
+    doubt: Option<Doubt>,
 }
 
 impl Ingest {
@@ -111,7 +121,7 @@ impl Ingest {
             fill_backoff: Backoff::default(),
             retry_at: Instant::now(),
             filling_gap: false,
-            doubtful: false,
+            doubt: None,
         };
         self.follow(&mut state).await;
     }
@@ -166,8 +176,10 @@ impl Ingest {
                 }
                 batch = feed.next() => match batch {
                     Some(batch) => {
-                        // A relay of an epoch before says nothing about this one.
-                        if batch.epoch >= self.at().epoch {
+                        // A relay of an epoch before says nothing about this one, nor one of a journal that ends
+                        // before the ring: the log is asked, and knows whether that is a loss.
+                        let At { epoch, after, .. } = self.at();
+                        if batch.epoch > epoch || batch.epoch == epoch && batch.tip >= after {
                             state.last_batch = Instant::now();
                             self.hub.set_stale(self.shard, false);
                         }
@@ -194,8 +206,8 @@ impl Ingest {
         if Instant::now() < state.retry_at {
             return None;
         }
-        if std::mem::take(&mut state.doubtful) {
-            return Some(self.fill_from(true, FILL_JITTER.mul_f64(fastrand::f64())));
+        if let Some(doubt) = state.doubt.take() {
+            return Some(self.fill_from(Some(doubt), FILL_JITTER.mul_f64(fastrand::f64())));
         }
         let behind = !state.pending.batches.is_empty();
         if behind || state.warm_at.is_some() {
@@ -211,13 +223,17 @@ impl Ingest {
 
     /// Asks for what follows the head.
     fn fill(&self, wait: Duration) -> Future<'_, Filled> {
-        self.fill_from(false, wait)
+        self.fill_from(None, wait)
     }
 
-    fn fill_from(&self, doubtful: bool, wait: Duration) -> Future<'_, Filled> {
+    fn fill_from(&self, doubt: Option<Doubt>, wait: Duration) -> Future<'_, Filled> {
         Box::pin(async move {
             tokio::time::sleep(wait).await;
-            let At { epoch, after, digest } = if doubtful { self.verified() } else { self.at() };
+            let At { epoch, after, digest } = match doubt {
+                None => self.at(),
+                Some(Doubt::Which) => self.verified(),
+                Some(Doubt::Other(epoch, after)) => At { epoch, after, digest: Digest::OTHER },
+            };
             let topics = Arc::from([Pattern::everything()]);
             let query = ReplayQuery {
                 shard: self.shard,
@@ -233,7 +249,7 @@ impl Ingest {
             if answer.is_err() {
                 self.hub.metrics.log_failed();
             }
-            Filled { epoch, after, doubtful, answer }
+            Filled { epoch, after, doubt, answer }
         })
     }
 
@@ -272,11 +288,12 @@ impl Ingest {
         if moved {
             return true;
         }
+        let doubt = filled.doubt.filter(|_| same_epoch);
         match filled.answer {
             // A replica of the log that has not noticed the epoch yet, or will soon know better.
             Ok(Replay::Reset { epoch, .. }) if epoch < filled.epoch => {
                 state.retry_at = Instant::now() + state.fill_backoff.next_wait();
-                state.doubtful |= filled.doubtful;
+                state.doubt = state.doubt.or(doubt);
                 tracing::debug!(shard = %self.shard, %epoch, ring = %filled.epoch, "the log answers for an older epoch");
                 false
             }
@@ -287,14 +304,8 @@ impl Ingest {
                     state.warm_at = Some(batch.to);
                 }
                 if self.hub.apply(&batch) == Applied::Differs {
-                    if !filled.doubtful {
-                        self.doubt(state);
-                        return false;
-                    }
-                    // The journal has the entry that the question began with, and others after it.
-                    tracing::error!(shard = %self.shard, after = filled.after, "the ring has events that the journal has not; it begins anew there");
-                    self.hub.restart(self.shard, filled.epoch, filled.after);
-                    self.hub.apply(&batch);
+                    self.differs(state, doubt, &batch);
+                    return false;
                 }
                 self.drain_pending(state);
                 more && (state.warm_at.is_some()
@@ -303,14 +314,14 @@ impl Ingest {
             }
             Ok(Replay::Reset { reason, epoch, after }) => {
                 tracing::warn!(shard = %self.shard, %reason, %epoch, after, "the ring begins anew: part of the journal is gone");
-                state.doubtful = false;
+                state.doubt = None;
                 self.hub.restart(self.shard, epoch, after);
                 self.drain_pending(state);
                 state.warm_at.is_some()
             }
             Err(error) => {
                 state.retry_at = Instant::now() + state.fill_backoff.next_wait();
-                state.doubtful |= filled.doubtful;
+                state.doubt = state.doubt.or(doubt);
                 tracing::debug!(shard = %self.shard, %error, "gap not filled yet");
                 false
             }
@@ -331,7 +342,7 @@ impl Ingest {
             Applied::Differs => self.doubt(state),
             Applied::OtherEpoch if batch.epoch > self.at().epoch => {
                 tracing::warn!(shard = %self.shard, epoch = %batch.epoch, "the journal is another incarnation");
-                (state.pending, state.doubtful) = (Pending::default(), false);
+                (state.pending, state.doubt) = (Pending::default(), None);
                 self.hub.restart(self.shard, batch.epoch, batch.from);
                 self.hub.apply(&batch);
             }
@@ -340,10 +351,26 @@ impl Ingest {
         }
     }
 
+    /// The log gave other events than the ring has.
+    fn differs(&self, state: &mut State, asked: Option<Doubt>, page: &Batch) {
+        let Some(doubt) = asked else { return self.doubt(state) };
+        let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.first_other(page)));
+        if let (Doubt::Which, Some(seq)) = (doubt, other) {
+            // The journal has the entry that the question began with, and others after it.
+            tracing::error!(shard = %self.shard, seq, "the ring has events that the journal has not; the log is told");
+            state.doubt = Some(Doubt::Other(page.epoch, seq));
+            return;
+        }
+        // It moved meanwhile, or the journal no longer has what could be compared.
+        state.retry_at = Instant::now() + state.fill_backoff.next_wait();
+        state.doubt = Some(Doubt::Which);
+    }
+
     /// What came is of another history than the ring.
     fn doubt(&self, state: &mut State) {
         self.hub.metrics.regresses.inc();
-        if !std::mem::replace(&mut state.doubtful, true) {
+        if state.doubt.is_none() {
+            state.doubt = Some(Doubt::Which);
             tracing::warn!(shard = %self.shard, "what comes has other events than the ring at the same positions; asking the log which are right");
         }
     }

@@ -228,14 +228,19 @@ impl Ring {
             let known = self.digests.binary_search_by_key(&seq, |(seq, _)| *seq);
             digest != Digest::NONE && known.is_ok_and(|at| self.digests[at].1 != digest)
         };
-        if other(batch.from, batch.from_digest) || other(batch.to, batch.to_digest) {
-            return true;
-        }
-        // The rest of what it repeats, if anything: a batch begins at the head as a rule.
-        batch.events.iter().take_while(|event| event.seq <= self.head).any(|event| {
+        other(batch.from, batch.from_digest)
+            || other(batch.to, batch.to_digest)
+            // The rest of what it repeats, if anything: a batch begins at the head as a rule.
+            || self.first_other(batch).is_some()
+    }
+
+    /// The first seq at which a batch has another event than the ring.
+    pub fn first_other(&self, batch: &Batch) -> Option<u64> {
+        let other = |event: &&FeedEvent| {
             let known = self.events.binary_search_by_key(&event.seq, |known| known.feed.seq);
-            known.is_ok_and(|at| self.events[at].feed != *event)
-        })
+            known.is_ok_and(|at| self.events[at].feed != **event)
+        };
+        batch.events.iter().take_while(|event| event.seq <= self.head).find(other).map(|event| event.seq)
     }
 
     fn remember(&mut self, seq: u64, digest: Digest) {

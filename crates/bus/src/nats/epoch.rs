@@ -109,6 +109,14 @@ struct Over {
     first_seq: Option<u64>,
 }
 
+impl Over {
+    /// Whether the record's epoch comes after it. So does itself where this process, which has only `known`
+    /// of earlier ones, hears of it from somebody else: then there is none to begin.
+    fn is_before(&self, stored: Epoch, known: Epoch) -> bool {
+        stored > self.epoch || stored == self.epoch && known < self.epoch
+    }
+}
+
 impl Epochs {
     pub(super) fn new(bus: &Bus, shards: ShardCount) -> Self {
         let known = |shard| Known { shard, epoch: AtomicU64::new(0), state: Mutex::default() };
@@ -229,7 +237,7 @@ impl Epochs {
             if let (Some(value), Some(stored)) = (&record.value, stored)
                 && value.stream_created == info.created
                 && stored >= known
-                && over.is_none_or(|over| stored > over.epoch)
+                && over.is_none_or(|over| over.is_before(stored, known))
                 && self.is_ours(value)?
             {
                 if value.shards.is_none() {
@@ -240,10 +248,13 @@ impl Epochs {
                 self.adopt(shard, value);
                 return Ok(stored);
             }
-            // The record may be newer than what we compare it with.
+            // The record may be newer than what we compare it with. And what is read meanwhile is not lost
+            // because an earlier answer hasn't it.
+            let seen = self.seen(shard).1;
             let again = stream::info(&self.0.bus.0.api, shard).await?;
-            if again.created != info.created {
-                info = again;
+            let same = again.created == info.created;
+            info = again;
+            if !same {
                 continue;
             }
             // The record may be lost together with the journal: what we remember counts too.
@@ -257,12 +268,19 @@ impl Epochs {
             });
             let continues = same_past.map(|value| value.epoch);
             let differs = match over.filter(|_| continues.is_some()) {
-                Some(Over { epoch, first_seq: None }) => self.first_differing(shard, epoch, &info).await?,
+                Some(Over { epoch, first_seq: None }) => {
+                    self.first_differing(shard, epoch, &info, seen).await?
+                }
                 over => over.and_then(|over| over.first_seq),
             };
             let value = Stored {
                 epoch: next.get(),
-                first_seq: differs.map_or(info.first(), |seq| seq.min(info.last() + 1)),
+                first_seq: match differs {
+                    Some(seq) => seq.min(info.last() + 1),
+                    // Nor is known what has been trimmed since: nothing counts as the same.
+                    None if continues.is_some() => 1,
+                    None => info.first(),
+                },
                 continues,
                 stream_created: info.created.clone(),
                 shards: Some(count),
@@ -279,6 +297,8 @@ impl Epochs {
     /// when it remembers nothing that is still the same, or only what the journal has now: then the epoch
     /// begins with the journal's first entry.
     ///
+    /// `seen` is the last seq that had been read when `info` was asked for.
+    ///
     /// A search by halves: what is lost of a journal is its end, so up to some entry all are the same and
     /// after it none is.
     async fn first_differing(
@@ -286,13 +306,14 @@ impl Epochs {
         shard: Shard,
         epoch: Epoch,
         info: &Info,
+        seen: u64,
     ) -> Result<Option<u64>, ApiError> {
         let (known, lost) = {
             let state = self.known(shard).state.lock();
             if self.current(shard) != epoch {
                 return Ok(None);
             }
-            (state.seen.comparable(info.first(), info.last()), state.seen.last() > info.last())
+            (state.seen.comparable(info.first(), info.last()), seen > info.last())
         };
         let bus = &self.0.bus.0;
         // No digest depends on what makes an entry valid.

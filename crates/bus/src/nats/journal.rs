@@ -96,7 +96,13 @@ impl Inner {
         let (entries, to) = reader.page(bounds, from, events, bytes).await?;
         self.epochs.saw_entries(shard, bounds.epoch, &entries);
         self.epochs.saw(shard, bounds.epoch, to);
-        Ok(JournalPage { epoch: bounds.epoch, from, to, tip: bounds.last.max(to), entries })
+        let page = JournalPage { epoch: bounds.epoch, from, to, tip: bounds.last.max(to), entries };
+        if page.is_dense() {
+            return Ok(page);
+        }
+        // It may have been trimmed while it was read.
+        let (now, _) = self.epochs.look(shard).await?;
+        Ok(page.begun_at(now.first))
     }
 
     async fn seek(&self, shard: Shard, time: Timestamp) -> Result<u64, ApiError> {

@@ -10,7 +10,7 @@ use foghorn_bus::log::{
 };
 use foghorn_core::batch::Batch;
 use foghorn_core::entry::Key;
-use foghorn_core::policy::Policies;
+use foghorn_core::policy::{Policies, RetentionClass};
 use foghorn_core::position::Position;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connection::Connection;
 use super::doubts::Doubts;
-use super::recent::{Recent, answer, bounds, not_behind, recent};
+use super::recent::{Recent, answer, bounds, not_behind, not_followed, read, recent};
 use super::{Database, Head, READ_DEADLINE};
 use crate::metrics::Metrics;
 use crate::pages::{self, HISTORY_BYTES, Reader};
@@ -151,16 +151,20 @@ impl PostgresLog {
                 match stored.filter(|stored| stored.epoch == now.epoch) {
                     Some(stored) if stored.after < stored.upto => stored.after,
                     other => {
-                        let after = answer(self.journal.seek(shard, time)).await?;
+                        let (after, whole) = self.seek_journal(shard, time).await?;
+                        // What the log keeps from before the journal's first entry it will say in a moment.
+                        let follows = other.is_some() || stored.is_none() || now.continues.is_none();
+                        if !follows && !whole {
+                            return Err(not_followed(shard));
+                        }
                         after.max(other.map_or(0, |stored| stored.upto))
                     }
                 }
             }
             Err(error) => {
                 self.metrics.failed("read");
-                let after = answer(self.journal.seek(shard, time)).await?;
-                // Before the journal's first entry, only PostgreSQL knows what there was.
-                if after < now.first && now.first > 1 {
+                let (after, whole) = self.seek_journal(shard, time).await?;
+                if !whole {
                     return Err(error);
                 }
                 after
@@ -168,6 +172,15 @@ impl PostgresLog {
         };
         let tip = now.last.max(after);
         Ok(Located { epoch: now.epoch, after, tip })
+    }
+
+    /// The seq before the journal's first entry at `time` or later, and whether that is all there was: before
+    /// the first entry of a journal that was trimmed, only PostgreSQL knows.
+    async fn seek_journal(&self, shard: Shard, time: Timestamp) -> Result<(u64, bool), LogError> {
+        let after = answer(self.journal.seek(shard, time)).await?;
+        // Asked for last: it may have been trimmed meanwhile.
+        let first = bounds(&*self.journal, shard).await?.first;
+        Ok((after, after >= first || first <= 1))
     }
 
     /// What is stored of a shard from `time` on.
@@ -210,7 +223,31 @@ impl PostgresLog {
             self.database.set_head(position.shard, head);
         }
         let newer = self.database.head(position.shard).borrow().epoch > position.epoch;
-        Ok(found.judge(position, key, newer))
+        match found.judge(position, key, newer) {
+            Committed::Yes if found.stored.is_none() => self.journal_has(position, key).await,
+            committed => Ok(committed),
+        }
+    }
+
+    /// Where the log has passed a position and keeps nothing of it: either that is how the event is kept, or
+    /// the journal lost it and gave its seq to an entry of which nothing is kept.
+    async fn journal_has(&self, position: Position, key: Key) -> Result<Committed, LogError> {
+        let before = position.seq.saturating_sub(1);
+        let page = read(&*self.journal, position.shard, before, Limit::new(1, 1)).await?;
+        let Some(entry) = page.entries.into_iter().next().filter(|entry| entry.seq == position.seq) else {
+            // It was trimmed; or the journal ends before it.
+            return Ok(if page.tip < position.seq { Committed::NotYet } else { Committed::Yes });
+        };
+        if entry.key != Some(key) {
+            return Ok(Committed::Replaced);
+        }
+        let (policies, now) = (self.policies.get(), self.clock.now());
+        let unkept = entry.event.is_ok_and(|event| {
+            let class = policies.of(event.channel.as_str()).class();
+            class == RetentionClass::NONE || entry.time < now.minus(class.age())
+        });
+        // Else it was another that the log passed there, and it will come back for this one.
+        Ok(if unkept { Committed::Yes } else { Committed::NotYet })
     }
 
     async fn look_at(&self, at: Span) -> Result<AtPosition, LogError> {

@@ -97,7 +97,7 @@ impl PostgresLog {
                     let page = Page { records: Vec::new(), to: query.after.max(begins) };
                     return self.with_recent(&query, &topics, limit, page, None).await;
                 }
-                self.other_epoch(&query, &topics, standing.as_ref(), now)
+                self.other_epoch(&query, &topics, standing.as_ref(), now).await
             }
             Err(error) => self.without_postgres(&query, &topics, limit, error).await,
         }
@@ -159,7 +159,8 @@ impl PostgresLog {
                 let tip = page.to;
                 return Ok(self.page(query, &page, tip, head));
             }
-            return self.other_epoch(query, topics, stored.as_ref().map(|(standing, _)| standing), now);
+            let standing = stored.as_ref().map(|(standing, _)| standing);
+            return self.other_epoch(query, topics, standing, now).await;
         }
         if page.to > now.last && page.to > query.after {
             // The log has it, the journal's leader will.
@@ -170,7 +171,8 @@ impl PostgresLog {
             let vouched = head.is_some_and(|(tip, _)| page.to <= tip);
             let unknown = (shard, query.epoch, page.to);
             if vouched
-                || query.holds_digest()
+                // What a gateway has, the journal once had.
+                || query.fill
                 || !self.doubts.confirmed(unknown, TIP_PATIENCE, Instant::now())
             {
                 let last = now.last;
@@ -226,6 +228,12 @@ impl PostgresLog {
         let back = u64::from(query.holds_digest());
         let limit = Limit { events: limit.events + usize::from(query.holds_digest()), ..limit };
         let found = read(&*self.journal, query.shard, query.after - back, limit).await;
+        // The log lacks what is never replayed: better late than not at all.
+        if let Err(error) = &found
+            && self.policies.get().all().iter().any(|policy| !policy.replay)
+        {
+            return Err(error.clone());
+        }
         let Some(mut found) = found.ok().filter(|found| found.epoch == query.epoch) else {
             return Ok(Journaled::Begins(u64::MAX));
         };
@@ -234,7 +242,7 @@ impl PostgresLog {
         }
         if found.tip < query.after {
             let lost = (query.shard, query.epoch, query.after);
-            if query.holds_digest() && self.doubts.confirmed(lost, LOSS_PATIENCE, Instant::now()) {
+            if self.doubts.confirmed(lost, LOSS_PATIENCE, Instant::now()) {
                 return Err(self.regressed(query).await?);
             }
             return Ok(Journaled::Begins(u64::MAX));
@@ -287,7 +295,7 @@ impl PostgresLog {
         self.metrics.failed("read");
         let Ok(now) = bounds(&*self.journal, query.shard).await else { return Err(error) };
         if now.epoch > query.epoch {
-            return self.other_epoch(query, topics, None, now).map_err(|_| error);
+            return self.other_epoch(query, topics, None, now).await.map_err(|_| error);
         }
         if now.epoch != query.epoch || query.after + 1 < now.first {
             return Err(error);
@@ -296,7 +304,7 @@ impl PostgresLog {
         self.with_recent(query, topics, limit, page, None).await.map_err(|_| error)
     }
 
-    fn other_epoch(
+    async fn other_epoch(
         &self,
         query: &ReplayQuery,
         topics: &Topics,
@@ -311,6 +319,9 @@ impl PostgresLog {
                 "the journal of shard {shard} seems to be in epoch {}, before the cursor's; try again",
                 now.epoch
             )));
+        }
+        if query.epoch > now.epoch && query.fill {
+            return Err(self.ahead(query, now.epoch).await?);
         }
         let begins = now.first.saturating_sub(1);
         let followed = standing.is_some_and(|standing| standing.epoch == now.epoch);
@@ -328,6 +339,22 @@ impl PostgresLog {
             Verdict::Reset { reason, after } => self.reset(reason, now.epoch, after),
             Verdict::Serve { .. } => self.reset(ResetReason::Epoch, now.epoch, standing.start),
         })
+    }
+
+    /// A gateway is in an epoch that nobody else knows: journal, log and the record of epochs were all put
+    /// back to before it began. It can't go back, as its listeners have what came since. So a later epoch
+    /// begins, unless the record says that only this process has not heard of the gateway's. What to tell it.
+    async fn ahead(&self, query: &ReplayQuery, known: Epoch) -> Result<LogError, LogError> {
+        let (shard, epoch) = (query.shard, query.epoch);
+        let now = answer(self.journal.begin_anew(shard, epoch, None)).await?;
+        if now > epoch {
+            self.metrics.regressed(shard);
+            tracing::error!(
+                %shard, %known, gateway = %epoch, %now,
+                "a gateway is in a later epoch than the journal (journal, log and record of epochs were restored from a backup): a new one begins"
+            );
+        }
+        Ok(LogError(format!("the journal of shard {shard} is in epoch {now} now; try again")))
     }
 
     fn reset(&self, reason: ResetReason, epoch: Epoch, after: u64) -> Replay {

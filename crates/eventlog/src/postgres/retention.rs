@@ -20,6 +20,9 @@ const EVERY: Duration = Duration::from_secs(15);
 /// Most partitions dropped in one round; the next one is soon.
 const DROPS: i64 = 32;
 
+/// How long an epoch is remembered after the next one began, at least. Epochs are numbered by the second.
+const ANCESTOR_KEPT: Duration = Duration::from_secs(3600);
+
 /// Drops partitions whose newest possible event is older than its class is kept. One process at a time
 /// does it, by the lease `retention`; two would be harmless.
 #[derive(Clone)]
@@ -59,7 +62,34 @@ impl Retention {
                 dropped += 1;
             }
         }
+        let forgotten = timeout(WRITE_DEADLINE, self.forget_ancestors()).await;
+        let forgotten = forgotten
+            .map_err(|_| LogError(format!("PostgreSQL did not answer within {WRITE_DEADLINE:?}")))?;
+        forgotten.map_err(|error| log_error("forgetting epochs of which nothing is kept", &error))?;
         Ok(dropped)
+    }
+
+    /// Forgets epochs that a later one continues, the oldest first, of which nothing is kept any more: then
+    /// whoever comes with a cursor of one goes on from the beginning, which is the same. Not before the next
+    /// epoch is [`ANCESTOR_KEPT`] old: an event that is never kept may still be asked for by its position.
+    async fn forget_ancestors(&self) -> sqlx::Result<()> {
+        let old = self.clock.now().minus(ANCESTOR_KEPT).max(Timestamp::default()).as_micros() / 1_000_000;
+        let done = sqlx::query(
+            "DELETE FROM foghorn.ancestors a
+             WHERE NOT EXISTS (SELECT FROM foghorn.events e WHERE e.shard = a.shard AND e.epoch <= a.epoch)
+             AND EXISTS (
+                 SELECT FROM foghorn.ancestors l WHERE l.shard = a.shard AND l.epoch > a.epoch AND l.epoch <= $1
+                 UNION ALL
+                 SELECT FROM foghorn.shards s WHERE s.shard = a.shard AND s.epoch > a.epoch AND s.epoch <= $1
+             )",
+        )
+        .bind(old)
+        .execute(self.database.pool()?)
+        .await?;
+        if done.rows_affected() > 0 {
+            tracing::info!(epochs = done.rows_affected(), "forgot epochs of which nothing is kept");
+        }
+        Ok(())
     }
 
     async fn tenures(&self) {

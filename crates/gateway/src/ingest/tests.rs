@@ -185,3 +185,24 @@ async fn a_newer_epoch_begins_the_ring_anew() {
     sender.send(live(1, 12, 13)).unwrap();
     until(&mut running, &hub, 2, 3).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_events_after_the_last_digest_that_is_known_are_told_to_the_log() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let log = TestLog::new(1, 10, 10, |query| match query.digest {
+        Digest::OTHER => {
+            assert_eq!((query.epoch, query.after), (Epoch::new(1), 13), "the first that is another");
+            Ok(Replay::Reset { reason: ResetReason::Epoch, epoch: Epoch::new(2), after: 12 })
+        }
+        Digest(12) => Ok(Replay::Page(batch(1, 12, 14, "a", None, "y"))),
+        _ => page(1, query.after, query.after),
+    });
+    let sender = feed.opens();
+    sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
+    sender.send(live(1, 12, 13)).unwrap();
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 1, 13).await;
+    sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
+    let took = until(&mut running, &hub, 2, 12).await;
+    assert!(took < POLL_AFTER, "nothing is begun anew in the same epoch: listeners would not be told");
+}
