@@ -7,12 +7,14 @@ use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
+use foghorn_core::time::Timestamp;
 use http::Request;
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, GatewayProcess};
+use crate::process::Process;
 use crate::sse::{Block, Parser};
 use crate::world::World;
 
@@ -73,6 +75,17 @@ pub enum Seen {
     Strange(String),
 }
 
+/// Where a client begins that has no cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With what comes.
+    Now,
+    /// With what came at this time or later.
+    Since(Timestamp),
+    /// With the newest so many of each channel.
+    Last(usize),
+}
+
 /// A client and what it has seen.
 #[derive(Debug)]
 pub struct Client {
@@ -82,12 +95,16 @@ pub struct Client {
     pub topics: Vec<Pattern>,
     /// The cursor that it begins with, if any: one that it wasn't given.
     pub foreign: Option<String>,
+    /// Where it begins, if not with that.
+    pub begin: Begin,
     /// Whether it reads slowly.
     pub slow: bool,
     /// How long a connection lasts at most, on average, before it is cut.
     pub restless: Duration,
     world: Arc<World>,
     seen: Mutex<Vec<(Duration, Seen)>>,
+    /// Which gateways it asked, one after the other.
+    asked: Mutex<Vec<Arc<Process>>>,
     /// It stays where it is from now on.
     settled: Mutex<bool>,
 }
@@ -95,7 +112,7 @@ pub struct Client {
 impl Client {
     /// One that the dice make.
     pub fn new(world: &Arc<World>, number: usize) -> Arc<Self> {
-        let all: [&[&str]; 8] = [
+        let all: [&[&str]; 11] = [
             &["a.0"],
             &["a.1", "s.0"],
             &["a.*"],
@@ -104,6 +121,9 @@ impl Client {
             &["b.0", "b.1"],
             &["a.0", "b.*"],
             &["b.1"],
+            &["n.0"],
+            &["l.*"],
+            &["n.*", "l.0", "a.1"],
         ];
         let topics = world.one(&all).iter().filter_map(|topic| Pattern::parse(*topic).ok()).collect();
         let far = |epoch, seq| {
@@ -117,7 +137,14 @@ impl Client {
             3 => Some(far(9_000_000_000, 3)),
             _ => None,
         };
+        let begin = match world.pick(0..6) {
+            0 => Begin::Since(world.now().plus(world.millis(0..8000)).minus(Duration::from_secs(4))),
+            1 => Begin::Last(world.pick(1..8)),
+            _ => Begin::Now,
+        };
         Arc::new(Client {
+            begin,
+            asked: Mutex::default(),
             name: format!("client-{number}"),
             topics,
             foreign,
@@ -134,6 +161,11 @@ impl Client {
         self.seen.lock().clone()
     }
 
+    /// The gateways that it asked, in the order of its questions.
+    pub fn asked(&self) -> Vec<Arc<Process>> {
+        self.asked.lock().clone()
+    }
+
     /// From now on it keeps its connections.
     pub fn settle(&self) {
         *self.settled.lock() = true;
@@ -146,12 +178,14 @@ impl Client {
     /// Listens for ever.
     pub async fn run(self: Arc<Self>, cluster: Arc<Cluster>) {
         let mut last_event_id = self.foreign.clone();
-        sleep(self.world.millis(0..4000)).await;
+        let latest = if self.begin == Begin::Now { 4000 } else { 20_000 };
+        sleep(self.world.millis(0..latest)).await;
         loop {
             let Some(gateway) = cluster.any_gateway(&self.world) else {
                 sleep(self.world.millis(50..500)).await;
                 continue;
             };
+            self.asked.lock().push(gateway.process.clone());
             self.saw(Seen::Asked { last_event_id: last_event_id.clone() });
             let retry = self.listen(&gateway, &mut last_event_id).await;
             sleep(retry.min(RETRY_MOST)).await;
@@ -162,8 +196,13 @@ impl Client {
     async fn listen(&self, gateway: &GatewayProcess, last_event_id: &mut Option<String>) -> Duration {
         let world = &self.world;
         let listed: Vec<&str> = self.topics.iter().map(Pattern::as_str).collect();
+        let begin = match self.begin {
+            Begin::Since(time) => format!("&since={time}"),
+            Begin::Last(each) => format!("&last={each}"),
+            Begin::Now => String::new(),
+        };
         let mut request =
-            Request::get(format!("/api/events?channels={}", listed.join(",").replace('>', "%3E")))
+            Request::get(format!("/api/events?channels={}{begin}", listed.join(",").replace('>', "%3E")))
                 .header("host", "localhost");
         if let Some(id) = &*last_event_id {
             request = request.header("last-event-id", id);

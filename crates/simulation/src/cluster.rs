@@ -6,10 +6,11 @@ use std::time::Duration;
 use foghorn_bus::log::EventLog;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
+use foghorn_core::position::Epoch;
 use foghorn_core::shard::Shard;
 use foghorn_eventlog::metrics::Metrics as LogMetrics;
 use foghorn_eventlog::postgres::PostgresLog;
-use foghorn_eventlog::postgres::tables::Tables;
+use foghorn_eventlog::postgres::tables::{Broken, Tables};
 use foghorn_eventlog::postgres::writer::Writer;
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_fanout::config::Config as FanoutConfig;
@@ -32,7 +33,7 @@ use crate::live::{SimLive, Subjects};
 use crate::log::{PgLink, Replica, Replicas, SimLog};
 use crate::mutant::Mutant;
 use crate::process::Process;
-use crate::world::World;
+use crate::world::{Cause, World};
 
 /// Everything that runs, and what it runs on.
 pub struct Cluster {
@@ -48,7 +49,9 @@ pub struct Cluster {
     pub bucket: Arc<Bucket>,
     subjects: Arc<Subjects>,
     replicas: Replicas,
-    policies: Arc<Policies>,
+    policies: Mutex<Arc<Policies>>,
+    /// Those of every log that was ever started.
+    writing: Mutex<Vec<SharedPolicies>>,
     gateways: Mutex<Vec<Option<Arc<GatewayProcess>>>>,
     fanouts: Mutex<Vec<Option<Arc<FanoutProcess>>>>,
     logs: Mutex<Vec<Option<LogProcess>>>,
@@ -62,6 +65,7 @@ pub struct Cluster {
 struct Loss {
     shard: Shard,
     life: u64,
+    at: Duration,
     /// The gateways that had seen what it had.
     gateways: Vec<Arc<Process>>,
 }
@@ -107,25 +111,34 @@ impl Cluster {
     /// A cluster of which nothing runs yet.
     pub fn new(world: &Arc<World>, gateways: usize, fanouts: usize, logs: usize) -> Arc<Self> {
         let tables = Tables::default();
-        if world.is(Mutant::WritersUnfenced) {
-            tables.unfence();
+        tables.break_on_purpose(Broken {
+            heads_unfenced: world.is(Mutant::WritersUnfenced) || world.is(Mutant::HeadsUnfenced),
+            terms_unfenced: world.is(Mutant::WritersUnfenced) || world.is(Mutant::TermsUnfenced),
+            digests_unknown: world.is(Mutant::WritersDontCompare),
+            asked_once: world.is(Mutant::CheckedOnce),
+        });
+        let servers = Servers::new(world);
+        let trim_behind = Duration::from_secs(world.one(&[5, 20, 3600]));
+        if trim_behind < Duration::from_secs(60) && world.chance(0.5) {
+            servers.set_most(Some(world.pick(60..400)));
         }
         Arc::new(Cluster {
             world: world.clone(),
-            servers: Servers::new(world),
+            servers,
             tables,
             postgres_down: Arc::default(),
             bucket: Arc::default(),
             subjects: Arc::default(),
             replicas: Replicas::default(),
-            policies: policies(),
+            policies: Mutex::new(policies(0)),
+            writing: Mutex::default(),
             gateways: Mutex::new((0..gateways).map(|_| None).collect()),
             fanouts: Mutex::new((0..fanouts).map(|_| None).collect()),
             logs: Mutex::new((0..logs).map(|_| None).collect()),
             started: Mutex::default(),
             losses: Mutex::default(),
             ring_bytes: world.one(&[4 << 10, 16 << 10, 1 << 20]),
-            trim_behind: Duration::from_secs(world.one(&[5, 20, 3600])),
+            trim_behind,
         })
     }
 
@@ -163,6 +176,9 @@ impl Cluster {
             Kind::Log => "log",
         };
         let process = Process::new(&self.world, format!("{name}-{at}.{number}"));
+        // No two clocks are the same.
+        let off = i64::try_from(self.world.pick(0..800)).unwrap_or(0) - 400;
+        process.set(|flags| flags.clock_ms = off);
         self.world.tell(&process.name, "starts");
         match kind {
             Kind::Gateway => {
@@ -236,11 +252,14 @@ impl Cluster {
         }
     }
 
-    /// Notes who has seen what a shard's journal is about to lose.
-    pub fn witness(&self, shard: Shard) {
+    /// Notes who has seen what a shard's journal is about to lose, everything after `keeps`.
+    pub fn witness(&self, shard: Shard, keeps: u64) {
+        let epoch = self.servers.record(shard).map_or(Epoch::new(0), |record| record.epoch);
         let gateways = self.gateways.lock().iter().flatten().map(|gateway| gateway.process.clone()).collect();
+        let gateways: Vec<Arc<Process>> = gateways;
+        let gateways = gateways.into_iter().filter(|gateway| gateway.knows(shard, epoch) > keeps).collect();
         let life = self.servers.life(shard);
-        self.losses.lock().push(Loss { shard, life, gateways });
+        self.losses.lock().push(Loss { shard, life, at: self.world.elapsed(), gateways });
     }
 
     /// Whether the journal has lost something that nobody noticed, and nobody but clients was left to notice:
@@ -250,6 +269,47 @@ impl Cluster {
         let losses = self.losses.lock();
         let mut unnoticed = losses.iter().filter(|loss| loss.shard == shard && loss.life >= record.life);
         unnoticed.any(|loss| loss.gateways.iter().all(|gateway| gateway.flags().killed))
+    }
+
+    /// Whether the journal once lost something, and when the next epoch began nobody but clients was left who
+    /// had seen it, or it had lost something else by then: whoever noticed a loss may have noticed the other.
+    pub fn ever_forgot(&self, shard: Shard) -> bool {
+        let (losses, epochs) = (self.losses.lock(), self.servers.epochs());
+        let mut causes = self.world.causes();
+        causes
+            .retain(|(_, cause)| matches!(cause, Cause::Lost(of, _) | Cause::RecordBack(of) if *of == shard));
+        let in_a_row = causes.windows(2).any(|two| {
+            let (one, other) = (two[0].0, two[1].0);
+            !epochs.iter().any(|record| record.shard == shard && record.at > one && record.at < other)
+        });
+        in_a_row
+            || losses.iter().filter(|loss| loss.shard == shard).any(|loss| {
+                let mut later = epochs.iter().filter(|record| record.shard == shard && record.at >= loss.at);
+                let told = later.next().map_or(Duration::MAX, |record| record.at);
+                loss.gateways.iter().all(|gateway| gateway.killed_at().is_some_and(|at| at <= told))
+            })
+    }
+
+    /// Other policies hold from now on, for logs a moment later.
+    pub fn change_policies(self: &Arc<Self>, to: usize) {
+        *self.policies.lock() = policies(to);
+        for shared in self.writing.lock().iter() {
+            let (shared, after, cluster) = (shared.clone(), self.world.millis(0..3000), self.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                shared.set((*cluster.policies()).clone());
+            });
+        }
+    }
+
+    fn policies(&self) -> Arc<Policies> {
+        self.policies.lock().clone()
+    }
+
+    /// Whether gateways and journal keep whatever a run can bring, so that whoever listens gets what is never
+    /// replayed too.
+    pub fn keeps_all(&self) -> bool {
+        self.ring_bytes >= 1 << 20 && self.trim_behind >= Duration::from_secs(3600)
     }
 
     /// Some gateway that runs.
@@ -272,15 +332,16 @@ impl Cluster {
             keep_alive: Duration::from_secs(3),
             log_patience: Duration::from_secs(8),
             drain_window: Duration::from_secs(2),
+            stale_after: Duration::from_secs(if self.world.is(Mutant::SilenceUntold) { 3600 } else { 5 }),
             ..GatewayConfig::default()
         };
         let ports = Ports {
             feed: Arc::new(SimLive::new(process, &self.subjects)),
             log,
             shards: self.world.shards,
-            policies: self.policies.clone(),
+            policies: self.policies(),
             guard: Guard::new(&["*".to_owned()], &[]),
-            clock: self.clock(),
+            clock: process.clock(),
             health: Health::default(),
         };
         let gateway = Gateway::start(config, ports, &mut Registry::default());
@@ -296,7 +357,7 @@ impl Cluster {
         let publisher = Publisher::new(
             Arc::new(journal.clone()),
             log,
-            self.policies.clone(),
+            self.policies(),
             FanoutConfig::default(),
             metrics.clone(),
             shutdown,
@@ -316,7 +377,7 @@ impl Cluster {
                 metrics.clone(),
                 shutdown,
             )
-            .with_clock(self.clock());
+            .with_clock(process.clock());
             let opened = journal.clone();
             tasks.spawn(process.runs(async move {
                 opened.open().await;
@@ -329,9 +390,10 @@ impl Cluster {
 
     fn log(&self, process: &Arc<Process>) -> LogProcess {
         let journal = SimJournal::new(process, &self.servers, false);
-        let database = self.tables.database(PgLink::new(process, &self.postgres_down));
+        let database = self.tables.database(PgLink::new(process, &self.postgres_down, &self.tables));
         let metrics = LogMetrics::register(&mut Registry::default());
-        let policies = SharedPolicies::from((*self.policies).clone());
+        let policies = SharedPolicies::from((*self.policies()).clone());
+        self.writing.lock().push(policies.clone());
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(process.runs(journal.clone().keep()));
         for shard in self.world.shards.shards() {
@@ -342,7 +404,7 @@ impl Cluster {
                 leases: Arc::new(SimLeases::new(process, &self.bucket)),
                 policies: policies.clone(),
                 trim_behind: self.trim_behind,
-                clock: self.clock(),
+                clock: process.clock(),
                 metrics: metrics.clone(),
             };
             let (stop, opened) = (stop.clone(), journal.clone());
@@ -351,20 +413,31 @@ impl Cluster {
                 writer.run(&stop).await;
             }));
         }
-        let log = PostgresLog::new(database, Arc::new(journal), policies, self.clock(), metrics);
+        let log = PostgresLog::new(database, Arc::new(journal), policies, process.clock(), metrics);
         self.replicas.lock().push(Replica { process: process.clone(), log: Arc::new(log) });
         LogProcess { process: process.clone(), stop, _tasks: tasks }
     }
-
-    /// A process's clock, a little off.
-    fn clock(&self) -> foghorn_bus::clock::Clock {
-        self.world.clock(self.world.millis(0..400), self.world.millis(0..400))
-    }
 }
 
-/// `a.*` and `b.*` are kept for a day, `s.*` for a minute.
-fn policies() -> Arc<Policies> {
-    let pattern = Pattern::parse("s.*").ok();
-    let short = pattern.map(|pattern| Policy { retention: Duration::from_secs(60), ..Policy::new(pattern) });
-    Arc::new(Policies::new(short.into_iter().collect()).unwrap_or_default())
+/// How many sets of policies there are.
+pub const POLICIES: usize = 3;
+
+/// `a.*` and `b.*` are kept for a day, `s.*` for a minute or two, of `n.*` the newest few, and `l.*` are never
+/// replayed. Which of several sets.
+pub fn policies(which: usize) -> Arc<Policies> {
+    let of = |pattern: &str| Pattern::parse(pattern.to_owned()).ok().map(Policy::new);
+    let short = Duration::from_secs([60, 120, 60][which % POLICIES]);
+    let count = [Some(5), Some(NEWEST), None][which % POLICIES];
+    let all = [
+        of("s.*").map(|policy| Policy { retention: short, ..policy }),
+        of("n.*").map(|policy| Policy { retention_count: count, ..policy }),
+        of("l.*").map(|policy| Policy { replay: false, ..policy }),
+        of("b.1")
+            .filter(|_| which == 2)
+            .map(|policy| Policy { retention: Duration::from_secs(90), ..policy }),
+    ];
+    Arc::new(Policies::new(all.into_iter().flatten().collect()).unwrap_or_default())
 }
+
+/// The fewest newest events of `n.*` that are always owed.
+pub const NEWEST: u32 = 3;

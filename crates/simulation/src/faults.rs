@@ -6,8 +6,8 @@ use std::time::Duration;
 use foghorn_core::shard::Shard;
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::{Cluster, Kind};
-use crate::world::Weather;
+use crate::cluster::{Cluster, Kind, POLICIES};
+use crate::world::{Cause, Weather};
 
 /// Which kinds of faults a run has.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,8 @@ pub struct Trouble {
     pub losses: bool,
     /// Retention and purges may take what somebody has not read yet.
     pub purges: bool,
+    /// Clocks of processes may jump.
+    pub clocks: bool,
     /// The longest pause between two faults, in milliseconds.
     pub pace: u64,
     /// For how long.
@@ -29,6 +31,7 @@ impl Trouble {
         Trouble {
             losses: world.chance(0.4),
             purges: world.chance(0.4),
+            clocks: world.chance(0.3),
             pace: world.one(&[700, 2000, 6000]),
             lasts: Duration::from_secs(world.one(&[10, 20, 40])),
         }
@@ -48,11 +51,13 @@ pub async fn make(cluster: Arc<Cluster>, trouble: Trouble) {
             break;
         }
         let lasts = world.millis(100..6000);
-        match world.pick(0..20) {
-            0..4 => weather(&cluster, lasts),
+        match world.pick(0..26) {
+            0..4 => weather(&cluster, lasts, trouble.purges),
             4..6 => kill(&cluster, lasts),
             6 => terminate(&cluster, lasts),
-            7..9 => stop(&cluster, lasts),
+            7 => stop(&cluster, lasts),
+            // Past every lease and deadline.
+            8 => stop(&cluster, lasts * 3),
             9..11 => cut_from_nats(&cluster, lasts),
             11 => cut_from_log(&cluster, lasts),
             12..14 => reconnect(&cluster),
@@ -73,7 +78,15 @@ pub async fn make(cluster: Arc<Cluster>, trouble: Trouble) {
                 cluster.servers.put_invalid(shard);
             }
             18 if trouble.purges => purge(&cluster, trouble.losses),
-            19 if trouble.losses => lose(&cluster, &mut backups),
+            19..21 if trouble.losses => lose(&cluster, &mut backups),
+            21 if trouble.losses => put_all_back(&cluster, &mut backups, lasts),
+            22 if trouble.clocks => clock_jumps(&cluster),
+            23 => {
+                let which = world.pick(0..POLICIES);
+                world.tell("operator", &format!("policies {which} hold from now on"));
+                cluster.change_policies(which);
+            }
+            24 => lavish(&cluster, lasts),
             _ => {}
         }
     }
@@ -85,6 +98,7 @@ pub fn heal(cluster: &Cluster) {
     cluster.world.tell("world", "everything is healed");
     cluster.world.set_weather(|weather| *weather = Weather::default());
     *cluster.postgres_down.lock() = false;
+    cluster.bucket.set_lavish(false);
     for kind in KINDS {
         for at in 0..cluster.count(kind) {
             if let Some(process) = cluster.process(kind, at) {
@@ -116,19 +130,32 @@ fn later(cluster: &Arc<Cluster>, after: Duration, end: impl FnOnce(&Arc<Cluster>
     });
 }
 
-fn weather(cluster: &Arc<Cluster>, lasts: Duration) {
+fn weather(cluster: &Arc<Cluster>, lasts: Duration, purges: bool) {
     let world = &cluster.world;
     let much = world.one(&[0.02, 0.2, 0.6]);
-    let what = world.pick(0..5);
+    let what = world.pick(0..7);
     let slow = world.one(&[20, 200, 900]);
     let set = |weather: &mut Weather, much: f64, slow: u64| match what {
         0 => weather.live_loss = much,
         1 => weather.live_double = much,
         2 => weather.ack_loss = much,
         3 => weather.statement_loss = much / 3.0,
+        4 => weather.live_bare = much,
+        5 => weather.drops_while_read = much,
         _ => weather.slow = Duration::from_millis(slow),
     };
-    let name = ["batches are lost", "batches are doubled", "acks are lost", "statements fail", "slow"][what];
+    if what == 5 && !purges {
+        return;
+    }
+    let name = [
+        "batches are lost",
+        "batches are doubled",
+        "acks are lost",
+        "statements fail",
+        "batches come without digests",
+        "retention drops while somebody reads",
+        "slow",
+    ][what];
     world.tell("network", &format!("{name} for {lasts:?}"));
     world.set_weather(|weather| set(weather, much, slow));
     later(cluster, lasts, move |cluster| {
@@ -137,6 +164,8 @@ fn weather(cluster: &Arc<Cluster>, lasts: Duration) {
             1 => weather.live_double = 0.0,
             2 => weather.ack_loss = 0.0,
             3 => weather.statement_loss = 0.0,
+            4 => weather.live_bare = 0.0,
+            5 => weather.drops_while_read = 0.0,
             _ => weather.slow = Duration::ZERO,
         });
     });
@@ -198,6 +227,23 @@ fn kill_tails(cluster: &Arc<Cluster>) {
     process.set(|flags| flags.tails_dead += 1);
 }
 
+/// A process's clock is set.
+fn clock_jumps(cluster: &Arc<Cluster>) {
+    let (kind, at) = any(cluster);
+    let Some(process) = cluster.process(kind, at) else { return };
+    let by = cluster.world.one(&[-600_000, -5_000, 1_500, 100_000, 600_000]);
+    cluster.world.tell(&process.name, &format!("has its clock set by {by} ms"));
+    cluster.world.note(Cause::ClockJumped);
+    process.set(|flags| flags.clock_ms += by);
+}
+
+/// Leases are hints: whoever asks for one has it.
+fn lavish(cluster: &Arc<Cluster>, lasts: Duration) {
+    cluster.world.tell("leases", &format!("are given to whoever asks for {lasts:?}"));
+    cluster.bucket.set_lavish(true);
+    later(cluster, lasts, |cluster| cluster.bucket.set_lavish(false));
+}
+
 fn postgres_away(cluster: &Arc<Cluster>, lasts: Duration) {
     cluster.world.tell("postgres", &format!("is away for {lasts:?}"));
     *cluster.postgres_down.lock() = true;
@@ -229,8 +275,9 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
     let shard = any_shard(cluster);
     match world.pick(0..8) {
         0..3 => {
-            cluster.witness(shard);
-            let lost = cluster.servers.lose_tail(shard, world.pick(1..15) as u64);
+            let (many, (.., last)) = (world.pick(1..15) as u64, cluster.servers.bounds(shard));
+            cluster.witness(shard, last.saturating_sub(many));
+            let lost = cluster.servers.lose_tail(shard, many);
             world.tell("journal", &format!("shard {shard} loses its last {lost} entries"));
         }
         3 => {
@@ -251,7 +298,7 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
                 backups.push(Backup::Journal(shard, Box::new(cluster.servers.copy(shard))));
                 return;
             };
-            cluster.witness(shard);
+            cluster.witness(shard, copy.last());
             let with_record = world.chance(0.3);
             world.tell(
                 "journal",
@@ -262,7 +309,7 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
         _ => {
             let found = backups.iter().rev().find_map(|backup| match backup {
                 Backup::Tables(tables) => Some(tables),
-                Backup::Journal(..) => None,
+                Backup::Journal(..) | Backup::All(..) => None,
             });
             let Some(tables) = found else {
                 world.tell("postgres", "is backed up");
@@ -270,6 +317,7 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
                 return;
             };
             world.tell("postgres", "is restored from its backup");
+            world.note(Cause::DatabaseBack);
             cluster.tables.restore(tables);
             return;
         }
@@ -284,7 +332,41 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
     }
 }
 
+/// Journal, epochs and log are put back together, and of the processes that know better only gateways are left,
+/// if any.
+fn put_all_back(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>, lasts: Duration) {
+    let world = &cluster.world;
+    let found = backups.iter().rev().find_map(|backup| match backup {
+        Backup::All(copies, tables) => Some((copies, tables)),
+        _ => None,
+    });
+    let Some((copies, tables)) = found else {
+        world.tell("operator", "backs everything up");
+        let copies = world.shards.shards().map(|shard| (shard, cluster.servers.copy(shard))).collect();
+        backups.push(Backup::All(copies, Box::new(cluster.tables.backup())));
+        return;
+    };
+    world.tell("operator", "puts everything back");
+    for (shard, copy) in copies {
+        cluster.witness(*shard, copy.last());
+        cluster.servers.restore(*shard, copy, true);
+    }
+    world.note(Cause::DatabaseBack);
+    cluster.tables.restore(tables);
+    cluster.bucket.wipe();
+    for kind in KINDS {
+        for at in 0..cluster.count(kind) {
+            if kind != Kind::Gateway || world.chance(0.3) {
+                cluster.kill(kind, at);
+                let after = world.millis(0..1 + u64::try_from(lasts.as_millis()).unwrap_or(0));
+                later(cluster, after, move |cluster| cluster.start(kind, at));
+            }
+        }
+    }
+}
+
 enum Backup {
     Journal(Shard, Box<crate::journal::Copy>),
     Tables(foghorn_eventlog::postgres::tables::Backup),
+    All(Vec<(Shard, crate::journal::Copy)>, Box<foghorn_eventlog::postgres::tables::Backup>),
 }

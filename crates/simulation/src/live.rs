@@ -46,6 +46,7 @@ pub struct SimLive {
 }
 
 struct Subscription {
+    shard: Shard,
     queue: Arc<Queue>,
     reconnects: u64,
 }
@@ -65,15 +66,20 @@ impl SimLive {
         let batch =
             Batch::decode(batch.encode(), self.world.shards).map_err(|error| LiveError(error.to_string()))?;
         let batch = Arc::new(self.mutated(batch));
+        if self.world.is(Mutant::BeaconsOff) && batch.from == batch.to {
+            return Ok(());
+        }
         let weather = self.world.weather();
+        let bare = Arc::new(bare(&batch));
         self.subjects.0.lock().retain(|(_, queue)| !queue.is_over());
         for (shard, queue) in self.subjects.0.lock().iter() {
             if *shard != batch.shard || self.world.chance(weather.live_loss) {
                 continue;
             }
-            queue.offer(&batch, &self.world);
+            let batch = if self.world.chance(weather.live_bare) { &bare } else { &batch };
+            queue.offer(batch, &self.world);
             if self.world.chance(weather.live_double) {
-                queue.offer(&batch, &self.world);
+                queue.offer(batch, &self.world);
             }
         }
         // The client's own queue: others get their turn.
@@ -90,11 +96,19 @@ impl SimLive {
         if self.world.is(Mutant::GapsHidden) {
             batch.from = 0;
         }
-        if self.world.is(Mutant::GatewaysDontCompare) {
-            (batch.from_digest, batch.to_digest) = (Digest::NONE, Digest::NONE);
+        if self.world.is(Mutant::TtlForgotten) {
+            batch.events.iter_mut().for_each(|event| event.ttl = None);
+        }
+        if self.world.is(Mutant::GatewaysDontCompare) || self.world.is(Mutant::BatchesWithoutDigests) {
+            return bare(&batch);
         }
         batch
     }
+}
+
+/// As it is sent where a relay knows no digests.
+fn bare(batch: &Batch) -> Batch {
+    Batch { from_digest: Digest::NONE, to_digest: Digest::NONE, ..batch.clone() }
 }
 
 impl LiveFeed for SimLive {
@@ -116,9 +130,10 @@ impl LiveFeed for SimLive {
                 arrived: Notify::new(),
             });
             self.subjects.0.lock().push((shard, queue.clone()));
+            self.process.heard(shard, None);
             self.process.hop_to_nats().await.map_err(LiveError)?;
             let reconnects = self.process.flags().reconnects;
-            Ok(Box::new(Subscription { queue, reconnects }) as Box<dyn LiveSubscription>)
+            Ok(Box::new(Subscription { shard, queue, reconnects }) as Box<dyn LiveSubscription>)
         })
     }
 }
@@ -175,6 +190,7 @@ impl Subscription {
                     let mut waiting = self.queue.waiting.lock();
                     let (_, batch) = waiting.batches.pop_front()?;
                     waiting.bytes -= batch.wire_len();
+                    self.queue.process.heard(self.shard, Some(&batch));
                     return Some(batch);
                 }
                 Some(due) => sleep_until(due).await,

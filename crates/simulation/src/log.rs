@@ -1,6 +1,7 @@
 //! The event log: replicas that run the product's writer and reader over tables in memory, and a client's
 //! view of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use foghorn_eventlog::postgres::PostgresLog;
-use foghorn_eventlog::postgres::tables::Link;
+use foghorn_eventlog::postgres::tables::{Link, Tables};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -26,18 +27,21 @@ use crate::world::World;
 /// As `foghorn_rpc` has them.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const ATTEMPTS_MAX: usize = 3;
+/// How much older everything is for retention, so that runs are short.
+pub(crate) const AGED: Duration = Duration::from_secs(110);
 
 /// A replica's way to PostgreSQL.
 #[derive(Debug)]
 pub struct PgLink {
     process: Arc<Process>,
     down: Arc<Mutex<bool>>,
+    tables: Tables,
 }
 
 impl PgLink {
     /// Over which `process` reaches it, unless `down`.
-    pub fn new(process: &Arc<Process>, down: &Arc<Mutex<bool>>) -> Arc<Self> {
-        Arc::new(PgLink { process: process.clone(), down: down.clone() })
+    pub fn new(process: &Arc<Process>, down: &Arc<Mutex<bool>>, tables: &Tables) -> Arc<Self> {
+        Arc::new(PgLink { process: process.clone(), down: down.clone(), tables: tables.clone() })
     }
 
     async fn pass(&self, statement: &'static str) -> Result<(), String> {
@@ -55,6 +59,11 @@ impl PgLink {
 
 impl Link for PgLink {
     fn ask(&self, statement: &'static str) -> Future<'_, Result<(), String>> {
+        let world = &self.process.world;
+        if statement == "events" && world.chance(world.weather().drops_while_read) {
+            let gone = self.tables.expire(world.now().plus(AGED));
+            world.tell("retention", &format!("drops {gone} events while {} reads", self.process.name));
+        }
         Box::pin(self.pass(statement))
     }
 
@@ -83,13 +92,43 @@ struct Inner {
     world: Arc<World>,
     process: Arc<Process>,
     replicas: Replicas,
+    /// Questions of a ring's under way, by shard.
+    filling: Arc<Mutex<BTreeMap<Shard, usize>>>,
+}
+
+/// A ring's question, while it is under way.
+struct Filling {
+    shard: Shard,
+    of: Arc<Mutex<BTreeMap<Shard, usize>>>,
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        *self.of.lock().entry(self.shard).or_default() -= 1;
+    }
 }
 
 impl SimLog {
     /// The log as `process` sees it.
     pub fn new(process: &Arc<Process>, replicas: &Replicas) -> Self {
         let (world, process, replicas) = (process.world.clone(), process.clone(), replicas.clone());
-        SimLog(Arc::new(Inner { world, process, replicas }))
+        SimLog(Arc::new(Inner { world, process, replicas, filling: Arc::default() }))
+    }
+
+    /// A ring asks. It has one question at a time, or a lost batch brings the log a question from every gateway
+    /// for every batch that follows.
+    fn fills(&self, shard: Shard) -> Filling {
+        let Inner { world, process, filling, .. } = &*self.0;
+        let mut of_shard = filling.lock();
+        let under_way = of_shard.entry(shard).or_default();
+        *under_way += 1;
+        if *under_way > 1 {
+            world.wrong(
+                &process.name,
+                format!("asks {under_way} questions for the ring of shard {shard} at once"),
+            );
+        }
+        Filling { shard, of: filling.clone() }
     }
 
     async fn call<T, F, C>(&self, per_attempt: Duration, ask: C) -> Result<T, LogError>
@@ -98,7 +137,7 @@ impl SimLog {
         F: std::future::Future<Output = Result<T, LogError>> + Send + 'static,
         C: Fn(Arc<PostgresLog>) -> F,
     {
-        let Inner { world, process, replicas } = &*self.0;
+        let Inner { world, process, replicas, .. } = &*self.0;
         let begun = Instant::now();
         let mut why = LogError("no replica".to_owned());
         for _ in 0..ATTEMPTS_MAX {
@@ -146,6 +185,10 @@ impl SimLog {
             Replay::Reset { reason: ResetReason::Epoch, .. } if world.is(Mutant::EpochsMixed) => {
                 Replay::Page(Batch::empty(query.shard, query.epoch, query.after, query.after))
             }
+            Replay::Page(mut page) if world.is(Mutant::TtlForgotten) => {
+                page.events.iter_mut().for_each(|event| event.ttl = None);
+                Replay::Page(page)
+            }
             other => other,
         }
     }
@@ -154,16 +197,25 @@ impl SimLog {
 impl EventLog for SimLog {
     fn replay(&self, mut query: ReplayQuery) -> Future<'_, Result<Replay, LogError>> {
         Box::pin(async move {
-            if self.0.world.is(Mutant::GatewaysDontCompare) {
+            let world = &self.0.world;
+            if world.is(Mutant::GatewaysDontCompare) || world.is(Mutant::QuestionsWithoutDigests) {
                 query.digest = Digest::NONE;
             }
+            let _filling = query.fill.then(|| self.fills(query.shard));
             let asked = query.clone();
             let ask = move |log: Arc<PostgresLog>| {
                 let query = asked.clone();
                 async move { log.replay(query).await }
             };
-            let answer = self.call(PATIENCE, ask).await?;
-            Ok(self.mutated(&query, answer))
+            let _again = (query.fill && world.is(Mutant::Stampede)).then(|| self.fills(query.shard));
+            match self.call(PATIENCE, ask).await {
+                Ok(answer) => Ok(self.mutated(&query, answer)),
+                Err(_) if query.fill && world.is(Mutant::FailuresAreEmpty) => {
+                    let to = query.after + 5;
+                    Ok(Replay::Page(Batch::empty(query.shard, query.epoch, query.after, to)))
+                }
+                Err(error) => Err(error),
+            }
         })
     }
 
@@ -195,6 +247,15 @@ impl EventLog for SimLog {
         deadline: Duration,
     ) -> Future<'_, Result<Committed, LogError>> {
         let ask = move |log: Arc<PostgresLog>| async move { log.committed(position, key, deadline).await };
-        Box::pin(self.call(deadline + Duration::from_secs(1), ask))
+        Box::pin(async move {
+            let world = &self.0.world;
+            if world.is(Mutant::DurableTooEarly) {
+                return Ok(Committed::Yes);
+            }
+            match self.call(deadline + Duration::from_secs(1), ask).await? {
+                Committed::Replaced if world.is(Mutant::ReplacedIsDurable) => Ok(Committed::Yes),
+                committed => Ok(committed),
+            }
+        })
     }
 }

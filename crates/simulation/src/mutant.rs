@@ -27,11 +27,49 @@ pub enum Mutant {
     EpochsMixed,
     /// Gateways know of no digests, and so don't see that what they have was lost.
     GatewaysDontCompare,
+    /// A relay whose tail begins anew takes what comes first for what it had: a seq given out again shows nowhere.
+    RelaysDontCompare,
+    /// Batches come without digests, so gateways compare only when they ask the log.
+    BatchesWithoutDigests,
+    /// Gateways' questions to the log come without digests, so only batches are compared.
+    QuestionsWithoutDigests,
+    /// The log knows no digests of what it has, so its writer takes any journal for its own.
+    WritersDontCompare,
+    /// Nobody begins an epoch after one that only a gateway knows.
+    AheadForever,
+    /// A new epoch begins after everything there is, whatever differs.
+    EpochsBeginLate,
+    /// A look that finds less than another found is a loss, whatever the next one finds.
+    LooksOnce,
+    /// PostgreSQL compares the term and the epoch of a writer, but not its head and digest.
+    HeadsUnfenced,
+    /// PostgreSQL compares the head and digest of a writer, but not its term and epoch.
+    TermsUnfenced,
+    /// The log says what is gone as it was before it read.
+    CheckedOnce,
+    /// Where the log can't answer, there is nothing, and what is asked for is passed over.
+    FailuresAreEmpty,
+    /// Gateways ask for everything twice.
+    Stampede,
+    /// Relays say nothing when there is nothing.
+    BeaconsOff,
+    /// Gateways bear a silent feed for ever.
+    SilenceUntold,
+    /// The journal is trimmed past what the log has.
+    TrimsTooFar,
+    /// A journal at its bound forgets its oldest entry for every new one.
+    FullDropsOldest,
+    /// The log says that it has what it may get.
+    DurableTooEarly,
+    /// The log says that it has what the journal lost.
+    ReplacedIsDurable,
+    /// Events come without their ttl.
+    TtlForgotten,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 12] = [
+    pub const ALL: [Mutant; 31] = [
         Mutant::RelaySkips,
         Mutant::GapsHidden,
         Mutant::LogVouchesTooFar,
@@ -44,6 +82,25 @@ impl Mutant {
         Mutant::TipHidden,
         Mutant::EpochsMixed,
         Mutant::GatewaysDontCompare,
+        Mutant::RelaysDontCompare,
+        Mutant::BatchesWithoutDigests,
+        Mutant::QuestionsWithoutDigests,
+        Mutant::WritersDontCompare,
+        Mutant::AheadForever,
+        Mutant::EpochsBeginLate,
+        Mutant::LooksOnce,
+        Mutant::HeadsUnfenced,
+        Mutant::TermsUnfenced,
+        Mutant::CheckedOnce,
+        Mutant::FailuresAreEmpty,
+        Mutant::Stampede,
+        Mutant::BeaconsOff,
+        Mutant::SilenceUntold,
+        Mutant::TrimsTooFar,
+        Mutant::FullDropsOldest,
+        Mutant::DurableTooEarly,
+        Mutant::ReplacedIsDurable,
+        Mutant::TtlForgotten,
     ];
 
     /// Its name on the command line.

@@ -1,19 +1,22 @@
 //! What must hold after a run, when everything is healed and time has passed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
-use foghorn_core::position::Epoch;
+use foghorn_core::policy::{Policies, Policy, RetentionClass};
+use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
 
-use crate::client::{Client, Seen};
-use crate::cluster::Cluster;
+use crate::client::{Begin, Client, Seen};
+use crate::cluster::{Cluster, NEWEST, POLICIES, policies};
 use crate::faults::Trouble;
 use crate::journal::{EpochRecord, Stored};
 use crate::publisher::Acked;
+use crate::world::Cause;
 
 /// Something that should not be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +36,22 @@ struct Truth {
     epochs: Vec<EpochRecord>,
     current: BTreeMap<Shard, EpochRecord>,
     trouble: Trouble,
+    causes: Vec<(Duration, Cause)>,
+    /// What retention took: shard, seq, class.
+    gone: Vec<(Shard, u64, RetentionClass)>,
+    /// Every hole that the log ever recorded.
+    holes: Vec<(Shard, u64, u64)>,
+    /// When the events of each channel were stored, in order.
+    times: HashMap<String, Vec<(Timestamp, Digest)>>,
+    /// Whether rings and journal keep everything.
+    keeps_all: bool,
+    began: Timestamp,
     /// What the journal lost at some time.
     lost: HashSet<String>,
     /// Shards of which nobody is left who could know what they lost.
     forgotten: HashSet<Shard>,
+    /// Shards that once lost what only clients knew of.
+    forgot: HashSet<Shard>,
 }
 
 /// Judges a run.
@@ -55,13 +70,45 @@ pub fn judge(
     }
     let lost = history.iter().filter(|stored| stored.was_lost).map(|stored| stored.data.clone()).collect();
     let forgotten = shards.shards().filter(|shard| cluster.is_forgotten(*shard)).collect();
+    let forgot = shards.shards().filter(|shard| cluster.ever_forgot(*shard)).collect();
     let (epochs, current) = (cluster.servers.epochs(), current.collect());
-    let truth = Truth { shards, history, at, epochs, current, trouble, lost, forgotten };
-    let mut violations = Vec::new();
+    let (causes, gone, holes) = (cluster.world.causes(), cluster.tables.gone(), cluster.tables.holes());
+    let mut times: HashMap<String, Vec<(Timestamp, Digest)>> = HashMap::new();
+    for stored in &history {
+        times.entry(stored.channel.clone()).or_default().push((stored.time, stored.digest));
+    }
+    let (keeps_all, began) = (cluster.keeps_all(), cluster.world.now().minus(cluster.world.elapsed()));
+    let truth = Truth {
+        shards,
+        history,
+        at,
+        epochs,
+        current,
+        trouble,
+        causes,
+        gone,
+        holes,
+        times,
+        keeps_all,
+        began,
+        lost,
+        forgotten,
+        forgot,
+    };
+    let mut violations = cluster.world.wrongs();
+    truth.begun(&mut violations);
     truth.journal(acked, &mut violations);
     truth.log(cluster, &mut violations);
     for client in clients {
-        let mut judged = Judged { truth: &truth, client, violations: &mut violations };
+        let mut judged = Judged {
+            truth: &truth,
+            client,
+            violations: &mut violations,
+            kept: BTreeMap::new(),
+            excused: BTreeSet::new(),
+            origins: BTreeMap::new(),
+            live_since: None,
+        };
         judged.judge();
     }
     violations
@@ -82,6 +129,55 @@ impl Truth {
     /// The record of an epoch.
     fn epoch(&self, shard: Shard, epoch: Epoch) -> Option<&EpochRecord> {
         self.epochs.iter().find(|record| record.shard == shard && record.epoch == epoch)
+    }
+
+    /// What is known at a moment of a run, in the journal's time.
+    fn time(&self, at: Duration) -> Timestamp {
+        self.began.plus(at)
+    }
+
+    /// Whether something of this kind happened by then.
+    fn caused(&self, at: Duration, is: impl Fn(Cause) -> bool) -> bool {
+        self.causes.iter().any(|(since, cause)| *since <= at && is(*cause))
+    }
+
+    /// An epoch begins when the journal is another one, or has lost something, and once for each time.
+    fn begun(&self, violations: &mut Vec<Violation>) {
+        for shard in self.shards.shards() {
+            for (before, record) in self.epochs.iter().filter(|record| record.shard == shard).enumerate() {
+                let causes = self.causes.iter().filter(|(at, cause)| {
+                    let concerns = match cause {
+                        Cause::Lost(of, _) | Cause::RecordBack(of) => *of == shard,
+                        _ => false,
+                    };
+                    concerns && *at <= record.at
+                });
+                if causes.count() < before {
+                    let what = format!(
+                        "shard {shard} is in epoch {}, and nothing was lost since the last",
+                        record.epoch
+                    );
+                    violations.push(Violation { who: "journal".to_owned(), what });
+                }
+            }
+        }
+    }
+
+    /// The classes that these topics may have events in, whichever policies hold.
+    fn classes(&self, topics: &[Pattern]) -> BTreeSet<RetentionClass> {
+        let all = (0..POLICIES).map(policies);
+        let of = |policies: std::sync::Arc<Policies>| {
+            let classes = topics.iter().flat_map(|topic| policies.intersecting(topic).map(Policy::class));
+            classes.collect::<Vec<_>>()
+        };
+        all.flat_map(of).collect()
+    }
+
+    /// How many events of a channel came after one by then.
+    fn newer(&self, stored: &Stored, at: Duration) -> usize {
+        let now = self.time(at);
+        let known = self.times[&stored.channel].iter().take_while(|(time, _)| *time <= now);
+        known.skip_while(|(_, digest)| *digest != stored.digest).skip(1).count()
     }
 
     /// What was acked is there, once, unless the journal lost it.
@@ -118,7 +214,28 @@ impl Truth {
             if head != Some((record.epoch, last)) {
                 say(format!("shard {shard}: the log is at {head:?}, the journal at {}:{last}", record.epoch));
             }
-            for (seq, digest) in cluster.tables.stored(*shard) {
+            let rows: HashMap<u64, _> = cluster.tables.stored(*shard).into_iter().collect();
+            let (created, first, _) = cluster.servers.bounds(*shard);
+            let retained = self.gone.iter().filter(|(of, ..)| of == shard).map(|(_, seq, _)| *seq).max();
+            let kept = self.lasting(*shard).filter(|stored| {
+                let never = stored.channel.starts_with("l.");
+                stored.created == created && stored.seq >= first && !never && Some(stored.seq) > retained
+            });
+            for stored in kept.filter(|stored| !rows.contains_key(&stored.seq)).take(3) {
+                say(format!("shard {shard}: the log lacks {} at {}", stored.data, stored.seq));
+            }
+            for (after, upto) in self.holes.iter().filter(|hole| hole.0 == *shard).map(|(_, a, u)| (*a, *u)) {
+                let real = self.caused(Duration::MAX, |cause| match cause {
+                    Cause::Purged(of, through) => of == *shard && through > after,
+                    Cause::Lost(of, _) | Cause::RecordBack(of) => of == *shard,
+                    Cause::DatabaseBack => true,
+                    Cause::ClockJumped => false,
+                });
+                if !real {
+                    say(format!("shard {shard}: a hole after {after} up to {upto}, and nothing was taken"));
+                }
+            }
+            for (seq, digest) in rows {
                 let mut there = self.at(*shard, seq);
                 if !there.any(|stored| !stored.lost && stored.digest == digest) {
                     say(format!(
@@ -135,11 +252,38 @@ struct Judged<'a, 'v> {
     truth: &'a Truth,
     client: &'a Client,
     violations: &'v mut Vec<Violation>,
+    /// What it has, whichever streams and resets it came over.
+    kept: BTreeMap<(Shard, u64), (Duration, &'a str)>,
+    /// What it need not be given, and was passed over.
+    excused: BTreeSet<(Shard, u64)>,
+    /// Where it began, as far as it still has what came then.
+    origins: BTreeMap<Shard, u64>,
+    /// Since when it is live on the stream that it has.
+    live_since: Option<Duration>,
+}
+
+/// A position in a shard.
+type At = (Epoch, u64);
+
+/// A feed is silent after so long without a batch.
+const SILENT: Duration = Duration::from_secs(5);
+/// How long it may take until a client has seen what its gateway knows, over a slow network.
+const SOON: Duration = Duration::from_secs(4);
+/// How long an event may be on its way after its ttl has run out.
+const LATE: Duration = Duration::from_secs(15);
+
+/// Whether nothing is left of what a shard had.
+fn lost_all(cause: Cause, shard: Shard) -> bool {
+    matches!(cause, Cause::Lost(of, _) if of == shard)
 }
 
 /// What a client was given since it began or was last reset.
 struct Segment<'a> {
     at: Cursor,
+    /// Only the newest so many of each channel are owed, until it is live.
+    newest: Option<usize>,
+    /// The same, and up to where that was so.
+    only_newest: Option<(usize, Cursor)>,
     shards: BTreeMap<Shard, Course<'a>>,
 }
 
@@ -170,7 +314,12 @@ impl<'a> Segment<'a> {
             let (given, seqs, names) = (Vec::new(), HashSet::new(), HashSet::new());
             Some((shard, Course { epoch, from, owed, compared: 0, given, seqs, names }))
         };
-        Segment { at: start, shards: truth.shards.shards().filter_map(course).collect() }
+        Segment {
+            at: start,
+            newest: None,
+            only_newest: None,
+            shards: truth.shards.shards().filter_map(course).collect(),
+        }
     }
 }
 
@@ -188,6 +337,7 @@ impl<'a> Judged<'a, '_> {
         let seen = self.client.seen();
         let truth = self.truth;
         let mut segment: Option<Segment<'_>> = None;
+        self.silences(&seen);
         // Between `connected` without an id and its reset.
         let mut owes_reset = false;
         let (mut live, mut open) = (false, false);
@@ -201,13 +351,23 @@ impl<'a> Judged<'a, '_> {
             match what {
                 Seen::Asked { last_event_id: asked } => {
                     (live, open, owes_reset) = (false, true, false);
+                    self.live_since = None;
                     last_event_id.clone_from(asked);
                 }
                 Seen::Connected { recovered, id: Some(id) } => match &mut segment {
                     Some(segment) if *recovered => self.resumes(at, segment, id),
                     Some(_) => self.say(at, "a known cursor was neither recovered nor reset"),
                     // A cursor that it wasn't given and that happens to be one: of its past nothing is owed.
-                    None => segment = Some(Segment::new(truth, self.client, *id)),
+                    None => {
+                        let mut first = Segment::new(truth, self.client, *id);
+                        if last_event_id.is_none() {
+                            self.begins(at, &first);
+                            if let Begin::Last(each) = self.client.begin {
+                                first.newest = Some(each);
+                            }
+                        }
+                        segment = Some(first);
+                    }
                 },
                 Seen::Connected { recovered, id: None } => {
                     owes_reset = true;
@@ -218,12 +378,20 @@ impl<'a> Judged<'a, '_> {
                 Seen::Reset { reason, id } => {
                     owes_reset = false;
                     live = false;
+                    self.live_since = None;
                     self.reset(at, segment.as_ref(), reason, id, last_event_id.as_deref());
+                    self.gives_up(segment.as_ref(), id);
                     segment = Some(Segment::new(truth, self.client, *id));
                 }
                 Seen::Live { id } => {
                     live = true;
                     self.moves(at, segment.as_mut(), id);
+                    self.live_since = self.live_since.or(Some(at));
+                    if let Some(segment) = &mut segment
+                        && let Some(each) = segment.newest.take()
+                    {
+                        segment.only_newest = Some((each, segment.at));
+                    }
                 }
                 Seen::Stale => live = false,
                 Seen::At { id } => self.moves(at, segment.as_mut(), id),
@@ -293,7 +461,12 @@ impl<'a> Judged<'a, '_> {
             let Some((_, to)) = segment.at.get(*shard) else { continue };
             while let Some(stored) = course.owed.get(course.compared).filter(|stored| stored.seq <= to) {
                 course.compared += 1;
-                if !course.seqs.contains(&stored.seq) {
+                if course.seqs.contains(&stored.seq) {
+                    continue;
+                }
+                if self.is_excused(stored, at, segment.newest) {
+                    self.excused.insert((*shard, stored.seq));
+                } else {
                     let (epoch, seq, data) = (course.epoch, stored.seq, &stored.data);
                     self.say(
                         at,
@@ -327,6 +500,13 @@ impl<'a> Judged<'a, '_> {
                 if !course.names.insert(&known.data) && !lost {
                     self.say(at, &format!("{data} comes twice"));
                 }
+                self.kept.insert((shard, seq), (at, &known.data));
+                let age = truth.time(at).since(known.time);
+                if known.ttl.is_some_and(|ttl| age > Duration::from_secs(ttl.into()) + LATE)
+                    && !truth.trouble.clocks
+                {
+                    self.say(at, &format!("{data} has expired and comes {age:?} after it was published"));
+                }
                 if last.is_some_and(|last| last >= seq) {
                     self.say(at, &format!("{data} at {seq} comes after {last:?}"));
                 }
@@ -353,26 +533,232 @@ impl<'a> Judged<'a, '_> {
         if foreign && last_event_id == self.client.foreign.as_deref() {
             return;
         }
-        let trouble = self.truth.trouble;
-        let moved = |judge: fn(Epoch, Epoch) -> bool| {
-            self.truth.shards.shards().any(|shard| {
-                let before = segment.and_then(|segment| segment.at.get(shard));
-                before.zip(id.get(shard)).is_some_and(|((before, _), (now, _))| judge(before, now))
-            })
+        let truth = self.truth;
+        let Some(segment) = segment else { return self.say(at, "a reset before anything was given") };
+        let moves = truth.shards.shards().filter_map(|shard| {
+            let (before, now) = (segment.at.get(shard)?, id.get(shard)?);
+            (before != now).then_some((shard, before, now))
+        });
+        let moves: Vec<(Shard, At, At)> = moves.collect();
+        let classes = truth.classes(&self.client.topics);
+        let crosses = |shard: Shard, from: u64, to: u64| {
+            truth.holes.iter().any(|(of, after, upto)| *of == shard && *after < to && *upto > from)
         };
-        match reason {
-            ResetReason::Epoch if !trouble.losses => self.say(at, "reset for an epoch, and nothing was lost"),
-            ResetReason::Epoch if !moved(|before, now| now > before) => {
-                self.say(at, "reset for an epoch that is not a later one");
+        let true_of = |(shard, (before, from), (now, to)): (Shard, At, At)| match reason {
+            ResetReason::Epoch => {
+                let known = truth.epoch(shard, now).is_some_and(|record| record.at <= at);
+                let back =
+                    || truth.caused(at, |cause| cause == Cause::RecordBack(shard) || lost_all(cause, shard));
+                known && (now > before || now < before && back())
             }
-            ResetReason::Expired | ResetReason::Hole if !trouble.purges && !trouble.losses => {
-                self.say(at, &format!("reset for {reason}, and nothing was taken"));
+            ResetReason::Expired => {
+                let taken = |(of, seq, class): &(Shard, u64, RetentionClass)| {
+                    *of == shard && *seq > from && classes.contains(class)
+                };
+                // Where the log lost the record of policies, a hole may go by that name.
+                now == before && to > from && (truth.gone.iter().any(taken) || crosses(shard, from, to))
             }
-            ResetReason::Cursor if !trouble.losses => {
-                self.say(at, "reset for its cursor, which was given to it");
+            ResetReason::Hole => now == before && to > from && crosses(shard, from, to),
+            ResetReason::Cursor => {
+                let is_lost = |cause: Cause| match cause {
+                    Cause::Lost(of, last) => of == shard && last < from,
+                    Cause::RecordBack(of) => of == shard,
+                    _ => false,
+                };
+                truth.caused(at, is_lost)
             }
-            ResetReason::Subscription => self.say(at, "reset for a subscription that it never changed"),
-            _ => {}
+            ResetReason::Subscription => false,
+        };
+        let is_true = moves.iter().any(|moved| true_of(*moved));
+        // It may stay where it is: at the end of what is still the same.
+        let stays = reason == ResetReason::Cursor && moves.is_empty();
+        if !is_true && !stays {
+            self.say(at, &format!("reset for {reason} from {:?} to {id:?}, and that is not so", segment.at));
+        }
+        for (shard, before, now) in moves {
+            self.passes_over(at, shard, before, now);
+        }
+    }
+
+    /// A reset passes over nothing that is still there.
+    fn passes_over(&mut self, at: Duration, shard: Shard, before: At, now: At) {
+        let truth = self.truth;
+        let Some(record) = truth.epoch(shard, now.0) else { return };
+        // Also where the record of an epoch in between was put back: the log may know of it.
+        let continued = truth.epoch(shard, before.0).is_some_and(|before| before.created == record.created);
+        let (classes, until) = (truth.classes(&self.client.topics), truth.time(at));
+        let gone = truth.gone.iter().filter(|(of, _, class)| *of == shard && classes.contains(class));
+        let floor = gone.map(|(_, seq, _)| *seq).max().unwrap_or(0);
+        let from = if before.0 == now.0 { before.1 } else { 0 };
+        let there = truth.lasting(shard).filter(|stored| {
+            let of_epoch = stored.created == record.created && stored.life <= record.life;
+            let is_there = of_epoch && !stored.was_lost && !stored.purged;
+            let in_hole = truth
+                .holes
+                .iter()
+                .any(|(of, after, upto)| *of == shard && (*after + 1..=*upto).contains(&stored.seq));
+            let passed = stored.seq > from && stored.seq <= now.1 && stored.time < until;
+            is_there && passed && !in_hole && stored.seq > floor && wants(self.client, stored)
+        });
+        if truth.forgot.contains(&shard) {
+            return;
+        }
+        let missed: Vec<&Stored> = there
+            .filter(|stored| {
+                let at_seq = (shard, stored.seq);
+                let had = continued && (self.kept.contains_key(&at_seq) || self.excused.contains(&at_seq))
+                    || stored.seq <= self.origin(shard);
+                !had && !self.is_excused(stored, at, None)
+            })
+            .take(3)
+            .collect();
+        for stored in missed {
+            self.say(
+                at,
+                &format!(
+                    "the reset to {now:?} passes over {} at {}, which is there",
+                    stored.data, stored.seq
+                ),
+            );
+        }
+    }
+
+    /// Before this seq nothing was ever owed to it.
+    fn origin(&self, shard: Shard) -> u64 {
+        self.origins.get(&shard).copied().unwrap_or(0)
+    }
+
+    /// Whoever is reset gives up what came after the reset's position, and keeps what came before it.
+    fn gives_up(&mut self, segment: Option<&Segment<'_>>, id: &Cursor) {
+        for shard in self.truth.shards.shards() {
+            let before = segment.and_then(|segment| segment.at.get(shard));
+            let same = before.zip(id.get(shard)).is_some_and(|((before, _), (now, _))| {
+                // Also where the record of an epoch in between was put back: the log may know of it.
+                let created = |epoch| self.truth.epoch(shard, epoch).map(|record| record.created);
+                before == now || created(before) == created(now)
+            });
+            let to = id.get(shard).map_or(0, |(_, to)| to);
+            // A reset that goes on past what has expired also tells that what differs is wrong.
+            let (from, until) = (before.map_or(Epoch::new(0), |(epoch, _)| epoch), id.get(shard));
+            let between = self.truth.epochs.iter().filter(|record| {
+                record.shard == shard
+                    && record.epoch > from
+                    && until.is_some_and(|(now, _)| record.epoch <= now)
+            });
+            let differs = between.map(|record| record.first_seq).min().unwrap_or(u64::MAX);
+            let told =
+                self.kept.keys().filter(|(of, seq)| same && *of == shard && *seq >= differs && *seq <= to);
+            self.excused.extend(told.copied());
+            self.kept.retain(|(of, seq), _| *of != shard || same && *seq <= to && *seq < differs);
+            match before {
+                None => drop(self.origins.insert(shard, to)),
+                Some(_) if !same => drop(self.origins.remove(&shard)),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Where a stream begins nothing is passed over that was asked for.
+    fn begins(&mut self, at: Duration, first: &Segment<'_>) {
+        let truth = self.truth;
+        for (shard, course) in &first.shards {
+            self.origins.insert(*shard, course.from);
+            let Some(record) = truth.epoch(*shard, course.epoch) else { continue };
+            let floor = truth.gone.iter().filter(|(of, ..)| of == shard).map(|(_, seq, _)| *seq).max();
+            let asked = |stored: &Stored| match self.client.begin {
+                Begin::Now => false,
+                Begin::Since(time) => stored.time >= time,
+                Begin::Last(each) => truth.newer(stored, at) < each,
+            };
+            // What came while it was asked for may be after the beginning.
+            let until = truth.time(at.saturating_sub(Duration::from_secs(12)));
+            let passed = truth.lasting(*shard).filter(|stored| {
+                let there = stored.created == record.created && !stored.was_lost && !stored.purged;
+                let known = stored.seq <= course.from && stored.time < until && Some(stored.seq) > floor;
+                let held = truth
+                    .holes
+                    .iter()
+                    .all(|(of, after, upto)| of != shard || !(*after + 1..=*upto).contains(&stored.seq));
+                there && held && known && asked(stored) && wants(self.client, stored)
+            });
+            let passed: Vec<String> = passed
+                .filter(|stored| !self.is_excused(stored, at, None))
+                .map(|stored| stored.data.clone())
+                .take(3)
+                .collect();
+            if !passed.is_empty() {
+                self.say(at, &format!("begins after {shard}:{}, and {passed:?} were asked for", course.from));
+            }
+        }
+    }
+
+    /// Whether an event need not be given at a moment.
+    fn is_excused(&self, stored: &Stored, at: Duration, newest: Option<usize>) -> bool {
+        let truth = self.truth;
+        if let Some(each) = newest {
+            // Of those that are there.
+            let class = |(_, _, class): &&(Shard, u64, RetentionClass)| {
+                truth.classes(&self.client.topics).contains(class)
+            };
+            let gone = truth.gone.iter().filter(|(of, seq, _)| stored.shard == *of && *seq >= stored.seq);
+            if truth.newer(stored, at) >= each || stored.purged || gone.clone().any(|gone| class(&gone)) {
+                return true;
+            }
+        }
+        if stored.ttl.is_some_and(|ttl| ttl < 60) {
+            return true;
+        }
+        if stored.channel.starts_with("n.") {
+            return truth.newer(stored, at) >= usize::try_from(NEWEST).unwrap_or(usize::MAX);
+        }
+        if stored.channel.starts_with("l.") {
+            let there = self.live_since.is_some_and(|since| truth.time(since) < stored.time);
+            return !(there && truth.keeps_all && !truth.trouble.purges);
+        }
+        false
+    }
+
+    /// Whoever is live hears within a moment that the feed has been silent for 5 s, and that it is over.
+    fn silences(&mut self, seen: &[(Duration, Seen)]) {
+        if self.client.slow {
+            return;
+        }
+        let truth = self.truth;
+        let begins = seen.iter().enumerate().filter(|(_, (_, what))| matches!(what, Seen::Asked { .. }));
+        let begins: Vec<usize> = begins.map(|(nth, _)| nth).collect();
+        for (nth, process) in self.client.asked().iter().enumerate() {
+            let Some(from) = begins.get(nth).copied() else { return };
+            let until = begins.get(nth + 1).copied().unwrap_or(seen.len());
+            let stream = &seen[from..until];
+            let ends = stream.iter().find(|(_, what)| matches!(what, Seen::Cut | Seen::End { .. }));
+            let ends = ends.map_or(Duration::MAX, |(at, _)| *at);
+            for shard in truth.shards.shards() {
+                let listens = self.client.topics.iter().any(|topic| {
+                    let exact = !topic.as_str().contains(['*', '>']);
+                    !exact || truth.shards.shard_of_str(topic.as_str()) == shard
+                });
+                for (since, over) in process.silences(shard) {
+                    let told_by = since + SILENT + SOON;
+                    let unclear = !listens
+                        || over < told_by
+                        || ends < told_by
+                        || process.stopped_between(since, told_by);
+                    let (before, after) = stream.split_at(stream.partition_point(|(at, _)| *at <= since));
+                    let state =
+                        before.iter().rfind(|(_, what)| matches!(what, Seen::Live { .. } | Seen::Stale));
+                    let live = state.is_some_and(|(_, what)| matches!(what, Seen::Live { .. }));
+                    let after = &after[..after.partition_point(|(at, _)| *at <= told_by)];
+                    let told = after.iter().any(|(_, what)| matches!(what, Seen::Stale | Seen::Reset { .. }));
+                    // Whoever waits for the log is not told, and hears nothing else either.
+                    let writes = after.iter().any(|(at, _)| *at > since + SILENT);
+                    if live && !unclear && writes && !told {
+                        self.say(
+                            told_by,
+                            &format!("shard {shard} was silent since {since:?}, and it was not told"),
+                        );
+                    }
+                }
+            }
         }
     }
 
@@ -393,8 +779,20 @@ impl<'a> Judged<'a, '_> {
             });
             let owed: BTreeMap<u64, &str> = owed.map(|stored| (stored.seq, stored.data.as_str())).collect();
             let given: BTreeMap<u64, &str> = given.iter().copied().collect();
-            let missing: Vec<_> =
-                owed.iter().filter(|(seq, data)| given.get(seq) != Some(data)).take(5).collect();
+            let excused = |seq: u64| {
+                let only = segment
+                    .only_newest
+                    .filter(|(_, until)| until.get(*shard).is_some_and(|(_, to)| seq <= to));
+                let newest = segment.newest.or(only.map(|(each, _)| each));
+                let mut there = self.truth.at(*shard, seq).filter(|stored| !stored.lost);
+                self.excused.contains(&(*shard, seq))
+                    || there.any(|stored| self.is_excused(stored, at, newest))
+            };
+            let missing: Vec<_> = owed
+                .iter()
+                .filter(|(seq, data)| given.get(seq) != Some(data) && !excused(**seq))
+                .take(5)
+                .collect();
             let wrong: Vec<_> =
                 given.iter().filter(|(seq, data)| owed.get(seq) != Some(data)).take(5).collect();
             if !missing.is_empty() || !wrong.is_empty() {
@@ -402,6 +800,16 @@ impl<'a> Judged<'a, '_> {
                     at,
                     &format!("shard {shard} from {epoch}:{from}: missing {missing:?}, wrong {wrong:?}"),
                 );
+            }
+            // What it was given before it was reset, and was not told to give up.
+            let is_wrong = |((of, seq), (_, data)): &(&(Shard, u64), &(Duration, &str))| {
+                let mut there = self.truth.at(*of, *seq);
+                of == shard && !there.any(|stored| !stored.lost && stored.data == *data)
+            };
+            let wrong = self.kept.iter().filter(is_wrong).map(|((_, seq), (_, data))| (*seq, *data));
+            let wrong: Vec<_> = wrong.take(5).collect();
+            if !wrong.is_empty() && !self.truth.forgot.contains(shard) {
+                self.say(at, &format!("shard {shard}: it was never told to give up {wrong:?}"));
             }
         }
     }

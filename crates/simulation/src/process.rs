@@ -1,11 +1,17 @@
 //! Processes: what can be stopped, cut off and killed.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use foghorn_bus::clock::Clock;
+use foghorn_core::batch::Batch;
+use foghorn_core::position::{Digest, Epoch};
+use foghorn_core::shard::Shard;
+use foghorn_core::time::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -21,7 +27,29 @@ pub struct Process {
     flags: Mutex<Flags>,
     changed: Notify,
     stopped: Mutex<Vec<Waker>>,
+    killed_at: Mutex<Option<Duration>>,
+    silences: Mutex<BTreeMap<Shard, Silences>>,
+    /// When it was stopped, and until when; still, where there is no end.
+    stops: Mutex<Vec<(Duration, Option<Duration>)>>,
 }
+
+/// What came of a shard's live feed, and when nothing did.
+#[derive(Debug)]
+struct Silences {
+    last: Duration,
+    over: Vec<(Duration, Duration)>,
+    /// The last entry that it can tell from another.
+    knows: (Epoch, u64),
+}
+
+impl Default for Silences {
+    fn default() -> Self {
+        Silences { last: Duration::ZERO, over: Vec::new(), knows: (Epoch::new(0), 0) }
+    }
+}
+
+/// Silences shorter than this are of no interest.
+const SILENCE_LEAST: Duration = Duration::from_secs(5);
 
 /// What is wrong with a process.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,6 +66,8 @@ pub struct Flags {
     pub tails_dead: u64,
     /// The connection to NATS was lost so often.
     pub reconnects: u64,
+    /// How much its clock is ahead, in milliseconds.
+    pub clock_ms: i64,
 }
 
 impl Process {
@@ -49,6 +79,9 @@ impl Process {
             flags: Mutex::default(),
             changed: Notify::new(),
             stopped: Mutex::default(),
+            killed_at: Mutex::default(),
+            silences: Mutex::default(),
+            stops: Mutex::default(),
         })
     }
 
@@ -59,10 +92,77 @@ impl Process {
 
     /// Changes what is wrong.
     pub fn set(&self, change: impl FnOnce(&mut Flags)) {
-        change(&mut self.flags.lock());
+        let (before, now) = {
+            let mut flags = self.flags.lock();
+            let before = flags.stopped;
+            change(&mut flags);
+            (before, flags.stopped)
+        };
+        if self.flags().killed {
+            self.killed_at.lock().get_or_insert(self.world.elapsed());
+        }
+        if before != now {
+            let (at, mut stops) = (self.world.elapsed(), self.stops.lock());
+            match stops.last_mut() {
+                Some((_, until)) if !now => *until = Some(at),
+                _ => stops.push((at, None)),
+            }
+        }
         self.changed.notify_waiters();
         let wakers = std::mem::take(&mut *self.stopped.lock());
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Its clock.
+    pub fn clock(self: &Arc<Self>) -> Clock {
+        let process = self.clone();
+        Clock::new(move || process.now())
+    }
+
+    /// The time as it has it.
+    pub fn now(&self) -> Timestamp {
+        let (now, off) = (self.world.now(), self.flags().clock_ms);
+        let by = Duration::from_millis(off.unsigned_abs());
+        if off < 0 { now.minus(by) } else { now.plus(by) }
+    }
+
+    /// When it was killed.
+    pub fn killed_at(&self) -> Option<Duration> {
+        *self.killed_at.lock()
+    }
+
+    /// A batch of a shard came to it, or it began to listen.
+    pub fn heard(&self, shard: Shard, batch: Option<&Batch>) {
+        let now = self.world.elapsed();
+        let mut silences = self.silences.lock();
+        let of = silences.entry(shard).or_insert_with(|| Silences { last: now, ..Silences::default() });
+        if now.saturating_sub(of.last) > SILENCE_LEAST {
+            of.over.push((of.last, now));
+        }
+        of.last = now;
+        if let Some(batch) = batch.filter(|batch| batch.to_digest != Digest::NONE) {
+            of.knows = (batch.epoch, batch.to);
+        }
+    }
+
+    /// The last entry of an epoch that came to it with its digest; 0 for none.
+    pub fn knows(&self, shard: Shard, epoch: Epoch) -> u64 {
+        let silences = self.silences.lock();
+        silences.get(&shard).filter(|of| of.knows.0 == epoch).map_or(0, |of| of.knows.1)
+    }
+
+    /// When no batch of a shard came to it for long, the silence that is not over included.
+    pub fn silences(&self, shard: Shard) -> Vec<(Duration, Duration)> {
+        let now = self.world.elapsed();
+        let silences = self.silences.lock();
+        let Some(of) = silences.get(&shard) else { return Vec::new() };
+        let still = (now.saturating_sub(of.last) > SILENCE_LEAST).then_some((of.last, now));
+        of.over.iter().copied().chain(still).collect()
+    }
+
+    /// Whether it was stopped at any time in between.
+    pub fn stopped_between(&self, from: Duration, to: Duration) -> bool {
+        self.stops.lock().iter().any(|(at, until)| *at < to && until.is_none_or(|until| until > from))
     }
 
     /// Waits until the flags are so.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use foghorn_core::event::Ttl;
 use foghorn_core::position::Position;
 use foghorn_fanout::publish::{Ack, Door, PublishInput, Target};
 use parking_lot::Mutex;
@@ -58,14 +59,31 @@ pub async fn publish(
             count += 1;
             let channel = world.one(&channels);
             let ack = if durable && world.chance(0.2) { Ack::Durable } else { Ack::Accepted };
-            publish_one(&cluster, &published, channel, format!("{channel}#{count}"), ack).await;
+            let seconds = if channel == "b.0" && world.chance(0.4) { world.one(&[1, 3, 3600]) } else { 0 };
+            let event =
+                ToPublish { channel, data: format!("{channel}#{count}"), ttl: Ttl::new(seconds).ok(), ack };
+            publish_one(&cluster, &published, event).await;
         }
     }
 }
 
+/// An event to be published.
+#[derive(Debug, Clone)]
+pub struct ToPublish {
+    /// On this channel.
+    pub channel: &'static str,
+    /// What tells it apart.
+    pub data: String,
+    /// How long it is owed, if not for ever.
+    pub ttl: Option<Ttl>,
+    /// What the ack is to say.
+    pub ack: Ack,
+}
+
 /// Publishes an event, however long it takes.
-pub async fn publish_one(cluster: &Cluster, published: &Published, channel: &str, data: String, ack: Ack) {
+pub async fn publish_one(cluster: &Cluster, published: &Published, event: ToPublish) {
     let world = &cluster.world;
+    let ToPublish { channel, data, ttl, ack } = event;
     loop {
         let Some(fanout) = cluster.any_fanout(world) else {
             sleep(Duration::from_millis(50)).await;
@@ -77,7 +95,7 @@ pub async fn publish_one(cluster: &Cluster, published: &Published, channel: &str
             event: None,
             data: Bytes::from(data.clone()),
             id: Some(ByteString::from(data.clone())),
-            ttl: None,
+            ttl,
             ack,
             traceparent: None,
         };
@@ -85,11 +103,26 @@ pub async fn publish_one(cluster: &Cluster, published: &Published, channel: &str
         // A publisher has a deadline too.
         let answer = process.answers(async move { publisher.publish(Door::Http, input).await });
         if let Ok(Some(Ok(acked))) = tokio::time::timeout(Duration::from_secs(12), answer).await {
-            let (channel, durable) = (channel.to_owned(), acked.durable == Some(true));
-            let acked = Acked { channel, data, position: acked.position, durable };
+            let durable = acked.durable == Some(true);
+            if durable {
+                check_durable(cluster, acked.position, channel, &data);
+            }
+            let acked = Acked { channel: channel.to_owned(), data, position: acked.position, durable };
             published.0.lock().push(acked);
             return;
         }
         sleep(world.millis(50..500)).await;
+    }
+}
+
+/// What was just acked as durable is in the log, unless it is never kept, or had expired before it got there.
+fn check_durable(cluster: &Cluster, position: Position, channel: &str, data: &str) {
+    let shard = position.shard;
+    let late = || cluster.tables.gone().iter().any(|(of, seq, _)| *of == shard && *seq >= position.seq);
+    if !channel.starts_with("l.") && !cluster.tables.ever_held(shard, data) && !late() {
+        cluster.world.wrong(
+            "publisher",
+            format!("{data} at {position} is acked as durable, and the log never had it"),
+        );
     }
 }

@@ -15,7 +15,7 @@ use crate::cluster::{Cluster, Kind};
 use crate::faults::{Trouble, make};
 use crate::mutant::Mutant;
 use crate::oracle::{Violation, judge};
-use crate::publisher::{Published, publish, publish_one};
+use crate::publisher::{Published, ToPublish, publish, publish_one};
 use crate::world::World;
 
 /// How long everything has to find together again once it is healed: the longest backoffs, doubts and patience
@@ -23,7 +23,7 @@ use crate::world::World;
 const SETTLES: Duration = Duration::from_secs(40);
 /// How long the last events have to reach everybody.
 const ARRIVES: Duration = Duration::from_secs(12);
-const CHANNELS: [&[&str]; 3] = [&["a.0", "a.1"], &["s.0", "s.1"], &["b.0", "b.1"]];
+const CHANNELS: [&[&str]; 4] = [&["a.0", "a.1"], &["s.0", "s.1"], &["b.0", "b.1"], &["n.0", "l.0"]];
 
 /// What came of a seed.
 #[derive(Debug, Clone)]
@@ -134,7 +134,8 @@ async fn scenario(seed: u64, mutant: Option<Mutant>) -> Outcome {
     sleep(SETTLES).await;
     world.tell("world", "the last events");
     for channel in CHANNELS.concat() {
-        publish_one(&cluster, &published, channel, format!("{channel}#last"), Ack::Durable).await;
+        let event = ToPublish { channel, data: format!("{channel}#last"), ttl: None, ack: Ack::Durable };
+        publish_one(&cluster, &published, event).await;
     }
     sleep(ARRIVES).await;
     let acked = published.acked();
@@ -162,7 +163,7 @@ async fn scenario(seed: u64, mutant: Option<Mutant>) -> Outcome {
 /// A client's story, a line for each thing it saw.
 fn told(client: &Client) -> String {
     let topics: Vec<&str> = client.topics.iter().map(|topic| topic.as_str()).collect();
-    let mut text = format!("listens to {}, slow: {}\n", topics.join(","), client.slow);
+    let mut text = format!("listens to {}, {:?}, slow: {}\n", topics.join(","), client.begin, client.slow);
     for (at, seen) in client.seen() {
         let _ok = writeln!(text, "{:>8.3}  {}", at.as_secs_f64(), line(&seen)).is_ok();
     }

@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use foghorn_bus::clock::Clock;
-use foghorn_core::shard::ShardCount;
+use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 
 use crate::mutant::Mutant;
+use crate::oracle::Violation;
 
 /// When every run begins.
 const BEGIN: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
@@ -25,9 +25,26 @@ pub struct World {
     began: Instant,
     dice: Mutex<fastrand::Rng>,
     weather: Mutex<Weather>,
+    causes: Mutex<Vec<(Duration, Cause)>>,
+    wrongs: Mutex<Vec<Violation>>,
     story: Mutex<String>,
     /// Told while it happens too: for runs that never end.
     aloud: bool,
+}
+
+/// What somebody may have to be told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The journal of a shard has no longer what it had after this seq.
+    Lost(Shard, u64),
+    /// The record of a shard's epoch is what it once was.
+    RecordBack(Shard),
+    /// Entries up to this seq were purged that the log had not.
+    Purged(Shard, u64),
+    /// PostgreSQL is what it once was.
+    DatabaseBack,
+    /// A process's clock has jumped.
+    ClockJumped,
 }
 
 /// How bad the network is at the moment.
@@ -39,10 +56,14 @@ pub struct Weather {
     pub live_loss: f64,
     /// How likely it comes twice.
     pub live_double: f64,
+    /// How likely it comes without its digests, as where a relay knows none.
+    pub live_bare: f64,
     /// How likely the ack of an append is lost.
     pub ack_loss: f64,
     /// How likely a statement fails, before it is carried out or after.
     pub statement_loss: f64,
+    /// How likely retention drops what is old while somebody reads.
+    pub drops_while_read: f64,
 }
 
 impl World {
@@ -54,6 +75,8 @@ impl World {
             began: Instant::now(),
             dice: Mutex::new(fastrand::Rng::with_seed(seed ^ 0x0f09_4042)),
             weather: Mutex::default(),
+            causes: Mutex::default(),
+            wrongs: Mutex::default(),
             story: Mutex::default(),
             aloud: std::env::var_os("FOGHORN_SIMULATION_ALOUD").is_some(),
         })
@@ -74,10 +97,24 @@ impl World {
         BEGIN.plus(self.elapsed())
     }
 
-    /// A process's clock, which may be off.
-    pub fn clock(self: &Arc<Self>, ahead: Duration, behind: Duration) -> Clock {
-        let world = self.clone();
-        Clock::new(move || world.now().plus(ahead).minus(behind))
+    /// Notes what somebody may have to be told of.
+    pub fn note(&self, cause: Cause) {
+        self.causes.lock().push((self.elapsed(), cause));
+    }
+
+    /// What somebody may have to be told of, and since when.
+    pub fn causes(&self) -> Vec<(Duration, Cause)> {
+        self.causes.lock().clone()
+    }
+
+    /// Notes what should not be.
+    pub fn wrong(&self, who: &str, what: String) {
+        self.wrongs.lock().push(Violation { who: who.to_owned(), what });
+    }
+
+    /// What should not have been, as far as it was seen while it was.
+    pub fn wrongs(&self) -> Vec<Violation> {
+        self.wrongs.lock().clone()
     }
 
     /// The weather now.

@@ -7,7 +7,7 @@ use foghorn_simulation::{Outcome, run};
 use parking_lot::Mutex;
 
 /// So many in CI; more with `cargo xtask simulate --seeds N`.
-const SEEDS: u64 = 2500;
+const SEEDS: u64 = 3000;
 /// So many are run twice.
 const TWICE: u64 = 60;
 /// A mutant is noticed within so many.

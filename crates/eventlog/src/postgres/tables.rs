@@ -47,9 +47,32 @@ struct State {
     holes: Vec<(Shard, Epoch, u64, u64)>,
     ancestors: BTreeMap<(Shard, Epoch), Ancestor>,
     eras: BTreeMap<(Shard, Epoch, u64), String>,
+    broken: Broken,
+    evidence: Evidence,
+}
+
+/// What is broken on purpose, to see what comes of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Broken {
+    /// Nobody compares the head and its digest with what a writer believes.
+    pub heads_unfenced: bool,
+    /// Nobody compares the term and the epoch.
+    pub terms_unfenced: bool,
+    /// The log can't be compared with the journal: it knows no digests.
+    pub digests_unknown: bool,
+    /// A connection says what is gone as it was when it was first asked.
+    pub asked_once: bool,
+}
+
+/// What happened in the tables, whatever they hold now.
+#[derive(Debug, Clone, Default)]
+struct Evidence {
     /// Rows stored at a position that had one.
     doubles: u64,
-    unfenced: bool,
+    /// What retention took, or never let in: it had expired already.
+    gone: Vec<(Shard, u64, RetentionClass)>,
+    holes: Vec<(Shard, u64, u64)>,
+    data: BTreeSet<(Shard, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,7 +98,12 @@ pub(super) struct Session {
     classes: Option<BTreeSet<RetentionClass>>,
     /// The epochs that the current one continues, as last read.
     ancestors: Vec<Ancestor>,
+    /// What was said of a shard first.
+    said: Option<(Standing, Digest)>,
 }
+
+/// How long an epoch is remembered after the next one began, as by retention.
+const ANCESTOR_KEPT_SECONDS: u64 = 3600;
 
 impl Tables {
     /// The database as a process sees it over `link`.
@@ -85,6 +113,7 @@ impl Tables {
             link,
             classes: None,
             ancestors: Vec::new(),
+            said: None,
         }))
     }
 
@@ -95,7 +124,9 @@ impl Tables {
 
     /// Has them hold what they held then.
     pub fn restore(&self, backup: &Backup) {
-        *self.0.lock() = backup.0.clone();
+        let mut now = self.0.lock();
+        let (evidence, broken) = (std::mem::take(&mut now.evidence), now.broken);
+        *now = State { evidence, broken, ..backup.0.clone() };
     }
 
     /// Drops what retention would at `now`, whole slices of a class; how many events went.
@@ -115,19 +146,42 @@ impl Tables {
             if current == epoch || inherited {
                 let floor = state.floors.entry((shard, current, class)).or_default();
                 *floor = (*floor).max(seq);
+                state.evidence.gone.push((shard, seq, class));
             }
         }
+        let seconds = u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0);
+        state.forget_ancestors(Epoch::new(seconds.saturating_sub(ANCESTOR_KEPT_SECONDS)));
         before - state.events.len()
     }
 
-    /// From now on nobody compares what a writer believes: to see what comes of it.
-    pub fn unfence(&self) {
-        self.0.lock().unfenced = true;
+    /// From now on this is broken.
+    pub fn break_on_purpose(&self, broken: Broken) {
+        self.0.lock().broken = broken;
+    }
+
+    /// What is gone by its age: shard, seq, class.
+    pub fn gone(&self) -> Vec<(Shard, u64, RetentionClass)> {
+        self.0.lock().evidence.gone.clone()
+    }
+
+    /// Every hole that was ever recorded: shard, and the range `(after, upto]`.
+    pub fn holes(&self) -> Vec<(Shard, u64, u64)> {
+        self.0.lock().evidence.holes.clone()
+    }
+
+    /// Whether an event with these data was ever stored.
+    pub fn ever_held(&self, shard: Shard, data: &str) -> bool {
+        self.0.lock().evidence.data.contains(&(shard, data.as_bytes().to_vec()))
+    }
+
+    /// How many epochs are remembered that a later one continues.
+    pub fn ancestors(&self) -> usize {
+        self.0.lock().ancestors.len()
     }
 
     /// How often a row was stored at a position that had one: never, if writers are fenced.
     pub fn doubles(&self) -> u64 {
-        self.0.lock().doubles
+        self.0.lock().evidence.doubles
     }
 
     /// Epoch and head of a shard, as far as the log has followed.
@@ -149,9 +203,22 @@ impl State {
     /// The row, if the head is still what a writer believes.
     fn fenced(&mut self, head: &WriterHead) -> Result<&mut Row, WriteError> {
         let row = self.shards.get_mut(&head.shard).ok_or(WriteError::Fenced)?;
-        let same = row.epoch == head.epoch && row.term == head.term;
-        let same = same && row.head == head.seq && row.digest == head.digest;
-        if same || self.unfenced { Ok(row) } else { Err(WriteError::Fenced) }
+        let Broken { heads_unfenced, terms_unfenced, .. } = self.broken;
+        let term = terms_unfenced || row.epoch == head.epoch && row.term == head.term;
+        let head = heads_unfenced || row.head == head.seq && row.digest == head.digest;
+        if term && head { Ok(row) } else { Err(WriteError::Fenced) }
+    }
+
+    /// Forgets the oldest epochs of which nothing is kept, if the next one began by `old`.
+    fn forget_ancestors(&mut self, old: Epoch) {
+        let State { ancestors, events, shards, .. } = self;
+        let all: Vec<(Shard, Epoch)> = ancestors.keys().copied().collect();
+        ancestors.retain(|(shard, epoch), _| {
+            let kept = events.range((*shard, Epoch::new(0), 0)..=(*shard, *epoch, u64::MAX)).next().is_some();
+            let current = shards.get(shard).map(|row| (*shard, row.epoch));
+            let mut later = all.iter().copied().chain(current);
+            kept || !later.any(|(of, next)| of == *shard && next > *epoch && next <= old)
+        });
     }
 
     fn standing(&self, shard: Shard) -> Result<Option<(Standing, Digest)>, LogError> {
@@ -227,6 +294,7 @@ impl State {
         now: Timestamp,
     ) -> Result<WriterHead, WriteError> {
         let Some((seq, digest)) = batch.last() else { return Ok(head) };
+        let digest = if self.broken.digests_unknown { Digest::NONE } else { digest };
         let era = era_text(policies)?;
         let row = self.fenced(&head)?;
         (row.head, row.digest) = (seq, digest);
@@ -234,11 +302,13 @@ impl State {
         let Sorted { kept, late } = batch.sorted(policies, now);
         for (record, class) in kept {
             let event = Event { record: record.clone(), class };
+            self.evidence.data.insert((shard, record.event.data.as_bytes().to_vec()));
             if self.events.insert((shard, epoch, record.seq), event).is_some() {
-                self.doubles += 1;
+                self.evidence.doubles += 1;
             }
         }
         for (class, seq) in late {
+            self.evidence.gone.push((shard, seq, class));
             let floor = self.floors.entry((shard, epoch, class)).or_default();
             *floor = (*floor).max(seq);
         }
@@ -273,7 +343,10 @@ impl Session {
     }
 
     pub(super) async fn standing(&mut self, shard: Shard) -> Result<Option<(Standing, Digest)>, LogError> {
-        let found = self.run("standing", |state| state.standing(shard)).await??;
+        let (found, broken) =
+            self.run("standing", |state| Ok::<_, LogError>((state.standing(shard)?, state.broken))).await??;
+        let found = self.said.take().filter(|_| broken.asked_once).or(found);
+        self.said.clone_from(&found);
         self.ancestors = found.as_ref().map_or_else(Vec::new, |(standing, _)| standing.ancestors.clone());
         Ok(found)
     }
@@ -285,6 +358,9 @@ impl Session {
         upto: u64,
     ) -> Result<Option<Record>, WriteError> {
         let newest = self.run("newest row", |state| {
+            if state.broken.digests_unknown {
+                return None;
+            }
             let epoch = state.shards.get(&shard)?.epoch;
             let events = state.span(Span { shard, epoch, after, upto }, &state.ancestors_of(shard));
             events.last().map(|event| event.record.clone())
@@ -327,7 +403,7 @@ impl Session {
         self.run("begin epoch", |state| {
             let (shard, old) = (head.shard, head.epoch);
             let row = state.shards.get_mut(&shard).ok_or(WriteError::Fenced)?;
-            if (row.epoch, row.term) != (old, head.term) {
+            if (row.epoch, row.term) != (old, head.term) && !state.broken.terms_unfenced {
                 return Err(WriteError::Fenced);
             }
             let (seq, digest) = kept.map_or((start, Digest::NONE), |kept| (kept.head, kept.digest));
@@ -349,6 +425,7 @@ impl Session {
             let row = state.fenced(&head)?;
             (row.head, row.digest) = (upto, Digest::NONE);
             state.holes.push((head.shard, head.epoch, head.seq, upto));
+            state.evidence.holes.push((head.shard, head.seq, upto));
             Ok(WriterHead { seq: upto, digest: Digest::NONE, ..head })
         })
         .await?

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use foghorn_bus::journal::Appended;
 use foghorn_core::entry::{self, Entry, InvalidEntry, NewEntry};
-use foghorn_core::event::{Event, EventError};
+use foghorn_core::event::{Event, EventError, Ttl};
 use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::mutant::Mutant;
-use crate::world::World;
+use crate::world::{Cause, World};
 
 /// All servers, as one.
 #[derive(Debug)]
@@ -40,6 +40,16 @@ struct State {
     /// A new leader says so many entries too few, until then.
     stale: Option<(u64, Instant)>,
     created: u64,
+    /// Entries at which a stream refuses more.
+    most: Option<usize>,
+}
+
+/// What became of an append.
+pub(super) enum Took {
+    Acked(Appended),
+    /// The stream is at its bound.
+    Full,
+    NoLeader,
 }
 
 #[derive(Debug, Clone)]
@@ -70,6 +80,8 @@ pub struct EpochRecord {
     pub first_seq: u64,
     /// The epoch whose entries before that are this one's too.
     pub continues: Option<Epoch>,
+    /// When it was recorded.
+    pub at: Duration,
 }
 
 /// Something that was stored once.
@@ -91,6 +103,8 @@ pub struct Stored {
     pub digest: Digest,
     /// When.
     pub time: Timestamp,
+    /// Seconds after which it is not owed any more.
+    pub ttl: Option<u32>,
     /// Whether the stream has lost it.
     pub lost: bool,
     /// Whether it was lost once, if only until an old copy brought it back.
@@ -114,6 +128,13 @@ pub struct Copy {
     record: Option<EpochRecord>,
     /// Of everything that had been stored by then, what was lost.
     lost: Vec<bool>,
+}
+
+impl Copy {
+    /// The last seq in it.
+    pub fn last(&self) -> u64 {
+        self.stream.last
+    }
 }
 
 impl Servers {
@@ -170,17 +191,24 @@ impl Servers {
         self.changed.notify_waiters();
     }
 
-    /// Takes an entry; none while there is no leader.
-    pub(super) fn append(&self, shard: Shard, new: &NewEntry, epoch: Epoch) -> Option<Appended> {
+    /// Takes an entry, if it can.
+    pub(super) fn append(&self, shard: Shard, new: &NewEntry, epoch: Epoch) -> Took {
         let mut state = self.state.lock();
         if state.is_leaderless() {
-            return None;
+            return Took::NoLeader;
         }
         let now = self.world.now();
+        let most = state.most.unwrap_or(usize::MAX);
         let stream = &mut state.streams[shard.index()];
         let key = *new.key.as_bytes();
         if let Some(seq) = stream.keys.get(&key).copied().filter(|_| !self.world.is(Mutant::DedupeOff)) {
-            return Some(Appended { position: Position { shard, epoch, seq }, duplicate: true });
+            return Took::Acked(Appended { position: Position { shard, epoch, seq }, duplicate: true });
+        }
+        if stream.entries.len() >= most {
+            if !self.world.is(Mutant::FullDropsOldest) {
+                return Took::Full;
+            }
+            stream.trim(stream.first);
         }
         stream.last += 1;
         let seq = stream.last;
@@ -199,6 +227,7 @@ impl Servers {
             data: data.to_string(),
             digest,
             time: now,
+            ttl: new.event.ttl.map(Ttl::seconds),
             lost: false,
             was_lost: false,
             purged: false,
@@ -206,7 +235,12 @@ impl Servers {
         state.history.push(stored);
         drop(state);
         self.changed.notify_waiters();
-        Some(Appended { position: Position { shard, epoch, seq }, duplicate: false })
+        Took::Acked(Appended { position: Position { shard, epoch, seq }, duplicate: false })
+    }
+
+    /// From now on a stream takes so many entries, or as many as there are.
+    pub fn set_most(&self, most: Option<usize>) {
+        self.state.lock().most = most;
     }
 
     /// What the leader says; none while there is none.
@@ -270,7 +304,7 @@ impl Servers {
         if state.records[at] != seen {
             return false;
         }
-        record.life = state.streams[at].life;
+        (record.life, record.at) = (state.streams[at].life, self.world.elapsed());
         state.records[at] = Some(record);
         state.epochs.push(record);
         drop(state);
@@ -314,6 +348,10 @@ impl Servers {
         let stream = &mut state.streams[shard.index()];
         let last = stream.last.saturating_sub(entries).max(stream.first.saturating_sub(1));
         let lost = stream.last - last;
+        if lost == 0 {
+            return 0;
+        }
+        self.world.note(Cause::Lost(shard, last));
         stream.cut(last);
         let created = stream.created;
         for stored in state.history.iter_mut().filter(|s| s.shard == shard && s.created == created) {
@@ -329,6 +367,11 @@ impl Servers {
     pub fn restore(&self, shard: Shard, copy: &Copy, with_record: bool) {
         let mut state = self.state.lock();
         let now = &state.streams[shard.index()];
+        if let Some(last) = now.lost_by(&copy.stream) {
+            self.world.note(Cause::Lost(shard, last));
+        } else if with_record && state.records[shard.index()] != copy.record {
+            self.world.note(Cause::RecordBack(shard));
+        }
         let (life, consumers) = (now.life + 1, now.consumers + 1);
         state.streams[shard.index()] = Stream { life, consumers, ..copy.stream.clone() };
         if with_record {
@@ -347,6 +390,7 @@ impl Servers {
     pub fn wipe(&self, shard: Shard, with_record: bool) {
         let mut state = self.state.lock();
         state.created += 1;
+        self.world.note(Cause::Lost(shard, 0));
         let created = state.created;
         let now = &state.streams[shard.index()];
         let (life, consumers) = (now.life + 1, now.consumers + 1);
@@ -366,6 +410,9 @@ impl Servers {
         let mut state = self.state.lock();
         let stream = &mut state.streams[shard.index()];
         let through = through.min(stream.last);
+        if through > log_has && through >= stream.first {
+            self.world.note(Cause::Purged(shard, through));
+        }
         stream.trim(through);
         let created = stream.created;
         for stored in state.history.iter_mut().filter(|s| s.shard == shard && s.created == created) {
@@ -393,6 +440,19 @@ impl Stream {
             keys: BTreeMap::new(),
             consumers: 0,
         }
+    }
+
+    /// The last seq up to which `other` is the same, if it lacks something of what is here.
+    fn lost_by(&self, other: &Stream) -> Option<u64> {
+        if self.created != other.created {
+            return Some(0);
+        }
+        let both = self.first.max(other.first);
+        let differs = |(seq, entry): &(&u64, &Entry)| {
+            other.entries.get(seq).is_some_and(|other| other.digest != entry.digest)
+        };
+        let first = self.entries.range(both..).find(differs).map(|(seq, _)| seq - 1);
+        first.or((other.last < self.last).then_some(other.last))
     }
 
     fn trim(&mut self, through: u64) {

@@ -1,5 +1,6 @@
 //! The journal as a process sees it: late, over a connection that may be cut, with what it knows of epochs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::servers::{EpochRecord, Info, Servers};
+use super::servers::{EpochRecord, Info, Servers, Took};
 use crate::mutant::Mutant;
 use crate::process::Process;
 use crate::world::World;
@@ -43,6 +44,8 @@ struct View {
     suspicion: Notify,
     /// Whose tip is hidden by a mutant.
     relays: bool,
+    /// What relays were first given at a seq, for a mutant.
+    given: Mutex<BTreeMap<(Shard, u64), Digest>>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -64,6 +67,12 @@ struct Over {
     first_seq: Option<u64>,
 }
 
+impl Over {
+    fn is_before(&self, found: Epoch, known: Epoch) -> bool {
+        found > self.epoch || found == self.epoch && known < self.epoch
+    }
+}
+
 fn unavailable(text: impl Into<String>) -> JournalError {
     JournalError::Unavailable(text.into())
 }
@@ -79,6 +88,7 @@ impl SimJournal {
             known,
             suspicion: Notify::new(),
             relays,
+            given: Mutex::default(),
         }))
     }
 
@@ -183,7 +193,7 @@ impl View {
                 return Ok(self.bounds(shard, info));
             }
             looks += 1;
-            if looks >= REGRESS_LOOKS {
+            if looks >= REGRESS_LOOKS || self.world.is(Mutant::LooksOnce) {
                 self.settle(shard, info, Some(Over { epoch, first_seq: None })).await?;
                 return Ok(self.bounds(shard, info));
             }
@@ -197,14 +207,15 @@ impl View {
         shard: Shard,
         epoch: Epoch,
         info: Info,
+        seen: u64,
     ) -> Result<Option<u64>, JournalError> {
-        let (known, last) = {
+        let known = {
             let known = self.known[shard.index()].lock();
             if known.epoch != epoch.get() {
                 return Ok(None);
             }
             let comparable = known.seen.iter().filter(|(seq, _)| (info.first..=info.last).contains(seq));
-            (comparable.copied().collect::<Vec<_>>(), known.last)
+            comparable.copied().collect::<Vec<_>>()
         };
         self.process.hop_to_nats().await.map_err(unavailable)?;
         let is_same = |(seq, digest): &&(u64, Digest)| {
@@ -213,7 +224,7 @@ impl View {
         };
         let same = known.iter().take_while(is_same).count();
         self.process.hop_to_nats().await.map_err(unavailable)?;
-        if same == known.len() && last <= info.last {
+        if same == known.len() && seen <= info.last {
             return Ok(None);
         }
         Ok(same.checked_sub(1).map(|last| known[last].0 + 1))
@@ -230,28 +241,40 @@ impl View {
             if let Some(found) = record
                 && found.created == info.created
                 && found.epoch >= known
-                && over.is_none_or(|over| found.epoch > over.epoch)
+                && over.is_none_or(|over| over.is_before(found.epoch, known))
             {
                 self.adopt(found);
                 return Ok(found.epoch);
             }
+            let seen = self.known[shard.index()].lock().last;
             let again = self.info(shard).await?;
-            if again.created != info.created {
-                info = again;
+            let same = again.created == info.created;
+            info = again;
+            if !same {
                 continue;
             }
             let last = record.map(|record| record.epoch).max(over.map(|over| over.epoch));
             let last = last.max((known.get() > 0).then_some(known));
-            let seconds = u64::try_from(self.world.now().as_micros() / 1_000_000).unwrap_or(0);
+            let seconds = u64::try_from(self.process.now().as_micros() / 1_000_000).unwrap_or(0);
             let epoch = Epoch::next(last, seconds);
             let created = info.created;
             let continues = record.filter(|record| record.created == created).map(|record| record.epoch);
             let differs = match over.filter(|_| continues.is_some()) {
-                Some(Over { epoch, first_seq: None }) => self.first_differing(shard, epoch, info).await?,
+                Some(Over { epoch, first_seq: None }) => {
+                    self.first_differing(shard, epoch, info, seen).await?
+                }
                 over => over.and_then(|over| over.first_seq),
             };
-            let first_seq = differs.map_or(info.first, |seq| seq.min(info.last + 1));
-            let next = EpochRecord { shard, epoch, created, life: 0, first_seq, continues };
+            let mut first_seq = match differs {
+                Some(seq) => seq.min(info.last + 1),
+                None if continues.is_some() => 1,
+                None => info.first,
+            };
+            if self.world.is(Mutant::EpochsBeginLate) && continues.is_some() {
+                first_seq = info.last + 1;
+            }
+            let at = Duration::ZERO;
+            let next = EpochRecord { shard, epoch, created, life: 0, first_seq, continues, at };
             self.process.hop_to_nats().await.map_err(unavailable)?;
             if self.servers.put_record(record, next) {
                 self.process.hop_to_nats().await.map_err(unavailable)?;
@@ -292,8 +315,8 @@ impl View {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
             let why = match timeout(ACK_TIMEOUT, self.try_append(shard, entry)).await {
-                Ok(Ok(appended)) => return Ok(appended),
-                Ok(Err(why)) => why,
+                Ok(Err(AppendError::Unavailable(why))) => why,
+                Ok(answer) => return answer,
                 Err(_) => "no ack in time".to_owned(),
             };
             let wait = backoff.next_wait();
@@ -304,26 +327,31 @@ impl View {
         }
     }
 
-    async fn try_append(&self, shard: Shard, entry: &NewEntry) -> Result<Appended, String> {
-        self.process.hop_to_nats().await?;
+    async fn try_append(&self, shard: Shard, entry: &NewEntry) -> Result<Appended, AppendError> {
+        self.process.hop_to_nats().await.map_err(AppendError::Unavailable)?;
         let (before, last) = {
             let known = self.known[shard.index()].lock();
             (Epoch::new(known.epoch), known.last)
         };
-        let Some(acked) = self.servers.append(shard, entry, before) else {
-            self.suspicion.notify_one();
-            sleep(self.world.millis(1..50)).await;
-            return Err("no leader answers".to_owned());
+        let acked = match self.servers.append(shard, entry, before) {
+            Took::Acked(acked) => acked,
+            Took::Full => return Err(AppendError::Full(shard)),
+            Took::NoLeader => {
+                self.suspicion.notify_one();
+                sleep(self.world.millis(1..50)).await;
+                return Err(AppendError::Unavailable("no leader answers".to_owned()));
+            }
         };
         if self.world.chance(self.world.weather().ack_loss) {
             return std::future::pending().await;
         }
-        self.process.hop_to_nats().await?;
+        self.process.hop_to_nats().await.map_err(AppendError::Unavailable)?;
         let seq = acked.position.seq;
         if !acked.duplicate && seq <= last && !self.world.is(Mutant::EpochsForgotten) {
-            let info = self.info(shard).await.map_err(|error| error.to_string())?;
+            let failed = |error: JournalError| AppendError::Unavailable(error.to_string());
+            let info = self.info(shard).await.map_err(failed)?;
             let over = Some(Over { epoch: before, first_seq: None });
-            self.settle(shard, info, over).await.map_err(|error| error.to_string())?;
+            self.settle(shard, info, over).await.map_err(failed)?;
         }
         let epoch = self.current(shard);
         self.saw(shard, epoch, seq);
@@ -345,7 +373,11 @@ impl View {
         let to = entries.last().filter(|_| cut).map_or(bounds.last, |last| last.seq);
         self.saw_entries(shard, epoch, &entries);
         self.saw(shard, epoch, to);
-        Ok(JournalPage { epoch, from, to, tip: tip.max(to), entries })
+        let page = JournalPage { epoch, from, to, tip: tip.max(to), entries };
+        if page.is_dense() {
+            return Ok(page);
+        }
+        Ok(page.begun_at(self.look(shard).await?.first))
     }
 }
 
@@ -370,6 +402,8 @@ struct Tail {
     /// The entry that is on its way, and when it arrives.
     coming: u64,
     due: Instant,
+    /// Whether nothing came yet.
+    first: bool,
 }
 
 impl Tail {
@@ -382,7 +416,7 @@ impl Tail {
         let flags = view.process.flags();
         let consumers = view.servers.consumers(shard);
         let (reconnects, dead, due) = (flags.reconnects, flags.tails_dead, Instant::now());
-        Ok(Tail { view, shard, epoch, at: after, consumers, reconnects, dead, coming: 0, due })
+        Ok(Tail { view, shard, epoch, at: after, consumers, reconnects, dead, coming: 0, due, first: true })
     }
 
     async fn next(&mut self) -> Result<Entry, JournalError> {
@@ -425,8 +459,24 @@ impl Tail {
             }
             self.at = entry.seq;
             self.view.saw_entries(self.shard, self.epoch, std::slice::from_ref(&entry));
-            return Ok(entry);
+            let first = std::mem::take(&mut self.first);
+            return Ok(self.as_given(entry, first));
         }
+    }
+}
+
+impl Tail {
+    /// The entry; by a mutant the first of a tail has the digest that a relay was given before at its seq.
+    fn as_given(&self, mut entry: Entry, first: bool) -> Entry {
+        if self.view.relays && self.view.world.is(Mutant::RelaysDontCompare) {
+            let mut given = self.view.given.lock();
+            let known = *given.entry((self.shard, entry.seq)).or_insert(entry.digest);
+            if first {
+                entry.digest = known;
+            }
+            given.insert((self.shard, entry.seq), entry.digest);
+        }
+        entry
     }
 }
 
@@ -511,7 +561,8 @@ impl Journal for SimJournal {
         Box::pin(in_time(async move {
             self.0.look(shard).await?;
             let info = self.0.info(shard).await?;
-            if self.0.world.is(Mutant::EpochsForgotten) {
+            let ahead = self.0.servers.record(shard).is_some_and(|record| old > record.epoch);
+            if self.0.world.is(Mutant::EpochsForgotten) || ahead && self.0.world.is(Mutant::AheadForever) {
                 return Err(unavailable("nobody begins an epoch"));
             }
             self.0.settle(shard, info, Some(Over { epoch: old, first_seq })).await
@@ -525,7 +576,8 @@ impl Journal for SimJournal {
             if bounds.epoch != epoch {
                 return Err(JournalError::Epoch { shard, epoch: bounds.epoch });
             }
-            let through = through.min(bounds.last);
+            let far = if self.0.world.is(Mutant::TrimsTooFar) { u64::MAX } else { through };
+            let through = far.min(bounds.last);
             if through >= bounds.first {
                 self.0.servers.trim(shard, through);
             }
