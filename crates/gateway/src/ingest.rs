@@ -72,6 +72,8 @@ struct Filled {
 enum Doubt {
     /// What came is of another history than the ring: the log is to say which of the two is right.
     Which,
+    /// The same, and at this position the two have other digests; the ring's.
+    At(Epoch, u64, Digest),
     /// The journal has the newest entry whose digest the ring knows, and after it, at this position, another
     /// event.
     Other(Epoch, u64),
@@ -232,6 +234,7 @@ impl Ingest {
             let At { epoch, after, digest } = match doubt {
                 None => self.at(),
                 Some(Doubt::Which) => self.verified(),
+                Some(Doubt::At(epoch, after, digest)) => At { epoch, after, digest },
                 Some(Doubt::Other(epoch, after)) => At { epoch, after, digest: Digest::OTHER },
             };
             let topics = Arc::from([Pattern::everything()]);
@@ -339,7 +342,7 @@ impl Ingest {
                 }
                 state.pending.hold(batch, self.pending_bytes, &self.hub);
             }
-            Applied::Differs => self.doubt(state),
+            Applied::Differs => self.doubt(state, &batch),
             Applied::OtherEpoch if batch.epoch > self.at().epoch => {
                 tracing::warn!(shard = %self.shard, epoch = %batch.epoch, "the journal is another incarnation");
                 (state.pending, state.doubt) = (Pending::default(), None);
@@ -353,9 +356,9 @@ impl Ingest {
 
     /// The log gave other events than the ring has.
     fn differs(&self, state: &mut State, asked: Option<Doubt>, page: &Batch) {
-        let Some(doubt) = asked else { return self.doubt(state) };
+        let Some(doubt) = asked else { return self.doubt(state, page) };
         let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.first_other(page)));
-        if let (Doubt::Which, Some(seq)) = (doubt, other) {
+        if let (Doubt::Which | Doubt::At(..), Some(seq)) = (doubt, other) {
             // The journal has the entry that the question began with, and others after it.
             tracing::error!(shard = %self.shard, seq, "the ring has events that the journal has not; the log is told");
             state.doubt = Some(Doubt::Other(page.epoch, seq));
@@ -367,21 +370,24 @@ impl Ingest {
     }
 
     /// What came is of another history than the ring.
-    fn doubt(&self, state: &mut State) {
+    fn doubt(&self, state: &mut State, batch: &Batch) {
         self.hub.metrics.regresses.inc();
         if state.doubt.is_none() {
-            state.doubt = Some(Doubt::Which);
+            let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.other_digest(batch)));
+            let at = other.map(|(seq, digest)| Doubt::At(batch.epoch, seq, digest));
+            state.doubt = Some(at.unwrap_or(Doubt::Which));
             tracing::warn!(shard = %self.shard, "what comes has other events than the ring at the same positions; asking the log which are right");
         }
     }
 
     fn drain_pending(&self, state: &mut State) {
         while let Some((_, batch)) = state.pending.batches.first_key_value() {
-            match self.hub.apply(batch) {
+            let batch = batch.clone();
+            match self.hub.apply(&batch) {
                 Applied::Gap => return,
                 Applied::Differs => {
                     state.pending.drop_first();
-                    self.doubt(state);
+                    self.doubt(state, &batch);
                 }
                 Applied::Advanced | Applied::Known | Applied::OtherEpoch => state.pending.drop_first(),
             }

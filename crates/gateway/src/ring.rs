@@ -224,14 +224,17 @@ impl Ring {
 
     /// Whether a batch has another entry than the ring where both have one.
     fn differs(&self, batch: &Batch) -> bool {
-        let other = |seq: u64, digest: Digest| {
-            let known = self.digests.binary_search_by_key(&seq, |(seq, _)| *seq);
-            digest != Digest::NONE && known.is_ok_and(|at| self.digests[at].1 != digest)
-        };
-        other(batch.from, batch.from_digest)
-            || other(batch.to, batch.to_digest)
-            // The rest of what it repeats, if anything: a batch begins at the head as a rule.
-            || self.first_other(batch).is_some()
+        // The rest of what it repeats, if anything: a batch begins at the head as a rule.
+        self.other_digest(batch).is_some() || self.first_other(batch).is_some()
+    }
+
+    /// The first boundary of a batch at which it has another digest than the ring, and the ring's.
+    pub fn other_digest(&self, batch: &Batch) -> Option<(u64, Digest)> {
+        let boundaries = [(batch.from, batch.from_digest), (batch.to, batch.to_digest)];
+        boundaries.into_iter().filter(|(_, digest)| *digest != Digest::NONE).find_map(|(seq, digest)| {
+            let known = self.digests.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
+            Some(self.digests[known]).filter(|(_, known)| *known != digest)
+        })
     }
 
     /// The first seq at which a batch has another event than the ring.
