@@ -18,6 +18,15 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
+    // What the cargo that runs us says of this package. Build scripts that ask for variables of these names
+    // (ring's does) would run again, and all above them compile again, whenever `cargo xtask` and a plain
+    // `cargo` take turns.
+    let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_this_package) {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 
