@@ -199,9 +199,9 @@ impl Nemesis {
                     "{}",
                     process.process().report(&format!("was told to stop: {status}"))
                 );
-                process.restart().await;
+                process.relaunch();
             }
-            _ => service(cluster, *part).restart().await,
+            _ => service(cluster, *part).relaunch(),
         }
         format!("{part} is back from {}", fault.name())
     }

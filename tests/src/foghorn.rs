@@ -129,8 +129,13 @@ impl Foghorn {
 
     /// Starts it again with the same arguments and ports, after killing it if it runs.
     pub async fn restart(&mut self) {
-        self.process.restart();
+        self.relaunch();
         self.listening().await;
+    }
+
+    /// The same, without waiting until it listens: it doesn't while what it needs is away.
+    pub fn relaunch(&mut self) {
+        self.process.restart();
     }
 
     /// Its process, for the log and for the rest.

@@ -313,7 +313,13 @@ impl Connection {
     async fn read_log(&mut self, at: usize) -> Option<Bytes> {
         let course = self.courses[at];
         let query = self.replay_query(at, course);
-        match self.ask(query).await {
+        // What changes about the live feed is told at once, also by a stream that waits for the log.
+        let answer = match self.ask_unless(query, || self.is_stale_untold()).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => return None,
+            Err(end) => Err(end),
+        };
+        match answer {
             Ok(Replay::Page(page)) => {
                 let mut chunk = self.chunk();
                 let sent =
@@ -336,6 +342,16 @@ impl Connection {
 
     /// Asks the log, patiently: data that are slow to reach are no reason to reset anybody.
     async fn ask(&self, query: ReplayQuery) -> Result<Replay, StreamEnd> {
+        let answer = self.ask_unless(query, || false).await?;
+        answer.ok_or(StreamEnd::Internal)
+    }
+
+    /// The same, unless a mark comes at which there is something else to do; then none.
+    async fn ask_unless(
+        &self,
+        query: ReplayQuery,
+        other: impl Fn() -> bool,
+    ) -> Result<Option<Replay>, StreamEnd> {
         let deadline = Instant::now() + self.shared.config.log_patience;
         let mut backoff = Backoff::default();
         let attempts = async {
@@ -355,19 +371,22 @@ impl Connection {
                 backoff.wait().await;
             }
         };
-        let leaving = async {
+        let marked = async {
             loop {
                 self.membership.waiter.marked().await;
                 self.membership.waiter.unmark();
                 if self.membership.waiter.is_leaving() {
-                    return;
+                    return Err(StreamEnd::Drain);
+                }
+                if other() {
+                    return Ok(None);
                 }
             }
         };
         tokio::select! {
             biased;
-            () = leaving => Err(StreamEnd::Drain),
-            answer = attempts => answer,
+            given_up = marked => given_up,
+            answer = attempts => answer.map(Some),
             () = tokio::time::sleep_until(deadline) => Err(StreamEnd::LogUnavailable),
         }
     }
@@ -422,11 +441,16 @@ impl Connection {
     }
 
     fn say_stale(&mut self, chunk: &mut Chunk) {
-        let stale = self.shared.hub.is_stale(self.courses.iter().map(|course| course.shard));
-        if stale != self.told_stale && matches!(self.phase, Phase::Live) {
-            self.told_stale = stale;
-            if stale { chunk.stale() } else { chunk.live(0, &self.courses) }
+        if self.is_stale_untold() {
+            self.told_stale = !self.told_stale;
+            if self.told_stale { chunk.stale() } else { chunk.live(0, &self.courses) }
         }
+    }
+
+    /// Whether its live feed is silent, or no longer, and it hasn't heard of that.
+    fn is_stale_untold(&self) -> bool {
+        let stale = || self.shared.hub.is_stale(self.courses.iter().map(|course| course.shard));
+        matches!(self.phase, Phase::Live) && stale() != self.told_stale
     }
 
     fn chunk(&self) -> Chunk {

@@ -332,7 +332,7 @@ impl Ingest {
     }
 
     fn take(&self, state: &mut State, batch: Arc<Batch>) {
-        match self.hub.apply(&batch) {
+        match self.apply(state, &batch) {
             Applied::Advanced => self.drain_pending(state),
             Applied::Known => {}
             Applied::Gap => {
@@ -352,6 +352,18 @@ impl Ingest {
             // A relay that has not noticed yet.
             Applied::OtherEpoch => {}
         }
+    }
+
+    /// Takes in a batch of the live feed. One that goes on where the ring ends, and doesn't say what it takes
+    /// the entry there to be, may be of another history: then the log is asked what the journal has there.
+    fn apply(&self, state: &mut State, batch: &Batch) -> Applied {
+        let At { epoch, after, digest } = self.at();
+        let applied = self.hub.apply(batch);
+        let unsaid = batch.from == after && batch.from_digest == Digest::NONE && digest != Digest::NONE;
+        if applied == Applied::Advanced && unsaid && state.doubt.is_none() {
+            state.doubt = Some(Doubt::At(epoch, after, digest));
+        }
+        applied
     }
 
     /// The log gave other events than the ring has.
@@ -383,7 +395,7 @@ impl Ingest {
     fn drain_pending(&self, state: &mut State) {
         while let Some((_, batch)) = state.pending.batches.first_key_value() {
             let batch = batch.clone();
-            match self.hub.apply(&batch) {
+            match self.apply(state, &batch) {
                 Applied::Gap => return,
                 Applied::Differs => {
                     state.pending.drop_first();

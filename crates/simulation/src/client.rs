@@ -26,6 +26,8 @@ const RETRY_MOST: Duration = Duration::from_millis(1500);
 pub enum Seen {
     /// It asked for a stream, with this last event id.
     Asked {
+        /// Whom.
+        gateway: String,
         /// The header.
         last_event_id: Option<String>,
     },
@@ -186,7 +188,8 @@ impl Client {
                 continue;
             };
             self.asked.lock().push(gateway.process.clone());
-            self.saw(Seen::Asked { last_event_id: last_event_id.clone() });
+            let name = gateway.process.name.clone();
+            self.saw(Seen::Asked { gateway: name, last_event_id: last_event_id.clone() });
             let retry = self.listen(&gateway, &mut last_event_id).await;
             sleep(retry.min(RETRY_MOST)).await;
         }

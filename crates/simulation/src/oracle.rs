@@ -41,6 +41,8 @@ struct Truth {
     gone: Vec<(Shard, u64, RetentionClass)>,
     /// Every hole that the log ever recorded.
     holes: Vec<(Shard, u64, u64)>,
+    /// The first seq that each journal has in the end.
+    firsts: BTreeMap<Shard, u64>,
     /// When the events of each channel were stored, in order.
     times: HashMap<String, Vec<(Timestamp, Digest)>>,
     /// Whether rings and journal keep everything.
@@ -77,6 +79,7 @@ pub fn judge(
     for stored in &history {
         times.entry(stored.channel.clone()).or_default().push((stored.time, stored.digest));
     }
+    let firsts = shards.shards().map(|shard| (shard, cluster.servers.bounds(shard).1)).collect();
     let (keeps_all, began) = (cluster.keeps_all(), cluster.world.now().minus(cluster.world.elapsed()));
     let truth = Truth {
         shards,
@@ -88,6 +91,7 @@ pub fn judge(
         causes,
         gone,
         holes,
+        firsts,
         times,
         keeps_all,
         began,
@@ -131,6 +135,19 @@ impl Truth {
         self.epochs.iter().find(|record| record.shard == shard && record.epoch == epoch)
     }
 
+    /// The journal's first entry, by now.
+    fn first(&self, shard: Shard) -> u64 {
+        self.firsts.get(&shard).copied().unwrap_or(0)
+    }
+
+    /// Whether the log has recorded that it lacks an event.
+    fn is_in_hole(&self, stored: &Stored) -> bool {
+        let within = |(of, after, upto): &(Shard, u64, u64)| {
+            *of == stored.shard && (*after + 1..=*upto).contains(&stored.seq)
+        };
+        self.holes.iter().any(within)
+    }
+
     /// What is known at a moment of a run, in the journal's time.
     fn time(&self, at: Duration) -> Timestamp {
         self.began.plus(at)
@@ -141,18 +158,23 @@ impl Truth {
         self.causes.iter().any(|(since, cause)| *since <= at && is(*cause))
     }
 
+    /// Whether the journal is in a later epoch by then.
+    fn is_over(&self, shard: Shard, epoch: Epoch, by: Duration) -> bool {
+        self.epochs.iter().any(|record| record.shard == shard && record.epoch > epoch && record.at <= by)
+    }
+
     /// An epoch begins when the journal is another one, or has lost something, and once for each time.
     fn begun(&self, violations: &mut Vec<Violation>) {
         for shard in self.shards.shards() {
             for (before, record) in self.epochs.iter().filter(|record| record.shard == shard).enumerate() {
-                let causes = self.causes.iter().filter(|(at, cause)| {
-                    let concerns = match cause {
-                        Cause::Lost(of, _) | Cause::RecordBack(of) => *of == shard,
-                        _ => false,
-                    };
-                    concerns && *at <= record.at
+                let causes = self.causes.iter().filter(|(at, _)| *at <= record.at).map(|(_, cause)| match cause {
+                    Cause::Lost(of, _) if *of == shard => 1,
+                    // Who goes by the record that came back begins one, and who knows of a later one begins
+                    // one after that.
+                    Cause::RecordBack(of) if *of == shard => 2,
+                    _ => 0,
                 });
-                if causes.count() < before {
+                if causes.sum::<usize>() < before {
                     let what = format!(
                         "shard {shard} is in epoch {}, and nothing was lost since the last",
                         record.epoch
@@ -349,7 +371,7 @@ impl<'a> Judged<'a, '_> {
                 owes_reset = false;
             }
             match what {
-                Seen::Asked { last_event_id: asked } => {
+                Seen::Asked { last_event_id: asked, .. } => {
                     (live, open, owes_reset) = (false, true, false);
                     self.live_since = None;
                     last_event_id.clone_from(asked);
@@ -464,7 +486,10 @@ impl<'a> Judged<'a, '_> {
                 if course.seqs.contains(&stored.seq) {
                     continue;
                 }
-                if self.is_excused(stored, at, segment.newest) {
+                // What is never replayed isn't in the log, and the journal answers for its own epoch alone.
+                let is_over = || self.truth.is_over(*shard, course.epoch, at);
+                let unanswered = stored.channel.starts_with("l.") && is_over();
+                if unanswered || self.is_excused(stored, at, segment.newest) {
                     self.excused.insert((*shard, stored.seq));
                 } else {
                     let (epoch, seq, data) = (course.epoch, stored.seq, &stored.data);
@@ -675,11 +700,10 @@ impl<'a> Judged<'a, '_> {
             let passed = truth.lasting(*shard).filter(|stored| {
                 let there = stored.created == record.created && !stored.was_lost && !stored.purged;
                 let known = stored.seq <= course.from && stored.time < until && Some(stored.seq) > floor;
-                let held = truth
-                    .holes
-                    .iter()
-                    .all(|(of, after, upto)| of != shard || !(*after + 1..=*upto).contains(&stored.seq));
-                there && held && known && asked(stored) && wants(self.client, stored)
+                // A log that was put back has what its journal still had then, and no more of this epoch.
+                let put_back = truth.caused(at, |cause| matches!(cause, Cause::DatabaseBack));
+                let dropped = put_back && stored.seq < truth.first(*shard) || truth.is_in_hole(stored);
+                there && !dropped && known && asked(stored) && wants(self.client, stored)
             });
             let passed: Vec<String> = passed
                 .filter(|stored| !self.is_excused(stored, at, None))
@@ -701,7 +725,8 @@ impl<'a> Judged<'a, '_> {
                 truth.classes(&self.client.topics).contains(class)
             };
             let gone = truth.gone.iter().filter(|(of, seq, _)| stored.shard == *of && *seq >= stored.seq);
-            if truth.newer(stored, at) >= each || stored.purged || gone.clone().any(|gone| class(&gone)) {
+            let is_gone = stored.purged || truth.is_in_hole(stored) || gone.clone().any(|gone| class(&gone));
+            if is_gone || truth.newer(stored, at) >= each {
                 return true;
             }
         }

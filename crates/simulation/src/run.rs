@@ -172,12 +172,12 @@ fn told(client: &Client) -> String {
 
 fn line(seen: &Seen) -> String {
     match seen {
-        Seen::Asked { last_event_id } => {
+        Seen::Asked { gateway, last_event_id } => {
             let cursor = last_event_id.as_deref().map(foghorn_core::cursor::Cursor::parse);
             match cursor {
-                Some(Ok(cursor)) => format!("asks after {cursor:?}"),
-                Some(Err(_)) => format!("asks after {last_event_id:?}"),
-                None => "asks from now on".to_owned(),
+                Some(Ok(cursor)) => format!("asks {gateway} after {cursor:?}"),
+                Some(Err(_)) => format!("asks {gateway} after {last_event_id:?}"),
+                None => format!("asks {gateway} from now on"),
             }
         }
         Seen::Connected { recovered, id } => format!("connected, recovered: {recovered}, {id:?}"),

@@ -107,13 +107,15 @@ struct Stored {
 struct Over {
     epoch: Epoch,
     first_seq: Option<u64>,
+    /// Whether channels have moved between shards since: what the record says is over, whoever hears of it.
+    moved: bool,
 }
 
 impl Over {
     /// Whether the record's epoch comes after it. So does itself where this process, which has only `known`
     /// of earlier ones, hears of it from somebody else: then there is none to begin.
     fn is_before(&self, stored: Epoch, known: Epoch) -> bool {
-        stored > self.epoch || stored == self.epoch && known < self.epoch
+        stored > self.epoch || stored == self.epoch && known < self.epoch && !self.moved
     }
 }
 
@@ -219,7 +221,7 @@ impl Epochs {
         info: &Info,
         first_seq: Option<u64>,
     ) -> Result<Epoch, ApiError> {
-        self.settle(shard, info, Some(Over { epoch: old, first_seq })).await
+        self.settle(shard, info, Some(Over { epoch: old, first_seq, moved: false })).await
     }
 
     /// The epoch of this stream by the record, a new one if the record is of another.
@@ -268,7 +270,7 @@ impl Epochs {
             });
             let continues = same_past.map(|value| value.epoch);
             let differs = match over.filter(|_| continues.is_some()) {
-                Some(Over { epoch, first_seq: None }) => {
+                Some(Over { epoch, first_seq: None, .. }) => {
                     self.first_differing(shard, epoch, &info, seen).await?
                 }
                 over => over.and_then(|over| over.first_seq),
@@ -397,7 +399,7 @@ impl Epochs {
             // When channels have moved, also over a record that looks like ours: this layout may be the one
             // before the last.
             let over = if moved { self.record(known.shard).await?.value } else { None };
-            let over = over.map(|stored| Over { epoch: Epoch::new(stored.epoch), first_seq: None });
+            let over = over.map(|stored| Over { epoch: Epoch::new(stored.epoch), first_seq: None, moved: true });
             self.settle(known.shard, &info, over).await?;
         }
         Ok(())

@@ -111,7 +111,9 @@ impl Writer {
     /// entry each.
     async fn same_through(&self, head: WriterHead, bounds: Bounds) -> Result<(Option<Same>, bool), Ended> {
         let (mut low, mut high) = (bounds.first.saturating_sub(1), head.seq.min(bounds.last));
-        let (mut same, mut parts) = (None, head.seq > bounds.last);
+        // What is never replayed has no row, and the head's digest knows it all the same.
+        let head_parts = head.seq > bounds.last || self.differs(head, bounds).await?;
+        let (mut same, mut parts) = (None, head_parts);
         // The end first: mostly nothing is lost of what the log has.
         let mut middle = high;
         while low < high {

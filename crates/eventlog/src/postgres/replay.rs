@@ -135,6 +135,10 @@ impl PostgresLog {
         let Some((again, _)) = connection.standing(query.shard).await? else {
             return Ok(Stored::OtherEpoch { standing: None });
         };
+        if again.epoch == query.epoch && query.after > again.tip {
+            // PostgreSQL was put back from a backup in between: the cursor is not of the future.
+            return Err(not_followed(query.shard));
+        }
         match again.judge(query.epoch, query.after, topics) {
             Verdict::Serve { .. } => Ok(Stored::Page { page, standing, digest }),
             Verdict::Reset { reason, after } => Ok(Stored::Reset { reason, epoch: again.epoch, after }),

@@ -99,7 +99,7 @@ pub(super) async fn begin_epoch(
     let (seq, digest) = kept.map_or((start, Digest::NONE), |kept| (kept.head, kept.digest));
     let moved = sqlx::query(
         "UPDATE foghorn.shards SET epoch = $4, start = coalesce($5, least(start, $6)), head = $6, head_digest = $7
-         WHERE shard = $1 AND epoch = $2 AND term = $3",
+         WHERE shard = $1 AND epoch = $2 AND term = $3 AND head = $8 AND head_digest = $9",
     )
     .bind(number(head.shard))
     .bind(to_i64(head.epoch.get()))
@@ -108,6 +108,9 @@ pub(super) async fn begin_epoch(
     .bind(kept.is_none().then_some(to_i64(start)))
     .bind(to_i64(seq))
     .bind(digest.0.cast_signed())
+    // The database may have been put back under this writer: then it has not all that the writer knows of.
+    .bind(to_i64(head.seq))
+    .bind(head.digest.0.cast_signed())
     .execute(&mut *tx)
     .await?;
     if moved.rows_affected() == 0 {

@@ -402,10 +402,7 @@ impl Session {
     ) -> Result<WriterHead, WriteError> {
         self.run("begin epoch", |state| {
             let (shard, old) = (head.shard, head.epoch);
-            let row = state.shards.get_mut(&shard).ok_or(WriteError::Fenced)?;
-            if (row.epoch, row.term) != (old, head.term) && !state.broken.terms_unfenced {
-                return Err(WriteError::Fenced);
-            }
+            let row = state.fenced(&head)?;
             let (seq, digest) = kept.map_or((start, Digest::NONE), |kept| (kept.head, kept.digest));
             let start = if kept.is_some() { row.start.min(seq) } else { start };
             *row = Row { epoch, start, head: seq, digest, term: row.term };

@@ -135,15 +135,14 @@ impl Writer {
 impl Writer {
     /// The journal seems to be in an epoch before the log's. Either this process has not heard of the
     /// log's yet, or the record of epochs is older than the log: it was restored together with the
-    /// journal. To ask for a new epoch finds out which, and heals the second.
-    async fn behind(&self, head: WriterHead, bounds: Bounds) -> Result<Bounds, Ended> {
+    /// journal. To ask for one after the log's finds out which, and heals the second.
+    async fn behind(&self, head: WriterHead) -> Result<Bounds, Ended> {
         let (journal, shard) = (&self.journal, self.shard);
-        answer(journal.begin_anew(shard, bounds.epoch, None)).await?;
+        answer(journal.begin_anew(shard, head.epoch, None)).await?;
         let now = answer(journal.bounds(shard)).await?;
         if now.epoch < head.epoch {
             return Err(Ended::Journals(format!(
-                "the journal of shard {shard} is in epoch {}, the log is already in {}: the journal's record of \
-                 epochs is older than the log, a later one is begun",
+                "the journal of shard {shard} is in epoch {}, the log is already in {}; trying again",
                 now.epoch, head.epoch
             )));
         }
@@ -219,7 +218,7 @@ impl Tenure<'_> {
         let (writer, shard) = (self.writer, self.writer.shard);
         let mut bounds = answer(writer.journal.bounds(shard)).await?;
         if bounds.epoch < head.epoch {
-            bounds = writer.behind(head, bounds).await?;
+            bounds = writer.behind(head).await?;
         }
         if let Some(again) = writer.regressed(head, bounds).await? {
             bounds = again;
