@@ -57,7 +57,9 @@ impl SseClient {
         }
         let request = request.body(Full::new(Bytes::new())).with_context(|| format!("a request to {url}"))?;
         let (head, body) = net::send(request).await?.into_parts();
-        let (parser, ready, last_event_id) = Default::default();
+        let (parser, ready) = Default::default();
+        let asked_after = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("last-event-id"));
+        let last_event_id = asked_after.map(|(_, id)| (*id).to_owned()).unwrap_or_default();
         Ok(Self { status: head.status.as_u16(), headers: head.headers, body, parser, ready, last_event_id })
     }
 
@@ -79,7 +81,8 @@ impl SseClient {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// What a browser would send as `Last-Event-ID`: the last `id` that came, in whatever block.
+    /// What a browser would send as `Last-Event-ID`: the last `id` that came, in whatever block; before there is
+    /// one, what this stream was asked for with.
     #[must_use]
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id

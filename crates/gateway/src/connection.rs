@@ -304,6 +304,8 @@ impl Connection {
         }
         if catching_up && self.courses.iter().all(Course::is_level) && chunk.len() < CHUNK_BYTES {
             self.phase = Phase::Live;
+            // Also who was told before it had to catch up that the feed is silent takes it to be live now.
+            self.told_stale = false;
             chunk.live(self.replayed, &self.courses);
         }
         next

@@ -166,15 +166,19 @@ impl Truth {
     /// An epoch begins when the journal is another one, or has lost something, and once for each time.
     fn begun(&self, violations: &mut Vec<Violation>) {
         for shard in self.shards.shards() {
-            for (before, record) in self.epochs.iter().filter(|record| record.shard == shard).enumerate() {
-                let causes = self.causes.iter().filter(|(at, _)| *at <= record.at).map(|(_, cause)| match cause {
-                    Cause::Lost(of, _) if *of == shard => 1,
-                    // Who goes by the record that came back begins one, and who knows of a later one begins
-                    // one after that.
-                    Cause::RecordBack(of) if *of == shard => 2,
-                    _ => 0,
+            let mut records: Vec<_> = self.epochs.iter().filter(|record| record.shard == shard).collect();
+            // Where the record was lost with the journal, an epoch may begin that has the number of the last one,
+            // and whoever knows of that begins another after both.
+            records.dedup_by_key(|record| record.epoch);
+            for (before, record) in records.into_iter().enumerate() {
+                let causes = self.causes.iter().filter(|(at, cause)| {
+                    let concerns = match cause {
+                        Cause::Lost(of, _) | Cause::RecordBack(of) => *of == shard,
+                        _ => false,
+                    };
+                    concerns && *at <= record.at
                 });
-                if causes.sum::<usize>() < before {
+                if causes.count() < before {
                     let what = format!(
                         "shard {shard} is in epoch {}, and nothing was lost since the last",
                         record.epoch
