@@ -306,7 +306,7 @@ impl Ingest {
                 if state.warm_at.is_some_and(|warm| batch.to >= warm.min(batch.tip)) {
                     state.warm_at = Some(batch.to);
                 }
-                if self.hub.apply(&batch) == Applied::Differs {
+                if self.apply(state, &batch) == Applied::Differs {
                     self.differs(state, doubt, &batch);
                     return false;
                 }
@@ -354,8 +354,8 @@ impl Ingest {
         }
     }
 
-    /// Takes in a batch of the live feed. One that goes on where the ring ends, and doesn't say what it takes
-    /// the entry there to be, may be of another history: then the log is asked what the journal has there.
+    /// Takes in a batch. One that goes on where the ring ends, and doesn't say what it takes the entry there to
+    /// be, may be of another history: then the log is asked what the journal has there.
     fn apply(&self, state: &mut State, batch: &Batch) -> Applied {
         let At { epoch, after, digest } = self.at();
         let applied = self.hub.apply(batch);

@@ -26,6 +26,8 @@ enum Stored {
         standing: Standing,
         digest: Digest,
     },
+    /// There is another entry at the cursor than the gateway has there.
+    Differs,
     /// The cursor is at the head or beyond: the journal's turn.
     Beyond {
         standing: Standing,
@@ -83,6 +85,14 @@ impl PostgresLog {
                 self.with_recent(&query, &topics, limit, page, Some((standing, digest))).await
             }
             Ok(Stored::Reset { reason, epoch, after }) => Ok(self.reset(reason, epoch, after)),
+            // The journal could be asked, and no longer has what is compared.
+            Ok(Stored::Differs) if most < u64::MAX => Err(self.regressed(&query).await?),
+            Ok(Stored::Differs) => {
+                let (shard, seq) = (query.shard, query.after);
+                Err(LogError(format!(
+                    "the log of shard {shard} has another entry at {seq} than the gateway, and the journal can't be asked which is right; try again"
+                )))
+            }
             Ok(Stored::OtherEpoch { standing }) => {
                 let now = bounds(&*self.journal, query.shard).await?;
                 not_behind(query.shard, standing.as_ref().map(|standing| standing.epoch), now.epoch)?;
@@ -127,9 +137,17 @@ impl PostgresLog {
             }
         };
         let policies = self.policies.get();
+        let reader = self.reader(&policies);
         let span = Span { shard: query.shard, epoch: query.epoch, after, upto: upto.min(most) };
         connection.only(&standing, topics);
-        let page = self.reader(&policies).page(connection, span, topics, limit).await?;
+        if query.holds_digest() {
+            let at = Span { after: query.after - 1, upto: query.after, ..span };
+            let held = reader.page(connection, at, topics, limit).await?;
+            if held.records.first().is_some_and(|held| held.digest() != query.digest) {
+                return Ok(Stored::Differs);
+            }
+        }
+        let page = reader.page(connection, span, topics, limit).await?;
         // Retention may have dropped a partition between the two looks, and it says so in the same
         // transaction: what is vouched for now was there all the while.
         let Some((again, _)) = connection.standing(query.shard).await? else {
@@ -251,7 +269,8 @@ impl PostgresLog {
             }
             return Ok(Journaled::Begins(u64::MAX));
         }
-        if found.entries.first().is_some_and(|entry| entry.seq <= query.after) {
+        let holds = found.entries.first().is_some_and(|entry| entry.seq <= query.after);
+        if holds {
             let held = found.entries.remove(0);
             if held.digest != query.digest {
                 return Err(self.regressed(query).await?);
@@ -272,7 +291,11 @@ impl PostgresLog {
         let policies = self.policies.get();
         let mut records = select(found.entries, topics, &policies, true);
         self.reader(&policies).keep_fresh(&mut records);
-        Ok(Journaled::Page(self.page(query, &Page { records, to: found.to }, found.tip, known)))
+        let mut page = self.page(query, &Page { records, to: found.to }, found.tip, known);
+        if holds && let Replay::Page(batch) = &mut page {
+            batch.from_digest = query.digest;
+        }
+        Ok(Journaled::Page(page))
     }
 
     /// Begins a new epoch after that of a gateway, whose ring has what the journal has not. What to tell
