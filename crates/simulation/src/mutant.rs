@@ -29,8 +29,6 @@ pub enum Mutant {
     GatewaysDontCompare,
     /// A relay whose tail begins anew takes what comes first for what it had: a seq given out again shows nowhere.
     RelaysDontCompare,
-    /// Batches come without digests, so gateways compare only when they ask the log.
-    BatchesWithoutDigests,
     /// Gateways' questions to the log come without digests, so only batches are compared.
     QuestionsWithoutDigests,
     /// The log knows no digests of what it has, so its writer takes any journal for its own.
@@ -69,7 +67,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 31] = [
+    pub const ALL: [Mutant; 30] = [
         Mutant::RelaySkips,
         Mutant::GapsHidden,
         Mutant::LogVouchesTooFar,
@@ -83,7 +81,6 @@ impl Mutant {
         Mutant::EpochsMixed,
         Mutant::GatewaysDontCompare,
         Mutant::RelaysDontCompare,
-        Mutant::BatchesWithoutDigests,
         Mutant::QuestionsWithoutDigests,
         Mutant::WritersDontCompare,
         Mutant::AheadForever,
