@@ -33,6 +33,9 @@ metric_types = ["listed"]
 /// The type of what is broadcast: everybody hears it, and only the test of it listens.
 pub(crate) const SHOUT: &str = "shout";
 
+/// The variable with which whoever has no credential may not do everything.
+pub(crate) const CLOSED: (&str, &str) = ("FOGHORN_ALLOW_ANONYMOUS", "false");
+
 /// One of the two shapes.
 #[derive(Debug)]
 pub(crate) enum Shape {
@@ -176,6 +179,13 @@ impl Cluster {
         Cluster::start_at(nats, postgres, &database, shards, config, &[]).await
     }
 
+    /// The same, where whoever has no credential may do no more than the configuration says.
+    pub(crate) async fn start_closed(config: &str) -> Self {
+        let (nats, postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
+        let database = postgres.url(&postgres.create_database().await);
+        Cluster::start_with(nats, postgres, &database, 1, config, [&[CLOSED], &[CLOSED]]).await
+    }
+
     /// The same, with a URL of the database, which need not lead to `postgres` straight, and with variables
     /// in the environment of the first of each service.
     pub(crate) async fn start_at(
@@ -186,12 +196,22 @@ impl Cluster {
         config: &str,
         first: &[(&str, &str)],
     ) -> Self {
+        Cluster::start_with(nats, postgres, database, shards, config, [first, &[]]).await
+    }
+
+    async fn start_with(
+        nats: NatsServer,
+        postgres: PostgresServer,
+        database: &str,
+        shards: u8,
+        config: &str,
+        environments: [&[(&str, &str)]; 2],
+    ) -> Self {
         let bus = nats.url();
         let shards = shards.to_string();
         let common = ["--config", config, "--shards", &shards, "--nats", &bus, "--admin", "127.0.0.1:0"];
         let spawn = async |turn: usize, own: &[&str]| {
-            let environment = if turn == 0 { first } else { &[] };
-            Foghorn::spawn(&[own, &common].concat(), environment).await
+            Foghorn::spawn(&[own, &common].concat(), environments[turn]).await
         };
         let mut eventlogs = Vec::new();
         for turn in 0..2 {

@@ -3,6 +3,7 @@
 // A helper of a test is a test, too, only clippy cannot tell.
 #![allow(clippy::unwrap_used)]
 
+mod auth;
 mod behaviour;
 mod bench;
 mod bounds;

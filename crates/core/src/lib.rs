@@ -25,5 +25,7 @@ pub mod sse;
 
 pub mod batch;
 
+pub mod secret;
+
 pub mod policy;
 pub mod reason;

@@ -30,6 +30,11 @@ impl Pattern {
         Pattern(">".to_owned())
     }
 
+    /// The pattern of all that is for single users.
+    pub fn users() -> Self {
+        Pattern("user.>".to_owned())
+    }
+
     /// The pattern's text.
     pub fn as_str(&self) -> &str {
         &self.0

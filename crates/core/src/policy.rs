@@ -36,6 +36,22 @@ pub struct Policy {
     /// Event types that metrics count by name; all others are counted as `other`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metric_types: Vec<String>,
+    /// Who may listen. Left out, it is whoever has a credential, but for channels under `user.`: these are
+    /// their user's, and those credentials' that name them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+}
+
+/// Who may listen to the channels under a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Anybody, without a credential too.
+    Public,
+    /// Whoever has a credential, within what it says.
+    Authenticated,
+    /// `user.<id>` and what is below: the user of that id, nobody else whatever their credential says.
+    Owner,
 }
 
 fn retention_default() -> Duration {
@@ -81,6 +97,9 @@ pub enum PolicyError {
     /// Too many types.
     #[error("policy {0}: metric_types lists more than {METRIC_TYPES_MAX} types; each is a metric label")]
     MetricTypes(Pattern),
+    /// Channels that have no owner.
+    #[error("policy {0}: access = \"owner\" is for channels under user. alone, such as user.*")]
+    Owner(Pattern),
 }
 
 /// All policies, and the default for channels that none matches.
@@ -106,6 +125,7 @@ impl Policy {
             event_bytes: None,
             replay: true,
             metric_types: Vec::new(),
+            access: None,
         }
     }
 
@@ -128,6 +148,9 @@ impl Policy {
         }
         if self.metric_types.len() > METRIC_TYPES_MAX {
             return Err(PolicyError::MetricTypes(pattern()));
+        }
+        if self.access == Some(Access::Owner) && !Pattern::users().covers(&self.pattern) {
+            return Err(PolicyError::Owner(pattern()));
         }
         Ok(())
     }
@@ -227,5 +250,11 @@ mod tests {
         let mut none = policy("a", 2);
         none.retention_count = Some(0);
         assert!(matches!(Policies::new(vec![none]), Err(PolicyError::Count(_))));
+        let owned =
+            |pattern: &str| Policies::new(vec![Policy { access: Some(Access::Owner), ..policy(pattern, 2) }]);
+        assert!(owned("user.*").is_ok() && owned("user.>").is_ok());
+        for pattern in ["user", "*.eu", ">", "users.*"] {
+            assert!(matches!(owned(pattern), Err(PolicyError::Owner(_))), "{pattern}");
+        }
     }
 }

@@ -31,6 +31,8 @@ pub enum StreamEnd {
     LogUnavailable,
     /// The gateway holds as many streams as it may.
     Overload,
+    /// The token that it was opened with is no longer valid.
+    TokenExpired,
     /// Something broke that should not: a bug, logged as an error.
     Internal,
 }
@@ -64,12 +66,13 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 6] = [
+    pub const ALL: [StreamEnd; 7] = [
         StreamEnd::Drain,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
         StreamEnd::LogUnavailable,
         StreamEnd::Overload,
+        StreamEnd::TokenExpired,
         StreamEnd::Internal,
     ];
 
@@ -81,6 +84,7 @@ impl StreamEnd {
             StreamEnd::Slow => "slow",
             StreamEnd::LogUnavailable => "log-unavailable",
             StreamEnd::Overload => "overload",
+            StreamEnd::TokenExpired => "token-expired",
             StreamEnd::Internal => "internal",
         }
     }

@@ -1,5 +1,6 @@
 //! Why an event was not published, in the terms of every door.
 
+use foghorn_auth::Refusal;
 use foghorn_bus::journal::AppendError;
 use foghorn_core::event::EventError;
 use foghorn_http::problem::Problem;
@@ -22,11 +23,15 @@ pub struct PublishError {
     /// The JSON key that is wrong, where there is one.
     pub key: Option<String>,
     kind: Kind,
+    /// Whoever may not, and why.
+    refusal: Option<Refusal>,
 }
 
 /// What a door answers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    Unknown,
+    Forbidden,
     Invalid,
     TooLarge,
     Overloaded,
@@ -89,12 +94,14 @@ impl PublishError {
     }
 
     fn new(kind: Kind, code: &'static str, message: impl Into<String>, retryable: bool) -> Self {
-        PublishError { code, message: message.into(), retryable, key: None, kind }
+        PublishError { code, message: message.into(), retryable, key: None, kind, refusal: None }
     }
 
     /// What metrics count it as.
     pub(crate) fn outcome(&self) -> &'static str {
         match self.kind {
+            Kind::Unknown => "unauthenticated",
+            Kind::Forbidden => "denied",
             Kind::Invalid | Kind::TooLarge => "invalid",
             Kind::Overloaded => "overloaded",
             Kind::Draining => "draining",
@@ -108,7 +115,12 @@ impl PublishError {
     /// As HTTP (and NATS) answer it. Retry-After is jittered, so that those refused together do not come
     /// back together.
     pub fn to_problem(&self) -> Problem {
+        if let Some(refusal) = &self.refusal {
+            return refusal.to_problem();
+        }
         let (status, wait) = match self.kind {
+            Kind::Unknown => (StatusCode::UNAUTHORIZED, None),
+            Kind::Forbidden => (StatusCode::FORBIDDEN, None),
             Kind::Invalid => (StatusCode::BAD_REQUEST, None),
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
             Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Some(1..=3)),
@@ -130,6 +142,8 @@ impl PublishError {
     /// As gRPC answers it; the problem type is in the metadata `foghorn-problem`.
     pub fn to_status(&self) -> Status {
         let code = match self.kind {
+            Kind::Unknown => Code::Unauthenticated,
+            Kind::Forbidden => Code::PermissionDenied,
             Kind::Invalid | Kind::TooLarge => Code::InvalidArgument,
             Kind::Overloaded | Kind::Full => Code::ResourceExhausted,
             Kind::Draining | Kind::Unavailable | Kind::Lost => Code::Unavailable,
@@ -156,6 +170,17 @@ impl From<EventError> for PublishError {
             EventError::NotUtf8 { .. } | EventError::TooLarge { .. } => "data",
         };
         PublishError::new(kind, error.code(), error.to_string(), false).at(key)
+    }
+}
+
+impl From<Refusal> for PublishError {
+    fn from(refusal: Refusal) -> Self {
+        let kind = match refusal {
+            Refusal::NoCredential(_) | Refusal::BadCredential(_) => Kind::Unknown,
+            Refusal::Denied { .. } | Refusal::Forged => Kind::Forbidden,
+        };
+        let error = PublishError::new(kind, refusal.code(), refusal.to_string(), false);
+        PublishError { refusal: Some(refusal), ..error }
     }
 }
 

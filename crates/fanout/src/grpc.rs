@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use foghorn_auth::Caller;
 use foghorn_core::event::Ttl;
 use foghorn_rpc::v1::publisher_server::PublisherServer;
 use foghorn_rpc::v1::{self, publish_result};
@@ -28,6 +29,14 @@ pub struct GrpcDoor {
 }
 
 impl GrpcDoor {
+    /// Who calls, if they may publish at all.
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let caller = self.publisher.auth.caller_by(authorization).map_err(PublishError::from);
+        let caller = caller.and_then(|caller| self.publisher.check_may(&caller).map(|()| caller));
+        caller.map_err(|error| self.refuse(&error))
+    }
+
     fn refuse(&self, error: &PublishError) -> Status {
         self.publisher.refused(Door::Grpc, error);
         error.to_status()
@@ -41,11 +50,13 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         request: Request<v1::PublishRequest>,
     ) -> Result<Response<v1::PublishResponse>, Status> {
         self.publisher.check_open().map_err(|error| self.refuse(&error))?;
+        let caller = self.caller(&request)?;
         let trace = trace_of(&request);
         let request = request.into_inner();
         let _room = self.publisher.room(1, request.data.len()).await.map_err(|error| self.refuse(&error))?;
         let input = input(request, trace).map_err(|error| self.refuse(&error))?;
-        let published = self.publisher.publish(Door::Grpc, input).await.map_err(|error| error.to_status())?;
+        let published = self.publisher.publish(Door::Grpc, &caller, input).await;
+        let published = published.map_err(|error| error.to_status())?;
         Ok(Response::new(response(&published)))
     }
 
@@ -54,6 +65,7 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         request: Request<v1::PublishBatchRequest>,
     ) -> Result<Response<v1::PublishBatchResponse>, Status> {
         self.publisher.check_open().map_err(|error| self.refuse(&error))?;
+        let caller = self.caller(&request)?;
         let trace = trace_of(&request);
         let events = request.into_inner().events;
         let most = self.publisher.config.batch_events;
@@ -63,7 +75,8 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         }
         let bytes = events.iter().map(|event| event.data.len()).sum();
         let _room = self.publisher.room(events.len(), bytes).await.map_err(|error| self.refuse(&error))?;
-        let checked = events.into_iter().map(|event| grpc_stream::check(&self.publisher, event, &trace));
+        let checked =
+            events.into_iter().map(|event| grpc_stream::check(&self.publisher, &caller, event, &trace));
         let answers = Pipeline::run(self.publisher.clone(), Door::Grpc, checked.collect()).await;
         Ok(Response::new(v1::PublishBatchResponse { results: answers.iter().map(result).collect() }))
     }
@@ -75,9 +88,10 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         request: Request<Streaming<v1::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         self.publisher.check_open().map_err(|error| self.refuse(&error))?;
+        let caller = self.caller(&request)?;
         let trace = trace_of(&request);
         let (sender, answers) = tokio::sync::mpsc::channel(16);
-        tokio::spawn(grpc_stream::run(self.publisher.clone(), request.into_inner(), trace, sender));
+        tokio::spawn(grpc_stream::run(self.publisher.clone(), caller, request.into_inner(), trace, sender));
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 }

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use foghorn_auth::Caller;
 use foghorn_rpc::v1;
 use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::Semaphore;
@@ -33,11 +34,12 @@ enum End {
 /// Checks a request; what is refused is counted.
 pub(crate) fn check(
     publisher: &Publisher,
+    caller: &Caller,
     request: v1::PublishRequest,
     trace: &Option<String>,
 ) -> Result<Checked, PublishError> {
     match input(request, trace.clone()) {
-        Ok(input) => publisher.check(Door::Grpc, input),
+        Ok(input) => publisher.check(Door::Grpc, caller, input),
         Err(error) => {
             publisher.refused(Door::Grpc, &error);
             Err(error)
@@ -49,6 +51,7 @@ pub(crate) fn check(
 /// drain. Whatever was read is answered.
 pub(crate) async fn run(
     publisher: Arc<Publisher>,
+    caller: Caller,
     mut requests: Streaming<v1::PublishRequest>,
     trace: Option<String>,
     answers: Sender<Result<v1::PublishResult, Status>>,
@@ -84,7 +87,7 @@ pub(crate) async fn run(
                 }
             }
             request = requests.message(), if may_read => match request {
-                Ok(Some(request)) => match check(&publisher, request, &trace) {
+                Ok(Some(request)) => match check(&publisher, &caller, request, &trace) {
                     Ok(checked) => {
                         entering = Some(enter(publisher.clone(), own_room.clone(), checked)).into();
                         waits_for_room = true;

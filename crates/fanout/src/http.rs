@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foghorn_auth::Caller;
 use foghorn_http::body::{BodyRoom, json, read_json};
 use foghorn_http::guard::Guard;
 use foghorn_http::problem::Problem;
@@ -81,15 +82,20 @@ impl PublishHandler {
             return Err(bad_value("query", "isn't read here; everything goes into the JSON body"));
         }
         self.publisher.check_open().map_err(|error| refuse(&self.publisher, &error))?;
+        // Before the body: who may not publish can't have it read either.
+        let caller = self.publisher.auth.caller(request.headers(), None);
+        let caller = caller.map_err(|why| refuse(&self.publisher, &why.into()))?;
+        self.publisher.check_may(&caller).map_err(|error| refuse(&self.publisher, &error))?;
         let trace = header_text(request.headers(), "traceparent").and_then(traceparent);
         let mut intake = Intake { publisher: &self.publisher, room: self.publisher.growing_room() };
         let body = read_json(request, self.publisher.config.body_bytes, &mut intake).await?;
-        self.publish(body, trace.as_deref(), intake.room).await.map_err(|error| error.to_problem())
+        self.publish(&caller, body, trace.as_deref(), intake.room).await.map_err(|error| error.to_problem())
     }
 
     /// Publishes a body, which has its room already. An error is about all of it, or about the only event.
     async fn publish(
         &self,
+        caller: &Caller,
         body: Vec<u8>,
         trace: Option<&str>,
         mut room: RequestRoom,
@@ -104,7 +110,7 @@ impl PublishHandler {
             .into_iter()
             .map(|Asked { index, input }| {
                 let checked = match input {
-                    Ok(input) => self.publisher.check(Door::Http, input),
+                    Ok(input) => self.publisher.check(Door::Http, caller, input),
                     Err(error) => {
                         self.publisher.refused(Door::Http, &error);
                         Err(error)

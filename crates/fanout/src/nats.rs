@@ -10,6 +10,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use foghorn_bus::nats::{NatsRequest, REQUEST_HEADERS, Requests};
 use foghorn_core::event::Ttl;
+use foghorn_core::secret::Secret;
 use foghorn_http::hint::{near_match, shown};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
@@ -60,6 +61,7 @@ struct Request {
     ttl: Option<String>,
     ack: Option<String>,
     traceparent: Option<String>,
+    authorization: Option<Secret>,
     unknown_header: Option<String>,
     data: Bytes,
 }
@@ -73,6 +75,7 @@ impl From<&NatsRequest> for Request {
             ttl: request.ttl.clone(),
             ack: request.ack.clone(),
             traceparent: request.traceparent.clone(),
+            authorization: request.authorization.clone(),
             unknown_header: request.unknown_header.clone(),
             data: request.data.clone(),
         }
@@ -82,9 +85,12 @@ impl From<&NatsRequest> for Request {
 /// Waits for room no longer than over HTTP: its sender would have given up before it is published.
 async fn answer(publisher: &Publisher, request: Request) -> Answer {
     let refused = |error: &PublishError| publisher.refused(Door::Nats, error);
+    let caller = publisher.auth.caller_by(request.authorization.as_ref().map(Secret::reveal));
+    let caller = caller.map_err(PublishError::from).inspect_err(refused)?;
+    publisher.check_may(&caller).inspect_err(refused)?;
     let _room = publisher.room(1, request.data.len()).await.inspect_err(refused)?;
     let input = input(request).inspect_err(refused)?;
-    publisher.publish(Door::Nats, input).await
+    publisher.publish(Door::Nats, &caller, input).await
 }
 
 fn input(request: Request) -> Result<PublishInput, PublishError> {

@@ -241,7 +241,7 @@ mod tests {
             ack: Ack::Accepted,
             traceparent: None,
         };
-        bench.publisher.check(Door::Grpc, input)
+        bench.publisher.check(Door::Grpc, &foghorn_auth::Caller::Unchecked, input)
     }
 
     #[tokio::test]

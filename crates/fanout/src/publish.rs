@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
 
+use foghorn_auth::{Authenticator, Caller};
 use foghorn_bus::journal::{AppendError, Appended, Journal};
 use foghorn_bus::log::{Committed, EventLog};
 use foghorn_core::channel::Channel;
@@ -128,6 +129,7 @@ pub struct Publisher {
     journal: Arc<dyn Journal>,
     log: Arc<dyn EventLog>,
     policies: Arc<Policies>,
+    pub(crate) auth: Arc<Authenticator>,
     pub(crate) config: Config,
     metrics: Metrics,
     pub(crate) shutdown: Shutdown,
@@ -135,22 +137,28 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Appends to `journal`; asks `log` for `durable` acks; refuses new requests once `shutdown` is set.
+    /// Appends to `journal` what `auth` lets callers publish; asks `log` for `durable` acks; refuses new requests once `shutdown` is set.
     pub fn new(
         journal: Arc<dyn Journal>,
         log: Arc<dyn EventLog>,
         policies: Arc<Policies>,
+        auth: Arc<Authenticator>,
         config: Config,
         metrics: Metrics,
         shutdown: Shutdown,
     ) -> Self {
         let rooms = Rooms::new(config.inflight_bytes);
-        Publisher { journal, log, policies, config, metrics, shutdown, rooms }
+        Publisher { journal, log, policies, auth, config, metrics, shutdown, rooms }
     }
 
     /// Publishes one event and waits for what its ack class promises.
-    pub async fn publish(&self, door: Door, input: PublishInput) -> Result<Published, PublishError> {
-        let checked = self.check(door, input)?;
+    pub async fn publish(
+        &self,
+        door: Door,
+        caller: &Caller,
+        input: PublishInput,
+    ) -> Result<Published, PublishError> {
+        let checked = self.check(door, caller, input)?;
         let mut run = self.append_in_order(door, vec![checked]);
         let accepted = run.next(self).await.unwrap_or_else(|| Err(PublishError::draining()))?;
         self.settle(door, accepted).await
@@ -159,6 +167,11 @@ impl Publisher {
     /// An error when the server is stopping. Doors ask before they take a request in.
     pub fn check_open(&self) -> Result<(), PublishError> {
         if self.shutdown.is_set() { Err(PublishError::draining()) } else { Ok(()) }
+    }
+
+    /// An error for whoever may publish nothing at all.
+    pub(crate) fn check_may(&self, caller: &Caller) -> Result<(), PublishError> {
+        Ok(self.auth.check_publisher(caller)?)
     }
 
     /// Room for a request of so many events and bytes of data, waiting at most 2 s.
@@ -183,14 +196,22 @@ impl Publisher {
         self.metrics.answered(door, Ack::Accepted, error.outcome(), Duration::ZERO);
     }
 
-    /// Whether it may be appended: everything from outside becomes a trusted type here.
-    pub(crate) fn check(&self, door: Door, input: PublishInput) -> Result<Checked, PublishError> {
+    /// Whether it may be appended: everything from outside becomes a trusted type here, and is the caller's
+    /// to publish.
+    pub(crate) fn check(
+        &self,
+        door: Door,
+        caller: &Caller,
+        input: PublishInput,
+    ) -> Result<Checked, PublishError> {
         let (came, ack) = (Instant::now(), input.ack);
-        let checked = self.parse(input).map(|entry| Checked { entry, ack, came, room: None });
-        checked.map_err(|error| {
-            let error = PublishError::from(error);
+        let parsed = self.parse(input).map_err(PublishError::from);
+        let allowed = parsed.and_then(|entry| {
+            self.auth.check_publish(caller, &entry.event.channel)?;
+            Ok(entry)
+        });
+        allowed.map(|entry| Checked { entry, ack, came, room: None }).inspect_err(|error| {
             self.metrics.answered(door, ack, error.outcome(), came.elapsed());
-            error
         })
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foghorn_auth::Authenticator;
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::clock::Clock;
 use foghorn_bus::journal::Journal;
@@ -36,6 +37,8 @@ pub struct Ports {
     pub leases: Arc<dyn Leases>,
     /// Who knows what is durable.
     pub log: Arc<dyn EventLog>,
+    /// Who may publish.
+    pub auth: Arc<Authenticator>,
     /// What counts as now.
     pub clock: Clock,
 }
@@ -66,6 +69,7 @@ impl Fanout {
             ports.journal.clone(),
             ports.log.clone(),
             policies,
+            ports.auth.clone(),
             config.clone(),
             metrics.clone(),
             shutdown.clone(),

@@ -437,6 +437,7 @@ pub(crate) fn bench(config: Config) -> Bench {
         Arc::new(journal.clone()),
         log.clone(),
         Arc::new(Policies::new(vec![small]).unwrap()),
+        Arc::new(foghorn_auth::Authenticator::open()),
         config,
         Metrics::register(&mut registry),
         shutdown,

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use foghorn_telemetry::logging::LogFormat;
 
 use crate::config::{self, Config};
-use crate::{client, cluster, healthcheck, standalone};
+use crate::{client, cluster, healthcheck, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]
@@ -37,6 +37,8 @@ enum Command {
     Bench(client::bench::Args),
     /// Check or show the configuration
     Config(ConfigCommand),
+    /// Make and look at tokens, for development
+    Token(token::Args),
     /// Ask an admin port whether its process is ready (exit code 0) or not (1)
     Healthcheck(healthcheck::Args),
 }
@@ -53,7 +55,7 @@ struct Common {
     /// How logs look [default: text]
     #[arg(long, value_name = "text|json", value_parser = log_format)]
     log: Option<LogFormat>,
-    /// Listen beyond loopback although nobody has to authenticate
+    /// Whoever has no credential may publish and listen to everything, from other machines too
     #[arg(long)]
     allow_anonymous: bool,
 }
@@ -181,7 +183,7 @@ struct ConfigArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// As given to the services: listening beyond loopback is meant
+    /// As given to the services: that anybody may publish and listen is meant
     #[arg(long)]
     allow_anonymous: bool,
 }
@@ -200,6 +202,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Subscribe(args) => client(client::subscribe::run(args)),
         Command::Bench(args) => client(client::bench::run(args)),
         Command::Config(args) => config_command(&args.command),
+        Command::Token(args) => client(token::run(&args)),
         Command::Healthcheck(args) => client(healthcheck::run(&args)),
     }
 }

@@ -35,6 +35,7 @@ use crate::process::{self, Misconfigured, Process, check_exposure, last_requests
 /// `foghorn gateway`.
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.admin])?;
+    let auth = process::authenticator(&config, config.allow_anonymous)?;
     let process = Process::start()?;
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
@@ -51,6 +52,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         shards: parameters.shards,
         policies: config.checked_policies().map_err(Misconfigured)?,
         guard: guard(&config),
+        auth,
         clock: Clock::default(),
         health: process.health.clone(),
     };
@@ -66,6 +68,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
 /// `foghorn fanout`.
 pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
+    let auth = process::authenticator(&config, config.allow_anonymous)?;
     let process = Process::start()?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
@@ -90,6 +93,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         feed: Arc::new(bus.live(parameters.shards)),
         leases: Arc::new(leases),
         log: remote_log(&config, &process)?,
+        auth,
         clock: Clock::default(),
     };
     let policies = config.checked_policies().map_err(Misconfigured)?;
@@ -120,7 +124,8 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
 
 /// `foghorn eventlog`.
 pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
-    check_exposure(&config, &[config.listen.grpc, config.listen.admin])?;
+    config.check_log_exposure().map_err(Misconfigured)?;
+    check_exposure(&config, &[config.listen.admin])?;
     let process = Process::start()?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     spawn_admin(&config, &process)?;

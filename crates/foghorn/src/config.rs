@@ -29,11 +29,12 @@ pub(crate) use secrets::without_secrets;
 pub(crate) struct Config {
     /// How many totally ordered sequences there are, 1 to 8; the same in every process of a cluster.
     pub shards: u64,
-    /// Whether to listen beyond loopback although nobody has to authenticate.
+    /// Whether those without a credential may publish and listen to everything, from other machines too.
     pub allow_anonymous: bool,
     pub log: Log,
     pub listen: Listen,
     pub http: Http,
+    pub auth: foghorn_auth::config::Config,
     pub limits: Limits,
     pub standalone: Standalone,
     pub nats: Nats,
@@ -145,6 +146,7 @@ impl Default for Config {
             log: Log::default(),
             listen: Listen::default(),
             http: Http::default(),
+            auth: foghorn_auth::config::Config::default(),
             limits: Limits::default(),
             standalone: Standalone::default(),
             nats: Nats::default(),

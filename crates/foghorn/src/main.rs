@@ -11,6 +11,7 @@ mod process;
 mod router;
 
 mod healthcheck;
+mod token;
 
 mod client;
 

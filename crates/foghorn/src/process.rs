@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use foghorn_auth::Authenticator;
+use foghorn_auth::keys::Keys;
+use foghorn_bus::clock::Clock;
 use foghorn_http::Handler;
 use foghorn_http::listen::Reserved;
 use foghorn_http::serve::{Limits, serve};
@@ -136,6 +139,21 @@ pub(crate) fn spawn_admin(config: &Config, process: &Process) -> anyhow::Result<
         drop(forever);
     });
     Ok(())
+}
+
+/// Who knows callers. `open`: whoever has no credential may do everything.
+pub(crate) fn authenticator(config: &Config, open: bool) -> Result<Arc<Authenticator>, Misconfigured> {
+    let keys = Keys::load(&config.auth).map_err(Misconfigured)?;
+    match (keys.is_empty(), open) {
+        (true, false) => tracing::warn!(
+            "no auth.keys are configured: nobody can publish, and only what policies call public can be listened \
+             to; --allow-anonymous lets everybody do everything"
+        ),
+        (false, true) => tracing::warn!("whoever has no credential may publish and listen to everything"),
+        _ => {}
+    }
+    let clock = Clock::default();
+    Ok(Arc::new(Authenticator::new(&config.auth, keys, open, move || clock.now())))
 }
 
 /// Checks that what is listened on may be.

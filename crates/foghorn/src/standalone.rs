@@ -20,6 +20,8 @@ use crate::router::Router;
 /// Runs until told to stop.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
+    // On a laptop nobody has to configure anything; elsewhere it isn't reached without.
+    let auth = process::authenticator(&config, config.allow_anonymous || !config.auth.is_configured())?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let process = Process::start()?;
@@ -36,6 +38,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             feed: feed.clone(),
             leases: Arc::new(MemoryLeases::new()),
             log: log.clone(),
+            auth: auth.clone(),
             clock: Clock::default(),
         },
         policies.clone(),
@@ -52,6 +55,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             shards,
             policies,
             guard: guard.clone(),
+            auth,
             clock: Clock::default(),
             health: process.health.clone(),
         },

@@ -29,10 +29,10 @@ use crate::engine::Engine;
 use crate::hub::{Hub, Membership};
 use crate::metrics::Source;
 use crate::ring::RingEvent;
-use crate::seat::Seat;
+use crate::seat::{Due, Seat, Term};
 use crate::subscription::Subscription;
 use chunk::Chunk;
-pub(crate) use chunk::{goodbye, keep_alive, notice, stream_end};
+pub(crate) use chunk::{expiring, goodbye, keep_alive, notice, stream_end};
 use course::Lack;
 pub(crate) use course::{Course, cursor};
 pub(crate) use start::Begin;
@@ -45,6 +45,8 @@ const STALLED: Duration = Duration::from_secs(30);
 /// How long a stream waits that the log has nothing for and the ring does not cover yet: the ring has not
 /// begun the epoch that the log is in.
 const LOG_PAUSE: Duration = Duration::from_millis(100);
+/// How exactly the end of a token is kept.
+const TERM_STEP: Duration = Duration::from_millis(100);
 /// Events and bytes asked of the log at a time.
 const PAGE_EVENTS: usize = 500;
 const PAGE_BYTES: usize = 512 * 1024;
@@ -125,6 +127,14 @@ impl Connection {
         Connection::of(shared, stream, Phase::Begin(begin))
     }
 
+    /// It lasts no longer than its term.
+    pub(crate) fn until(mut self, term: Option<Term>) -> Self {
+        if let Some(seat) = &mut self.life.seat {
+            seat.limit(term);
+        }
+        self
+    }
+
     /// A stream that said `stream-live` before and goes on from its courses.
     pub(crate) fn resumed(shared: Arc<Shared>, stream: Stream) -> Self {
         Connection::of(shared, stream, Phase::Live)
@@ -198,6 +208,10 @@ impl Connection {
                 return self.finish(StreamEnd::Drain);
             }
             let mut chunk = self.chunk();
+            if self.life.due() == Due::End {
+                return self.finish(StreamEnd::TokenExpired);
+            }
+            self.say_expiring(&mut chunk);
             self.say_stale(&mut chunk);
             let next = self.read_rings(&mut chunk);
             self.settled = matches!(next, Next::Wait);
@@ -388,6 +402,7 @@ impl Connection {
         tokio::select! {
             biased;
             given_up = marked => given_up,
+            () = self.life.over() => Err(StreamEnd::TokenExpired),
             answer = attempts => answer.map(Some),
             () = tokio::time::sleep_until(deadline) => Err(StreamEnd::LogUnavailable),
         }
@@ -423,6 +438,7 @@ impl Connection {
         tokio::select! {
             biased;
             () = self.membership.waiter.marked() => return None,
+            () = self.life.term_asks() => return None,
             () = tokio::time::sleep_until(until.min(self.keep_alive_at())) => {}
         }
         if Instant::now() < self.keep_alive_at() {
@@ -453,6 +469,15 @@ impl Connection {
     fn is_stale_untold(&self) -> bool {
         let stale = || self.shared.hub.is_stale(self.courses.iter().map(|course| course.shard));
         matches!(self.phase, Phase::Live) && stale() != self.told_stale
+    }
+
+    fn say_expiring(&mut self, chunk: &mut Chunk) {
+        if let Due::Telling(ends) = self.life.due()
+            && let Some(seat) = &mut self.life.seat
+        {
+            seat.told();
+            chunk.expiring(ends);
+        }
     }
 
     fn chunk(&self) -> Chunk {
@@ -486,6 +511,32 @@ impl Life {
 
     fn client_id(&self) -> String {
         self.seat.as_ref().map(Seat::client_id).unwrap_or_default()
+    }
+
+    /// What its term asks for.
+    fn due(&self) -> Due {
+        self.seat.as_ref().map_or(Due::Nothing(None), Seat::due)
+    }
+
+    /// Returns when its term asks for something.
+    async fn term_asks(&self) {
+        while let Due::Nothing(wait) = self.due() {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait.max(TERM_STEP)).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Returns when its term is over.
+    async fn over(&self) {
+        loop {
+            self.term_asks().await;
+            if self.due() == Due::End {
+                return;
+            }
+            tokio::time::sleep(TERM_STEP).await;
+        }
     }
 
     /// Why it is over, if it ends here and now.

@@ -17,8 +17,9 @@ use foghorn_http::problem::Problem;
 use foghorn_http::query::{Query, bad_value};
 
 use crate::connection::Shared;
+use crate::http::TOKEN;
 
-const KEYS: &[&str] = &["after", "before", "limit"];
+const KEYS: &[&str] = &["after", "before", "limit", TOKEN];
 /// How long a request waits for its turn at the log.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LIMIT_DEFAULT: u64 = 100;
@@ -26,9 +27,8 @@ const LIMIT_MAX: u64 = 1000;
 
 /// A page of a channel's events: newest first, or oldest first with `after`. `after` and `before` take a
 /// seq or a cursor.
-pub(crate) async fn answer(shared: &Shared, channel: &str, query: Option<&str>) -> Result<Response, Problem> {
-    let Asked { channel, shard, after, before, limit } =
-        Asked::read(channel, query, shared.hub.shard_count())?;
+pub(crate) async fn answer(shared: &Shared, asked: Asked) -> Result<Response, Problem> {
+    let Asked { channel, shard, after, before, limit, query: _ } = asked;
     let asked = HistoryQuery {
         channel: channel.clone(),
         after: after.map(|bound| bound.seq),
@@ -70,7 +70,8 @@ fn cursor(shard: Shard, epoch: Epoch, seq: u64) -> String {
 
 /// What a request asks for.
 pub(crate) struct Asked {
-    channel: Channel,
+    pub(crate) channel: Channel,
+    pub(crate) query: Query,
     shard: Shard,
     after: Option<Bound>,
     before: Option<Bound>,
@@ -89,7 +90,8 @@ impl Asked {
         let shard = shards.shard_of(&channel);
         let limit = query.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
         let (after, before) = (bound(&query, "after", shard)?, bound(&query, "before", shard)?);
-        Ok(Asked { channel, shard, after, before, limit: usize::try_from(limit).unwrap_or(usize::MAX) })
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(Asked { channel, query, shard, after, before, limit })
     }
 }
 

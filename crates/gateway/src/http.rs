@@ -14,6 +14,7 @@ use hyper::body::{Frame, Incoming};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use foghorn_auth::{Authenticator, Caller, Refusal};
 use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::Position;
@@ -29,7 +30,8 @@ use foghorn_http::{Handler, Response};
 
 use crate::connection::{Begin, Connection, Shared, goodbye};
 use crate::engine;
-use crate::history;
+use crate::history::{self, Asked};
+use crate::seat::Term;
 use crate::subscription::Subscription;
 
 #[cfg(fuzzing)]
@@ -37,7 +39,9 @@ pub mod fuzzing;
 
 /// What `GET /api/events` knows.
 const KEYS: &[&str] =
-    &["channels", "events", "lastEventId", "_lastEventId", "since", "last", "envelope", "heartbeat"];
+    &["channels", "events", "lastEventId", "_lastEventId", "since", "last", "envelope", "heartbeat", TOKEN];
+/// The key of a token in the URL.
+pub(crate) const TOKEN: &str = "token";
 /// Most types in `events=`.
 const TYPES_MAX: usize = 100;
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -46,6 +50,7 @@ const LAST_EVENT_ID: &str = "last-event-id";
 pub struct Api {
     pub(crate) shared: Arc<Shared>,
     pub(crate) guard: Guard,
+    pub(crate) auth: Arc<Authenticator>,
 }
 
 impl Handler for Api {
@@ -75,13 +80,20 @@ impl Api {
         let get = || if method == Method::GET { Ok(()) } else { Err(Problem::method("GET")) };
         match segments[..] {
             ["api", "events"] => get().and_then(|()| self.stream(headers, query, None)),
-            ["api", "events", "stats"] => get().map(|()| self.stats()),
+            ["api", "events", "stats"] => {
+                get()?;
+                self.caller(headers, &Query::default())?.check_admin().map_err(|why| self.refused(&why))?;
+                Ok(self.stats())
+            }
             // Fixed names that are not channels here.
             ["api", "events", "ticket" | "subscribe"] => Err(Problem::not_found(path)),
             ["api", "events", channel] => get().and_then(|()| self.stream(headers, query, Some(channel))),
             ["api", "channels", channel, "events"] => {
                 get()?;
-                history::answer(&self.shared, channel, query).await
+                let asked = Asked::read(channel, query, self.shared.hub.shard_count())?;
+                let caller = self.caller(headers, &asked.query)?;
+                self.check_listen(&caller, &Pattern::from(&asked.channel))?;
+                history::answer(&self.shared, asked).await
             }
             _ => Err(Problem::not_found(path)),
         }
@@ -95,7 +107,14 @@ impl Api {
     ) -> Result<Response, Problem> {
         let query = Query::parse(query, KEYS)?;
         let (most, shards) = (self.shared.config.channels_per_connection, self.shared.hub.shard_count());
-        let subscription = subscription(&query, channel, most, shards)?;
+        let topics = topics(&query, channel, most)?;
+        let caller = self.caller(headers, &query)?;
+        topics.iter().try_for_each(|topic| self.check_listen(&caller, topic))?;
+        let all = [caller.implied(self.shared.hub.policies()), topics].concat();
+        if all.is_empty() {
+            return Err(self.refused(&Refusal::NoCredential("listening to broadcast".to_owned())));
+        }
+        let subscription = subscription(&query, &all, shards)?;
         let begin = begin(headers, &query, self.shared.hub.clock.now())?;
         let hub = &self.shared.hub;
         if hub.is_draining() || hub.connections() >= self.shared.config.connections {
@@ -111,8 +130,32 @@ impl Api {
             last_event_id = last_event_id(headers, &query).unwrap_or_default(),
             "stream opened"
         );
-        let connection = Connection::new(self.shared.clone(), subscription, begin, client_id);
+        let term = caller.expires().map(|ends| Term::new(ends, self.auth.expiring_notice()));
+        let connection = Connection::new(self.shared.clone(), subscription, begin, client_id).until(term);
         Ok(stream_of(connection))
+    }
+
+    /// Who asks. A token in the URL ends up in logs and histories, so it has to be allowed.
+    fn caller(&self, headers: &HeaderMap, query: &Query) -> Result<Caller, Problem> {
+        let token = query.get(TOKEN);
+        if token.is_some() && !self.auth.takes_query_token() {
+            return Err(bad_value(
+                TOKEN,
+                "is not taken here, because URLs are logged; send Authorization or the cookie \
+                 (auth.query_token = true allows it)",
+            ));
+        }
+        self.auth.caller(headers, token).map_err(|why| self.refused(&why))
+    }
+
+    fn check_listen(&self, caller: &Caller, topic: &Pattern) -> Result<(), Problem> {
+        let policies = self.shared.hub.policies();
+        self.auth.check_listen(caller, topic, policies).map_err(|why| self.refused(&why))
+    }
+
+    fn refused(&self, why: &Refusal) -> Problem {
+        self.shared.hub.metrics.refused(why);
+        why.to_problem()
     }
 
     fn check_cursor_fits(&self, subscription: &Subscription) -> Result<(), Problem> {
@@ -159,13 +202,8 @@ impl Api {
     }
 }
 
-/// What a stream is to hear; at most `most` topics beside those of everybody.
-fn subscription(
-    query: &Query,
-    channel: Option<&str>,
-    most: usize,
-    shards: ShardCount,
-) -> Result<Subscription, Problem> {
+/// What is asked for by name, `most` at most.
+fn topics(query: &Query, channel: Option<&str>, most: usize) -> Result<Vec<Pattern>, Problem> {
     let mut topics = Vec::new();
     if let Some(channel) = channel {
         if query.get("channels").is_some() {
@@ -190,7 +228,12 @@ fn subscription(
             topics.len()
         )));
     }
-    let mut subscription = Subscription::new(&topics, shards);
+    Ok(topics)
+}
+
+/// What a stream is to hear, and how.
+fn subscription(query: &Query, topics: &[Pattern], shards: ShardCount) -> Result<Subscription, Problem> {
+    let mut subscription = Subscription::new(topics, shards);
     if let Some(types) = query.get("events") {
         subscription.types = types.split(',').map(str::to_owned).collect();
         if subscription.types.len() > TYPES_MAX || subscription.types.iter().any(String::is_empty) {

@@ -157,6 +157,11 @@ impl Hub {
         self.count
     }
 
+    /// What holds for which channels.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
     /// Looks at a shard's ring; `None` until it has begun. No waiting inside: writers wait for readers.
     pub fn with_ring<T>(&self, shard: Shard, look: impl FnOnce(Option<&Ring>) -> T) -> T {
         look(self.shards[shard.index()].ring.read().as_ref())

@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use foghorn_auth::Refusal;
 use foghorn_core::batch::FeedEvent;
 use foghorn_core::event::EventType;
 use foghorn_core::policy::Policies;
@@ -79,6 +80,7 @@ pub struct Metrics {
     pub polls: Counter,
     delivered: Family<TypeLabel, Counter>,
     ended: Family<ReasonLabel, Counter>,
+    refused: Family<ReasonLabel, Counter>,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
     log_errors: Counter,
@@ -123,6 +125,7 @@ impl Metrics {
             "Events written to streams, by type as policies list them",
             m.delivered.clone(),
         );
+        r.register("refusals", "Requests refused for who made them, by problem type", m.refused.clone());
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
         r.register("replay_failures", "Requests to the event log that failed", m.log_errors.clone());
@@ -178,6 +181,11 @@ impl Metrics {
     #[cfg(test)]
     pub(crate) fn ended_so_far(&self, end: StreamEnd) -> u64 {
         self.ended.get_or_create(&ReasonLabel { reason: end.as_str() }).get()
+    }
+
+    /// Somebody may not.
+    pub fn refused(&self, why: &Refusal) {
+        self.refused.get_or_create(&ReasonLabel { reason: why.code() }).inc();
     }
 
     /// A stream was reset.

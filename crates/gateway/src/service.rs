@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use foghorn_auth::Authenticator;
 use foghorn_bus::clock::Clock;
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
@@ -34,8 +35,10 @@ pub struct Ports {
     pub shards: ShardCount,
     /// What holds for which channels.
     pub policies: Arc<Policies>,
-    /// Who may ask.
+    /// Whose pages may ask.
     pub guard: Guard,
+    /// Who may.
+    pub auth: Arc<Authenticator>,
     /// What counts as now.
     pub clock: Clock,
     /// Told when the rings are warm.
@@ -46,6 +49,7 @@ pub struct Ports {
 pub struct Gateway {
     shared: Arc<Shared>,
     guard: Guard,
+    auth: Arc<Authenticator>,
     health: Health,
     /// Ends with the gateway.
     tasks: JoinSet<()>,
@@ -80,12 +84,12 @@ impl Gateway {
         let replays = Semaphore::new(config.replays);
         let engine = Engine::default();
         let shared = Arc::new(Shared { hub, log: ports.log, config, replays, engine });
-        Gateway { shared, guard: ports.guard, health: ports.health, tasks }
+        Gateway { shared, guard: ports.guard, auth: ports.auth, health: ports.health, tasks }
     }
 
     /// Its HTTP side.
     pub fn api(&self) -> Arc<Api> {
-        Arc::new(Api { shared: self.shared.clone(), guard: self.guard.clone() })
+        Arc::new(Api { shared: self.shared.clone(), guard: self.guard.clone(), auth: self.auth.clone() })
     }
 
     /// Turns unready, keeps serving for the configured delay, then lets its streams go at the set pace.

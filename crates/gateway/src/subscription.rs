@@ -82,14 +82,11 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// A subscription to topics, `broadcast` always among them. A channel is in its one shard, a
-    /// pattern in all.
+    /// A subscription to topics; doubles count once. A channel is in its one shard, a pattern in all.
     pub fn new(topics: &[Pattern], shards: ShardCount) -> Self {
-        let broadcast = Pattern::from(&Channel::broadcast());
-        let all: Vec<&Pattern> = std::iter::once(&broadcast).chain(topics).collect();
         let of_shard = |shard| {
-            let here = |topic: &&&Pattern| topic.channel().is_none_or(|c| shards.shard_of(&c) == shard);
-            Topics::new(all.iter().filter(here).map(|topic| (*topic).clone()))
+            let here = |topic: &&Pattern| topic.channel().is_none_or(|c| shards.shard_of(&c) == shard);
+            Topics::new(topics.iter().filter(here).cloned())
         };
         let shards = shards.shards().map(|shard| (shard, of_shard(shard)));
         Subscription {
@@ -112,12 +109,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_lie_in_their_shards_and_broadcast_comes_unasked() {
+    fn topics_lie_in_their_shards() {
         let four = ShardCount::new(4).unwrap();
         let pattern = |p: &str| Pattern::parse(p).unwrap();
         let channels = Subscription::new(&[pattern("a"), pattern("a")], four);
         let total: usize = channels.shards.iter().map(|(_, t)| t.channels().len()).sum();
-        assert_eq!(total, 2, "a once, broadcast once: {channels:?}");
+        assert_eq!(total, 1, "a once: {channels:?}");
         let everywhere = Subscription::new(&[pattern("orders.>")], four);
         assert_eq!(everywhere.shards.len(), 4);
         assert!(everywhere.shards.iter().all(|(_, t)| t.want("orders.x")));

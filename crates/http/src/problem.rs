@@ -73,6 +73,13 @@ impl Problem {
         self
     }
 
+    /// How to authenticate, for those who did not.
+    #[must_use]
+    pub fn challenge(mut self, scheme: &'static str) -> Self {
+        self.headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme)));
+        self
+    }
+
     /// The JSON object.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();

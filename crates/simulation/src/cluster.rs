@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foghorn_auth::Authenticator;
 use foghorn_bus::log::EventLog;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
@@ -341,6 +342,7 @@ impl Cluster {
             shards: self.world.shards,
             policies: self.policies(),
             guard: Guard::new(&["*".to_owned()], &[]),
+            auth: Arc::new(Authenticator::open()),
             clock: process.clock(),
             health: Health::default(),
         };
@@ -358,6 +360,7 @@ impl Cluster {
             Arc::new(journal.clone()),
             log,
             self.policies(),
+            Arc::new(Authenticator::open()),
             FanoutConfig::default(),
             metrics.clone(),
             shutdown,

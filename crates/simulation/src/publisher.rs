@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use foghorn_auth::Caller;
 use foghorn_core::event::Ttl;
 use foghorn_core::position::Position;
 use foghorn_fanout::publish::{Ack, Door, PublishInput, Target};
@@ -101,7 +102,8 @@ pub async fn publish_one(cluster: &Cluster, published: &Published, event: ToPubl
         };
         let process = fanout.process.clone();
         // A publisher has a deadline too.
-        let answer = process.answers(async move { publisher.publish(Door::Http, input).await });
+        let answer =
+            process.answers(async move { publisher.publish(Door::Http, &Caller::Unchecked, input).await });
         if let Ok(Some(Ok(acked))) = tokio::time::timeout(Duration::from_secs(12), answer).await {
             let durable = acked.durable == Some(true);
             if durable {

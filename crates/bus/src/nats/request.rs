@@ -4,6 +4,7 @@ use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 
 use foghorn_core::entry::{HEADER_ACK, HEADER_EVENT, HEADER_ID, HEADER_TTL};
+use foghorn_core::secret::Secret;
 
 use super::link::Link;
 use super::pump::{Pumped, Shared};
@@ -37,6 +38,8 @@ pub struct NatsRequest {
     pub ack: Option<String>,
     /// The header `traceparent`.
     pub traceparent: Option<String>,
+    /// The header `Authorization`.
+    pub authorization: Option<Secret>,
     /// A header that begins with `Foghorn-`, in any case, and is none of these. Their names, as all in
     /// NATS, are told apart by case.
     pub unknown_header: Option<String>,
@@ -74,6 +77,7 @@ impl Requests {
             ttl: text(HEADER_TTL),
             ack: text(HEADER_ACK),
             traceparent: text("traceparent"),
+            authorization: text("Authorization").map(Secret::from),
             data: message.payload,
             reply: message.reply,
             answers: self.answers.clone(),

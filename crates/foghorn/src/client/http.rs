@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use foghorn_core::secret::Secret;
 use reqwest::{Certificate, Client, Response, StatusCode, Url, header};
 use rustls::CertificateError;
 use serde_json::Value;
@@ -25,6 +26,9 @@ pub(crate) struct ServerArgs {
     /// self-signed, or of an authority that this machine doesn't know
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
+    /// The token to be known by. Better given in the environment: other users of this machine see arguments
+    #[arg(long, env = "FOGHORN_TOKEN", hide_env_values = true)]
+    pub(super) token: Option<Secret>,
 }
 
 /// A server and the connections to it.
@@ -53,6 +57,13 @@ impl Server {
         }
         if is_loopback(&args.url) {
             builder = builder.no_proxy();
+        }
+        if let Some(token) = &args.token {
+            let value = header::HeaderValue::from_str(&format!("Bearer {}", token.reveal()));
+            let mut value =
+                value.map_err(|_| anyhow::anyhow!("--token: it has characters that no token has"))?;
+            value.set_sensitive(true);
+            builder = builder.default_headers([(header::AUTHORIZATION, value)].into_iter().collect());
         }
         let client = builder.build().map_err(|error| anyhow::anyhow!("{}", explain(&error)));
         Ok(Server { base: args.url.clone(), client: client.context("can't set up HTTP")? })
@@ -272,7 +283,8 @@ mod tests {
             ("https://events.example.com/push", "https://events.example.com/push/api/publish"),
             ("http://[::1]:1/a/", "http://[::1]:1/a/api/publish"),
         ] {
-            let server = Server::new(&ServerArgs { url: base_url(text).unwrap(), ca: None }).unwrap();
+            let server =
+                Server::new(&ServerArgs { url: base_url(text).unwrap(), ca: None, token: None }).unwrap();
             assert_eq!(server.at("api/publish").as_str(), path);
         }
         for (bad, hint) in [
@@ -289,7 +301,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let url = base_url("https://a").unwrap();
         for path in [file.path(), Path::new("/nonexistent.pem")] {
-            let error = Server::new(&ServerArgs { url: url.clone(), ca: Some(path.to_owned()) }).unwrap_err();
+            let error = Server::new(&ServerArgs { url: url.clone(), ca: Some(path.to_owned()), token: None })
+                .unwrap_err();
             let words = error.to_string();
             assert!(words.contains("--ca") && words.contains(path.to_str().unwrap()), "{words}");
         }

@@ -128,7 +128,7 @@ impl Script {
                 });
             }
         });
-        Script { args: ServerArgs { url: base_url(&url).unwrap(), ca: None }, asked }
+        Script { args: ServerArgs { url: base_url(&url).unwrap(), ca: None, token: None }, asked }
     }
 
     /// What it was asked so far.

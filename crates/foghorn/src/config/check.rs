@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use foghorn_auth::keys::Keys;
 use foghorn_core::event::{EventType, FRAME_BYTES_MAX};
 
 use super::{Config, Http, Nats, urls};
@@ -21,6 +22,7 @@ impl Config {
         self.gateway.check()?;
         self.fanout.check()?;
         self.http.check(self.gateway.connections)?;
+        self.auth.check()?;
         self.nats.check()?;
         urls::eventlog(&self.eventlog.url).map_err(|what| format!("eventlog.url: {what}"))?;
         urls::postgres(&self.postgres.url).map_err(|what| format!("postgres.url: {what}"))?;
@@ -40,6 +42,7 @@ impl Config {
 
     /// The first file that can't be read. Those of NATS would else be waited for, as servers are.
     pub(crate) fn check_files(&self) -> Result<(), String> {
+        Keys::load(&self.auth)?;
         let nats = &self.nats;
         let files = [
             ("ca", &nats.ca),
@@ -80,12 +83,24 @@ impl Config {
     /// Refuses to listen where others can reach it while nobody has to say who they are.
     pub(crate) fn check_exposure(&self, addresses: &[SocketAddr]) -> Result<(), String> {
         match addresses.iter().find(|address| !address.ip().is_loopback()) {
-            Some(open) if !self.allow_anonymous => Err(format!(
-                "{open} can be reached from other machines and no authentication is configured, so anybody could \
-                 publish and listen; listen on 127.0.0.1, or say --allow-anonymous if that is meant"
+            Some(open) if !self.allow_anonymous && !self.auth.is_configured() => Err(format!(
+                "{open} can be reached from other machines and no authentication is configured; configure \
+                 auth.keys, listen on 127.0.0.1, or say --allow-anonymous if anybody may publish and listen"
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The same for an event log, which asks nobody for a credential: gateways and fan-outs do.
+    pub(crate) fn check_log_exposure(&self) -> Result<(), String> {
+        let open = self.listen.grpc;
+        if open.ip().is_loopback() || self.allow_anonymous {
+            return Ok(());
+        }
+        Err(format!(
+            "{open} can be reached from other machines, and whoever reaches an event log reads every event; \
+             listen on 127.0.0.1, or say --allow-anonymous if only gateways and fan-outs can"
+        ))
     }
 
     /// The same for every address there is, for those who don't know yet which of them will be used.
@@ -174,6 +189,9 @@ mod tests {
             ("standalone.data = \"\"", "standalone.data", "ephemeral = true"),
             ("limits.event_bytes = 1", "limits.event_bytes", "1024"),
             ("log.filter = \"foghorn=loud\"", "log.filter", ""),
+            ("auth.keys = [{ algorithm = \"HS256\", secret = \"hunter2\" }]", "auth.keys", "at least 32"),
+            ("auth.keys = [{ algorithm = \"ES256\" }]", "auth.keys", "public key in PEM"),
+            ("auth.leeway = \"1h\"", "auth.leeway", "at most 5m"),
         ] {
             let error = checked(text).unwrap_err();
             assert!(error.starts_with(key) && error.contains(hint), "{text}: {error}");
@@ -205,6 +223,15 @@ mod tests {
         assert_eq!(config.check_files(), Ok(()));
         config.nats.credentials = folder.path().to_owned();
         assert!(config.check_files().unwrap_err().starts_with("nats.credentials: "), "a folder");
+        config.auth.keys = vec![foghorn_auth::config::Key {
+            algorithm: foghorn_auth::config::Algorithm::ES256,
+            file: "/nonexistent.pem".into(),
+            ..Default::default()
+        }];
+        assert!(
+            config.check_files().unwrap_err().starts_with("auth.keys: the key without an id: /nonexistent")
+        );
+        config.auth.keys.clear();
         config.nats.ca = "/nonexistent.pem".into();
         let error = config.check_files().unwrap_err();
         assert!(error.starts_with("nats.ca: /nonexistent.pem can't be read"), "{error}");
@@ -220,7 +247,13 @@ mod tests {
         config.listen.grpc = open[0];
         let error = config.check_all_exposure().unwrap_err();
         assert!(error.starts_with("listen.grpc") && error.contains("allow_anonymous = true"), "{error}");
+        assert!(config.check_log_exposure().is_err());
+        config.auth.keys.push(foghorn_auth::config::Key::default());
+        assert!(config.check_exposure(&open).is_ok() && config.check_all_exposure().is_ok());
+        assert!(config.check_log_exposure().is_err(), "an event log asks nobody");
         config.allow_anonymous = true;
+        assert!(config.check_log_exposure().is_ok());
+        config.auth.keys.clear();
         assert!(config.check_exposure(&open).is_ok() && config.check_all_exposure().is_ok());
     }
 }

@@ -10,7 +10,11 @@ use super::{Config, place, secrets};
 const PREFIX: &str = "FOGHORN_";
 /// Variables with our prefix that are not keys: the commands' and the tests'. (Those that docker-compose.yml
 /// reads itself end in `_PORT`, like Kubernetes' own.)
-const NOT_KEYS: &[&str] = &["FOGHORN_URL", "FOGHORN_CONFIG", "FOGHORN_BIN", "FOGHORN_ADMIN_URL"];
+const NOT_KEYS: &[&str] =
+    &["FOGHORN_URL", "FOGHORN_TOKEN", "FOGHORN_CONFIG", "FOGHORN_BIN", "FOGHORN_ADMIN_URL"];
+
+/// What is said of a value that may be a secret.
+const NOT_SHOWN: &str = "the value is not what this key takes (not shown, it may be a secret)";
 
 /// What is wrong with the text of a socket address.
 pub(crate) const ADDRESS: &str = "not an address and a port: write it like 127.0.0.1:8080 or [::1]:8080, with 0.0.0.0 \
@@ -83,7 +87,10 @@ fn overlay(
         };
         let value = parse(&text, example).map_err(|error| format!("{name} in the environment: {error}"))?;
         set(table, path, value);
-        Config::try_from_table(table).map_err(|error| format!("{name} in the environment: {error}"))?;
+        Config::try_from_table(table).map_err(|error| {
+            let hidden = secrets::may_hold_one(&name.to_lowercase());
+            format!("{name} in the environment: {}", if hidden { NOT_SHOWN } else { &error })
+        })?;
         given.insert(name);
     }
     Ok(given)
@@ -207,7 +214,7 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     let is_about_a_key = message.starts_with("unknown field") || message.starts_with("missing field");
     let line = error.span().and_then(|span| line_at(text, span.start)).unwrap_or_default();
     if !is_about_a_key && secrets::may_hold_one(line) {
-        return at(text, error, "the value is not what this key takes (not shown, it may be a secret)");
+        return at(text, error, NOT_SHOWN);
     }
     at(text, error, &hinted(message)) + near.as_deref().unwrap_or_default()
 }
@@ -400,6 +407,20 @@ mod tests {
             assert!(!error.contains("hunter2"), "{text}: {error}");
             assert!(error.contains("line ") || error.contains("nats.url"), "{text}: {error}");
         }
+        let secret = "hunter2-hunter2-hunter2-hunter2-hunter2";
+        for keys in [
+            secret,
+            &format!("[\"{secret}\"]"),
+            &format!("[{{ algorithm = \"none\", secret = \"{secret}\" }}]"),
+        ] {
+            let error = with_file("", &[("FOGHORN_AUTH_KEYS", keys)]).unwrap_err();
+            assert!(error.contains("FOGHORN_AUTH_KEYS") && !error.contains("hunter2"), "{error}");
+            let error = with_file(&format!("auth.keys = {keys}"), &[]).unwrap_err();
+            assert!(error.contains("line 1") && !error.contains("hunter2"), "{error}");
+        }
+        let keys = format!("[{{ id = \"a\", algorithm = \"HS256\", secret = \"{secret}\" }}]");
+        let config = with_file("", &[("FOGHORN_AUTH_KEYS", &keys)]).unwrap();
+        assert_eq!((config.auth.keys.len(), config.auth.keys[0].id.as_str()), (1, "a"));
         let error = with_file("[nats]\ntoken = 12345", &[]).unwrap_err();
         assert!(error.contains("line 2, column 9") && !error.contains("12345"), "{error}");
     }

@@ -7,7 +7,7 @@ use super::Config;
 /// What stands where a secret was.
 const HIDDEN: &str = "(hidden)";
 /// Keys whose values are secrets from the first byte to the last.
-const SECRETS: [&str; 2] = ["password", "token"];
+const SECRETS: [&str; 3] = ["password", "token", "secret"];
 
 /// The configuration without its secrets: passwords, tokens, and in every URL what stands before the host
 /// and in the query. Keys keep their order; those that hold nothing are left out.
@@ -19,7 +19,8 @@ pub(crate) fn without_secrets(config: &Config) -> serde_json::Result<Value> {
 
 /// Whether a line of a configuration file may hold a secret.
 pub(super) fn may_hold_one(line: &str) -> bool {
-    SECRETS.iter().any(|key| line.contains(key)) || line.contains("url") || line.contains(['@', '/'])
+    let others = ["url", "keys"];
+    SECRETS.iter().chain(&others).any(|key| line.contains(key)) || line.contains(['@', '/'])
 }
 
 fn hide(key: &str, value: &mut Value) {
@@ -62,6 +63,8 @@ fn hide_in_urls(text: &str, is_url: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -78,6 +81,10 @@ mod tests {
             url = "http://hunter2@log:50052"
             [[policy]]
             pattern = "a.>"
+            [[auth.keys]]
+            id = "main"
+            algorithm = "HS256"
+            secret = "hunter2"
         "#;
         let shown = without_secrets(&toml::from_str(text).unwrap()).unwrap();
         let text = toml::to_string_pretty(&shown).unwrap();
@@ -86,6 +93,10 @@ mod tests {
         assert_eq!(shown["postgres"]["url"], "postgres://(hidden)@db:5432/foghorn?(hidden)");
         assert_eq!(shown["nats"]["user"], "fog");
         assert_eq!(shown["nats"]["password"], "(hidden)");
+        assert_eq!(
+            (&shown["auth"]["keys"][0]["id"], &shown["auth"]["keys"][0]["secret"]),
+            (&json!("main"), &json!(HIDDEN))
+        );
         assert_eq!(shown["policy"][0]["pattern"], "a.>");
         let defaults = without_secrets(&Config::default()).unwrap();
         assert_eq!(defaults["nats"]["password"], "", "nothing is no secret");

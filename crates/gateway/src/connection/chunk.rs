@@ -113,6 +113,13 @@ impl Chunk {
             .write(self.out());
     }
 
+    /// `stream-expiring`: the token that it was opened with ends then, and the stream with it.
+    pub(super) fn expiring(&mut self, ends: Timestamp) {
+        let data = json!({ "expires": ends.to_string() }).to_string();
+        ControlFrame { event: Some("stream-expiring"), data: Some(&data), ..ControlFrame::default() }
+            .write(self.out());
+    }
+
     /// `stream-end`: the server ends the stream; come back after `retry_ms`.
     pub(super) fn end(&mut self, end: StreamEnd, retry_ms: u64, courses: &[Course]) {
         let data = json!({ "reason": end.as_str() }).to_string();
@@ -148,6 +155,13 @@ pub(crate) fn notice(stale: bool, courses: &[Course]) -> Bytes {
     } else {
         chunk.live(0, courses);
     }
+    chunk.into_bytes()
+}
+
+/// `stream-expiring`.
+pub(crate) fn expiring(ends: Timestamp) -> Bytes {
+    let mut chunk = Chunk::new(false);
+    chunk.expiring(ends);
     chunk.into_bytes()
 }
 

@@ -105,7 +105,8 @@ proptest! {
         let shards = ShardCount::new(shards).unwrap();
         let journal = Journal::new(shards, &channels);
         let topics: Vec<Pattern> = topics.iter().map(|t| Pattern::parse(*t).unwrap()).collect();
-        let subscription = Subscription::new(&topics, shards);
+        let all = [vec![Pattern::parse("broadcast").unwrap()], topics.clone()].concat();
+        let subscription = Subscription::new(&all, shards);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let (text, start) = runtime.block_on(async {
             let hub = hub_of(shards, ring_bytes);

@@ -2,6 +2,7 @@ use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
 
 use super::*;
 use crate::testing::{TestLog, batch, hub};
@@ -144,4 +145,26 @@ async fn a_stream_whose_socket_took_nothing_ends_as_slow() {
     let waited = tokio::time::timeout(Duration::from_secs(10), stream.next_chunk()).await;
     assert!(waited.is_err());
     assert_eq!(stream.life.ending(), StreamEnd::ClientGone, "there was nothing to take");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_lasts_no_longer_than_its_term_and_is_told_once_before() {
+    let rig = rig(1 << 20, nothing_in_the_log);
+    let over = Term::new(Timestamp::default(), Duration::ZERO);
+    let mut connection = rig.listen("a", &[], Begin::Now).until(Some(over));
+    let (read, _) = until(&mut connection, "stream-end").await;
+    assert!(read.contains("event: connected") && read.contains(r#"{"reason":"token-expired"}"#), "{read}");
+    assert_eq!(connection.next_chunk().await, None);
+    assert_eq!(rig.hub.metrics.ended_so_far(StreamEnd::TokenExpired), 0, "it is still there");
+    drop(connection);
+    assert_eq!(rig.hub.metrics.ended_so_far(StreamEnd::TokenExpired), 1);
+
+    let hour = Duration::from_secs(3600);
+    let soon = Term::new(rig.hub.clock.now().plus(hour), 2 * hour);
+    let mut connection = rig.listen("a", &[], Begin::Now).until(Some(soon));
+    let (read, _) = until(&mut connection, "stream-expiring").await;
+    assert!(!read.contains("stream-end"), "{read}");
+    rig.hub.apply(&batch(1, 10, 11, "a", None, "then"));
+    let (read, _) = until(&mut connection, "then").await;
+    assert!(!read.contains("stream-expiring"), "told once: {read}");
 }

@@ -25,11 +25,11 @@ use super::inbox::{Handed, Inbox, WAKE};
 use super::outbox::{LAST_CHUNK, Outbox, put_chunk};
 use super::view::{Key, Seen, View, put_event};
 use super::wheel::{Entry, Wheel};
-use crate::connection::{Course, Shared, Stream, cursor, keep_alive, notice, stream_end};
+use crate::connection::{Course, Shared, Stream, cursor, expiring, keep_alive, notice, stream_end};
 use crate::hub::{Hub, Membership};
 use crate::index::PatternIndex;
 use crate::ring::{Ring, RingEvent};
-use crate::seat::Seat;
+use crate::seat::{Due, Seat};
 use crate::subscription::Subscription;
 
 /// Writes, and bytes written, after which another view has its turn.
@@ -324,7 +324,7 @@ impl Reactor {
             rest: None,
         });
         self.join(key, stream.subscription);
-        self.due_in(key, stream.keep_alive);
+        self.due_in(key, self.until_term(key, stream.keep_alive));
         self.send_alone(key, &lacks);
     }
 
@@ -619,7 +619,10 @@ impl Reactor {
         let quiet = self.now_ms - listener.last_write;
         let keep_alive_ms = u64::from(listener.keep_alive_ms);
         let wait = if quiet < keep_alive_ms { keep_alive_ms - quiet } else { keep_alive_ms };
-        self.due_in(key, Duration::from_millis(wait));
+        if !self.keep_term(key) {
+            return;
+        }
+        self.due_in(key, self.until_term(key, Duration::from_millis(wait)));
         let listener = &self.listeners[key as usize];
         let Some(view) = self.views.get(listener.view as usize) else { return };
         if quiet < keep_alive_ms || listener.full || listener.rest.is_some() || listener.offset < view.end() {
@@ -630,6 +633,42 @@ impl Reactor {
         let mut bytes = Vec::with_capacity(text.len() + 16);
         put_chunk(&mut bytes, |out| out.extend_from_slice(&text));
         self.send_alone(key, &bytes);
+    }
+
+    /// Tells a stream that its token ends, or ends it with its token. False when it is not to be looked at again.
+    fn keep_term(&mut self, key: Key) -> bool {
+        let listener = &self.listeners[key as usize];
+        if listener.ends() {
+            return false;
+        }
+        match listener.seat.due() {
+            Due::Nothing(_) => true,
+            Due::End => {
+                self.finish(key, StreamEnd::TokenExpired);
+                false
+            }
+            Due::Telling(ends) => {
+                self.go_on(key);
+                let Some(listener) = self.listeners.get_mut(key as usize) else { return false };
+                let end = self.views.get(listener.view as usize).map(View::end);
+                // One that lacks something is told a little later, or by its task.
+                if !listener.full && listener.rest.is_none() && end == Some(listener.offset) {
+                    listener.seat.told();
+                    let mut bytes = Vec::new();
+                    put_chunk(&mut bytes, |out| out.extend_from_slice(&expiring(ends)));
+                    self.send_alone(key, &bytes);
+                }
+                self.listeners.contains(key as usize)
+            }
+        }
+    }
+
+    /// `wait`, or until the term asks for something if that is sooner.
+    fn until_term(&self, key: Key, wait: Duration) -> Duration {
+        match self.listeners[key as usize].seat.due() {
+            Due::Nothing(term) => term.map_or(wait, |term| term.min(wait)),
+            Due::Telling(_) | Due::End => Duration::ZERO,
+        }
     }
 
     fn due_in(&mut self, key: Key, wait: Duration) {

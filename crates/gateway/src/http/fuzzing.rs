@@ -1,5 +1,6 @@
 //! What the fuzz target `query_string` sees; no part of the crate otherwise.
 
+use foghorn_core::channel::Channel;
 use foghorn_core::cursor::CursorError;
 use foghorn_core::shard::Shard;
 
@@ -35,7 +36,8 @@ pub fn stream(
         headers.insert(LAST_EVENT_ID, value);
     }
     let query = Query::parse(Some(query), KEYS)?;
-    let Subscription { shards, types, .. } = subscription(&query, channel, most, shards)?;
+    let topics = [vec![Pattern::from(&Channel::broadcast())], topics(&query, channel, most)?].concat();
+    let Subscription { shards, types, .. } = subscription(&query, &topics, shards)?;
     let mut stream = Stream { shards, types, after: None, since: None, last: None };
     match begin(&headers, &query, now)? {
         Begin::Now => {}

@@ -132,7 +132,7 @@ async fn a_refusal_is_told_in_the_servers_words() {
 #[tokio::test]
 async fn nobody_there_is_given_up_after_the_stated_time() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let server = ServerArgs { url: format!("http://{free}").parse().unwrap(), ca: None };
+    let server = ServerArgs { url: format!("http://{free}").parse().unwrap(), ca: None, token: None };
     let ran = run("p a x --retry-for 300ms", &server, "x".as_bytes()).await;
     assert_eq!(ran.code, ExitCode::FAILURE);
     assert!(ran.err.contains("gave up after 0.3 s") && ran.err.contains("refused"), "{}", ran.err);

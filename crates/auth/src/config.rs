@@ -1,0 +1,181 @@
+//! `[auth]` in the configuration.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use foghorn_core::secret::Secret;
+use serde::{Deserialize, Serialize};
+
+/// Bytes of the shortest secret that HS256 may have: those of its output (RFC 7518, 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+/// Most bytes of a key's name: it is looked up for whatever a token says.
+const ID_BYTES_MAX: usize = 128;
+
+/// How callers are known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What a token's `iss` has to be; empty for whatever it is.
+    pub issuer: String,
+    /// What a token's `aud` has to be or to list. Empty: tokens that are for somebody are refused, as they
+    /// are for somebody else.
+    pub audience: String,
+    /// By how much clocks may differ: a token is taken so much before its `nbf` and after its `exp`.
+    #[serde(with = "humantime_serde")]
+    pub leeway: Duration,
+    /// How long before its token's end a stream is told `stream-expiring`.
+    #[serde(with = "humantime_serde")]
+    pub expiring_notice: Duration,
+    /// The cookie that may hold a token; empty for none.
+    pub cookie: String,
+    /// Whether a token may stand in the URL (`?token=`), where every proxy on the way may log it.
+    pub query_token: bool,
+    /// Most bytes of a token.
+    pub token_bytes: usize,
+    /// Most tokens that are remembered as verified.
+    pub cache_entries: usize,
+    /// The keys that tokens are verified with.
+    pub keys: Vec<Key>,
+}
+
+/// A key, of the one algorithm that it is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The `kid` of its tokens. Empty for the tokens that have none.
+    #[serde(default)]
+    pub id: String,
+    /// How its tokens are signed.
+    pub algorithm: Algorithm,
+    /// HS256: the secret itself, at least 32 bytes.
+    #[serde(default, skip_serializing_if = "Secret::is_empty")]
+    pub secret: Secret,
+    /// A file with the secret (HS256), or with the public key in PEM.
+    #[serde(default, skip_serializing_if = "no_path")]
+    pub file: PathBuf,
+}
+
+/// What tokens can be signed with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// HMAC with SHA-256: the secret both signs and verifies.
+    #[default]
+    HS256,
+    /// RSA (2048 bits or more) with PKCS #1 1.5 and SHA-256.
+    RS256,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
+}
+
+fn no_path(path: &std::path::Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            issuer: String::new(),
+            audience: String::new(),
+            leeway: Duration::from_secs(30),
+            expiring_notice: Duration::from_secs(30),
+            cookie: "foghorn_token".to_owned(),
+            query_token: false,
+            token_bytes: 8192,
+            cache_entries: 10_000,
+            keys: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Whether callers can be known at all.
+    pub fn is_configured(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// What is wrong with it, naming the key. Files are looked at by [`Keys::load`](crate::keys::Keys::load).
+    pub fn check(&self) -> Result<(), String> {
+        let cookie = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let rules = [
+            (self.leeway <= Duration::from_secs(300), "leeway can be at most 5m"),
+            (self.expiring_notice <= Duration::from_secs(3600), "expiring_notice can be at most 1h"),
+            (self.cookie.bytes().all(cookie), "cookie is not the name of a cookie, such as foghorn_token"),
+            ((512..=16_384).contains(&self.token_bytes), "token_bytes must be between 512 and 16384"),
+            ((1..=1_000_000).contains(&self.cache_entries), "cache_entries must be between 1 and 1000000"),
+        ];
+        if let Some((_, what)) = rules.iter().find(|(holds, _)| !holds) {
+            return Err(format!("auth.{what}"));
+        }
+        let mut seen = HashSet::new();
+        for key in &self.keys {
+            key.check().map_err(|what| format!("auth.keys: {} {what}", key.name()))?;
+            if !seen.insert(key.id.as_str()) {
+                return Err(format!("auth.keys: {} is there twice; ids tell keys apart", key.name()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Key {
+    /// How errors call it.
+    pub(crate) fn name(&self) -> String {
+        if self.id.is_empty() { "the key without an id".to_owned() } else { format!("key {:?}", self.id) }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.id.len() > ID_BYTES_MAX {
+            return Err(format!("has an id of over {ID_BYTES_MAX} bytes"));
+        }
+        let (secret, file) = (!self.secret.is_empty(), !no_path(&self.file));
+        match (self.algorithm, secret, file) {
+            (_, true, true) => Err("has both secret and file: give one of them".to_owned()),
+            (Algorithm::HS256, false, false) => Err("needs a secret, or a file with one".to_owned()),
+            (Algorithm::HS256, true, _) if self.secret.reveal().len() < SECRET_BYTES_MIN => Err(format!(
+                "has a secret of {} bytes; HS256 needs at least {SECRET_BYTES_MIN} (openssl rand -hex 32)",
+                self.secret.reveal().len()
+            )),
+            (Algorithm::HS256, ..) => Ok(()),
+            (algorithm, true, _) => Err(format!(
+                "has a secret, but {algorithm:?} is verified with a public key: name its PEM file with file"
+            )),
+            (_, _, false) => Err("needs a file with the public key in PEM".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str, algorithm: Algorithm, secret: &str, file: &str) -> Key {
+        Key { id: id.to_owned(), algorithm, secret: secret.into(), file: file.into() }
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_and_no_secret_is_shown() {
+        let secret = "hunter2-hunter2-hunter2-hunter2-hunter2";
+        for (keys, said) in [
+            (vec![key("a", Algorithm::HS256, "hunter2", "")], "7 bytes"),
+            (vec![key("a", Algorithm::HS256, "", "")], "needs a secret"),
+            (vec![key("a", Algorithm::HS256, secret, "f")], "both secret and file"),
+            (vec![key("a", Algorithm::ES256, secret, "")], "public key"),
+            (vec![key("", Algorithm::EdDSA, "", "")], "the key without an id needs a file"),
+            (vec![key("a", Algorithm::HS256, secret, ""), key("a", Algorithm::RS256, "", "f")], "twice"),
+        ] {
+            let error = Config { keys, ..Config::default() }.check().unwrap_err();
+            assert!(error.starts_with("auth.keys: ") && error.contains(said), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let odd = Config { cookie: "a=b".to_owned(), ..Config::default() };
+        assert!(odd.check().unwrap_err().starts_with("auth.cookie"));
+        let keys = vec![key("a", Algorithm::HS256, secret, ""), key("", Algorithm::EdDSA, "", "f")];
+        let good = Config { keys, ..Config::default() };
+        assert_eq!(good.check(), Ok(()));
+        assert!(!format!("{good:?}").contains("hunter2"));
+    }
+}

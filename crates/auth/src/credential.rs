@@ -1,0 +1,103 @@
+//! Where a request may carry its token.
+
+use http::{HeaderMap, header};
+
+use crate::token::TokenError;
+
+/// A token as it came with a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Credential<'a> {
+    /// Unchecked.
+    pub(crate) token: &'a str,
+    /// Whether a browser sent it by itself, whoever's page it was that asked.
+    pub(crate) by_cookie: bool,
+}
+
+/// The token of an `Authorization` header's value; none when it is of another scheme.
+pub fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
+}
+
+/// The first of: `Authorization: Bearer`, the cookie of that name, what the query has. One that is there
+/// counts: whoever sends a bad one is not known by another.
+pub(crate) fn find<'a>(
+    headers: &'a HeaderMap,
+    cookie: &str,
+    query: Option<&'a str>,
+) -> Result<Option<Credential<'a>>, TokenError> {
+    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok());
+    if let Some(token) = only(bearers.filter_map(bearer))? {
+        return Ok(Some(Credential { token, by_cookie: false }));
+    }
+    if !cookie.is_empty()
+        && let Some(token) = only(cookies(headers, cookie))?
+    {
+        return Ok(Some(Credential { token, by_cookie: true }));
+    }
+    Ok(query.map(|token| Credential { token, by_cookie: false }))
+}
+
+/// The one there is. Of two different ones nobody knows who put which: a cookie may come from a
+/// neighbouring domain.
+fn only<'a>(tokens: impl Iterator<Item = &'a str>) -> Result<Option<&'a str>, TokenError> {
+    let mut found = None;
+    for token in tokens {
+        match found {
+            Some(other) if other != token => return Err(TokenError::Ambiguous),
+            _ => found = Some(token),
+        }
+    }
+    Ok(found)
+}
+
+fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(';')).filter_map(move |pair| {
+        let (key, value) = pair.split_once('=')?;
+        (key.trim() == name).then(|| value.trim().trim_matches('"'))
+    })
+}
+
+/// Whether a browser says that its request comes from a page that may use this server: of an origin, which
+/// is checked by the [`Guard`](foghorn_http::guard::Guard) where there is one, or of the server's own.
+pub(crate) fn is_from_a_page(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::ORIGIN)
+        || headers.get("sec-fetch-site").is_some_and(|value| value.as_bytes() == b"same-origin")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn the_first_of_header_cookie_and_query_counts() {
+        let found = |lines: &[(&'static str, &str)], query: Option<&'static str>| {
+            let headers = headers(lines);
+            find(&headers, "t", query).map(|found| found.map(|c| (c.token.to_owned(), c.by_cookie)))
+        };
+        let ok = |token: &str, by_cookie| Ok(Some((token.to_owned(), by_cookie)));
+        let (bearer, cookie) = (("authorization", "Bearer a"), ("cookie", "x=1; t=b; y=2"));
+        assert_eq!(found(&[bearer, cookie], Some("c")), ok("a", false));
+        assert_eq!(found(&[cookie], Some("c")), ok("b", true));
+        assert_eq!(found(&[("cookie", "tt=b; xt=b")], Some("c")), ok("c", false));
+        assert_eq!(found(&[], None), Ok(None));
+        assert_eq!(found(&[("authorization", "bearer   a ")], None), ok("a", false));
+        // Of a proxy's own; not for us.
+        assert_eq!(found(&[("authorization", "Basic YTpi"), cookie], None), ok("b", true));
+        // Nothing is a credential too, and a bad one.
+        assert_eq!(found(&[("cookie", "t=")], Some("c")), ok("", true));
+        let twice = found(&[("cookie", "t=a"), ("cookie", "t=b")], None);
+        assert_eq!(twice, Err(TokenError::Ambiguous));
+        assert_eq!(found(&[bearer, ("authorization", "Bearer b")], None), Err(TokenError::Ambiguous));
+        assert_eq!(found(&[("cookie", "t=a; t=a")], None), ok("a", true));
+    }
+}

@@ -1,0 +1,32 @@
+//! Who somebody is, and what they may: tokens, credentials and grants.
+//!
+//! A credential is a JWT ([`token`]), verified with a key that its `kid` names and by that key's algorithm
+//! alone ([`keys`]). Whoever presented it is a [`Caller`], and what a caller may listen to and publish on
+//! is decided in one pure place, [`access`]. [`Authenticator`] is what services hold.
+//!
+//! Read first: [`access`], then [`Authenticator`].
+
+pub mod access;
+
+pub mod authenticator;
+
+pub mod credential;
+pub mod token;
+
+mod cache;
+
+pub mod keys;
+pub mod mint;
+
+mod crypto;
+
+pub mod refusal;
+
+pub mod config;
+
+pub use access::Caller;
+pub use authenticator::Authenticator;
+pub use refusal::Refusal;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,103 @@
+//! Who may listen and who may publish, on the real servers: credentials, policies and what is asked, each with each.
+
+mod doors;
+mod matrix;
+mod streams;
+mod tokens;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use foghorn_auth::config::Algorithm;
+use foghorn_auth::mint::SigningKey;
+use foghorn_tests::foghorn::Foghorn;
+use serde_json::{Value, json};
+
+use crate::deployment::{CLOSED, standalone};
+
+const SECRET: &str = "a secret of tests, long enough for HS256";
+
+/// The configuration beside keys.
+const POLICIES: &str = r#"
+[[policy]]
+pattern = "open.>"
+access = "public"
+
+[[policy]]
+pattern = "members.>"
+access = "authenticated"
+
+[[policy]]
+pattern = "user.*"
+access = "owner"
+"#;
+
+/// Keys and the configuration that knows them: an HMAC secret as `mac`, a pair on P-256 as `ec`.
+struct Issuer {
+    folder: tempfile::TempDir,
+    mac: SigningKey,
+    ec: SigningKey,
+    /// The public half of `ec`, in PEM.
+    public: PathBuf,
+}
+
+impl Issuer {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (private, public) = (at("private.pem"), at("public.pem"));
+        let openssl = |arguments: &str| {
+            let output = Command::new("openssl").args(arguments.split(' ')).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        };
+        openssl(&format!(
+            "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {}",
+            private.display()
+        ));
+        openssl(&format!("pkey -pubout -in {} -out {}", private.display(), public.display()));
+        let mac = SigningKey::new(Algorithm::HS256, SECRET.as_bytes()).unwrap();
+        let ec = SigningKey::new(Algorithm::ES256, &std::fs::read(private).unwrap()).unwrap();
+        Issuer { folder, mac, ec, public }
+    }
+
+    /// A configuration file with the keys, the policies, and `more` of `[auth]`.
+    fn config(&self, more: &str) -> String {
+        let path = self.folder.path().join("foghorn.toml");
+        let text = format!(
+            "[auth]\nissuer = \"https://issuer.example\"\naudience = \"foghorn\"\nleeway = \"0s\"\n{more}\n\
+             [[auth.keys]]\nid = \"mac\"\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\"\n\
+             [[auth.keys]]\nid = \"ec\"\nalgorithm = \"ES256\"\nfile = \"{}\"\n{POLICIES}",
+            self.public.display()
+        );
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    /// A standalone server that knows the keys.
+    async fn standalone(&self, more: &str, environment: &[(&str, &str)]) -> Foghorn {
+        let arguments = ["--ephemeral", "--config", &self.config(more)];
+        standalone(&arguments, &[&[CLOSED], environment].concat()).await
+    }
+
+    /// A good token of a subject, for an hour.
+    fn token(&self, subject: &str, grants: &Value) -> String {
+        self.ec.mint("ec", &claims(subject, 3600, grants)).unwrap()
+    }
+}
+
+/// Good claims, for so many seconds from now.
+fn claims(subject: &str, seconds: i64, grants: &Value) -> Value {
+    json!({
+        "sub": subject, "iss": "https://issuer.example", "aud": "foghorn", "exp": now() + seconds,
+        "foghorn": grants,
+    })
+}
+
+fn now() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
