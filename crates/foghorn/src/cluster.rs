@@ -191,7 +191,7 @@ async fn ask_postgres(log: Arc<dyn EventLog>, place: String) -> Result<(), Strin
 
 /// The bus, once it answers, and what its connection is to readiness. `None` when the process is told to stop first.
 async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<(Bus, Part)>> {
-    config.check_files().map_err(Misconfigured)?;
+    config.check_nats_files().map_err(Misconfigured)?;
     let waiting = process.health.part("nats", "NATS");
     let metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let connecting = Bus::connect(nats_options(config), metrics);

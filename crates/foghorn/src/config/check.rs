@@ -40,9 +40,14 @@ impl Config {
         Ok(())
     }
 
-    /// The first file that can't be read. Those of NATS would else be waited for, as servers are.
+    /// The first file that can't be read, or holds no key where one should be.
     pub(crate) fn check_files(&self) -> Result<(), String> {
         Keys::load(&self.auth)?;
+        self.check_nats_files()
+    }
+
+    /// The first file of NATS that can't be read: it would else be waited for, as servers are.
+    pub(crate) fn check_nats_files(&self) -> Result<(), String> {
         let nats = &self.nats;
         let files = [
             ("ca", &nats.ca),
