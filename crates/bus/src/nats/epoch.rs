@@ -399,7 +399,8 @@ impl Epochs {
             // When channels have moved, also over a record that looks like ours: this layout may be the one
             // before the last.
             let over = if moved { self.record(known.shard).await?.value } else { None };
-            let over = over.map(|stored| Over { epoch: Epoch::new(stored.epoch), first_seq: None, moved: true });
+            let over =
+                over.map(|stored| Over { epoch: Epoch::new(stored.epoch), first_seq: None, moved: true });
             self.settle(known.shard, &info, over).await?;
         }
         Ok(())
