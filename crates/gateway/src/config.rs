@@ -26,9 +26,12 @@ pub struct Config {
     /// The middle of the `retry:` that each stream is given, in time; jittered by half either way.
     #[serde(with = "humantime_serde")]
     pub retry: Duration,
-    /// A stream on which nothing was sent for this long gets its cursor, at least after half of it.
+    /// A stream on which nothing was sent for this long gets its cursor, at least after two thirds of it.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
+    /// One that stays quiet gets it less and less often, up to this; `keep_alive` if that is longer.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive_idle: Duration,
     /// A catch-up that needs the log waits this long for it before the stream is ended with `retry:`.
     #[serde(with = "humantime_serde")]
     pub log_patience: Duration,
@@ -58,7 +61,8 @@ impl Default for Config {
             channels_per_connection: 100,
             connections: 100_000,
             retry: Duration::from_secs(3),
-            keep_alive: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(15),
+            keep_alive_idle: Duration::from_secs(45),
             log_patience: Duration::from_secs(10),
             replays: 64,
             stale_after: Duration::from_secs(5),
@@ -91,6 +95,7 @@ impl Config {
             ))
         };
         within("keep_alive", self.keep_alive, 2, 120)?;
+        within("keep_alive_idle", self.keep_alive_idle, 2, 120)?;
         within("retry", self.retry, 1, 60)?;
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;

@@ -1,7 +1,7 @@
 //! The engine over real sockets: whatever they take, everybody gets everything once and in order.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foghorn_bus::log::{Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
@@ -13,6 +13,7 @@ use foghorn_core::sse::Decoder;
 use foghorn_http::guard::Guard;
 use foghorn_http::serve::{Limits, serve};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -170,9 +171,25 @@ impl Client {
         }
     }
 
-    fn data(&self) -> Vec<&str> {
-        let events = self.blocks.iter().filter(|(event, ..)| event == "message");
-        events.map(|(.., data)| data.as_str()).filter(|data| !data.is_empty()).collect()
+    /// Of all events, those in batches too.
+    fn data(&self) -> Vec<String> {
+        self.items().into_iter().map(|(_, data)| data).collect()
+    }
+
+    /// Id and data of all events, those in batches too.
+    fn items(&self) -> Vec<(String, String)> {
+        let mut items = Vec::new();
+        for (event, id, data) in &self.blocks {
+            if event == "message" && !data.is_empty() {
+                items.push((id.clone(), data.clone()));
+            } else if event == "batch" {
+                let batch: Vec<Value> = serde_json::from_str(data).unwrap();
+                let text = |item: &Value, name: &str| item[name].as_str().unwrap().to_owned();
+                items.extend(batch.iter().map(|item| (text(item, "id"), text(item, "data"))));
+                assert_eq!(items.last().unwrap().0, *id, "a batch's id is that of its last event");
+            }
+        }
+        items
     }
 
     fn told(&self, event: &str) -> usize {
@@ -214,9 +231,12 @@ async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
     let stage = Arc::new(Stage::new(1 << 20, Config::default(), PATIENCE).await);
     let mut listeners = JoinSet::new();
     for number in 0..24_u64 {
-        let mut client = stage.listen(if number % 3 == 0 { "channels=*" } else { "channels=a,b" }).await;
+        let query =
+            ["channels=*", "channels=a,b", "channels=a,b&batch=5"][usize::try_from(number % 3).unwrap()];
+        let mut client = stage.listen(query).await;
         client.until("stream-live", "").await;
         let (progress, stage) = (number % 4, stage.clone());
+        let block = if query.contains("batch") { "batch" } else { "message" };
         listeners.spawn(async move {
             if progress == 3 {
                 // Reads nothing until everything was published.
@@ -224,7 +244,7 @@ async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
                     tokio::task::yield_now().await;
                 }
             }
-            client.until("message", &format!("{}:", EVENTS - 1)).await;
+            client.until(block, &format!("{}:", EVENTS - 1)).await;
             client
         });
     }
@@ -283,6 +303,89 @@ async fn a_quiet_stream_is_kept_alive_at_the_head() {
         assert!(timeout(PATIENCE, client.read()).await.unwrap().unwrap());
     }
     assert!(client.data().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_stays_quiet_is_kept_alive_less_often_until_its_next_event() {
+    let (keep_alive, keep_alive_idle) = (Duration::from_millis(250), Duration::from_secs(60));
+    let stage =
+        Stage::new(1 << 20, Config { keep_alive, keep_alive_idle, ..Config::default() }, PATIENCE).await;
+    let mut client = stage.listen("channels=quiet&heartbeat=1").await;
+    client.until("stream-live", "").await;
+    let mut heard = Vec::new();
+    while heard.len() < 9 {
+        client.blocks.clear();
+        client.until("heartbeat", "").await;
+        heard.push(Instant::now());
+    }
+    let gap = heard[8] - heard[7];
+    assert!(gap > keep_alive * 3, "the eighth comes after 1.25^8, about 6 times as long: {gap:?}");
+    stage.publish("quiet", "x");
+    client.until("message", "x").await;
+    let active = Instant::now();
+    client.blocks.clear();
+    client.until("heartbeat", "").await;
+    assert!(active.elapsed() < gap, "{:?} and {gap:?}", active.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_holds_what_came_in_its_time_once_for_whoever_was_there() {
+    // Long enough for everything below to happen meanwhile.
+    const QUERY: &str = "channels=*&batch=5000";
+    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let mut early = stage.listen(QUERY).await;
+    early.until("stream-live", "").await;
+    stage.in_reactor(1).await;
+    stage.publish("a", "one");
+    stage.publish("b", "two");
+    // Whoever joins has been given these by its catch-up or begins behind them; the batch ends.
+    let mut late = stage.listen(QUERY).await;
+    late.until("stream-live", "").await;
+    early.until("batch", "two").await;
+    let mut plain = stage.listen("channels=a").await;
+    plain.until("stream-live", "").await;
+    stage.in_reactor(3).await;
+    stage.publish("a", "three");
+    // Neither a change of what is said of the feed nor the end comes before what was gathered.
+    stage.hub.set_stale(Shard::ZERO, true);
+    early.until("stream-stale", "").await;
+    stage.publish("a", "four");
+    // By then the reactor has seen it.
+    plain.until("message", "four").await;
+    stage.hub.let_go(3);
+    for (client, events) in [(&mut early, 1..=4_u64), (&mut late, 3..=4)] {
+        client.until("stream-end", "drain").await;
+        let words = ["one", "two", "three", "four"];
+        let owed: Vec<_> = events
+            .map(|seq| (at(seq).to_string(), words[usize::try_from(seq - 1).unwrap()].to_owned()))
+            .collect();
+        assert_eq!(client.items(), owed);
+        assert_eq!(client.blocks.last().unwrap().1, at(4).to_string());
+    }
+    assert_eq!((early.told("batch"), late.told("batch")), (3, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_ends_when_its_time_is_over_and_a_full_one_sooner() {
+    let stage = Stage::new(4 << 20, Config::default(), PATIENCE).await;
+    let mut quick = stage.listen("channels=a&batch=300").await;
+    let mut patient = stage.listen("channels=a&batch=5000").await;
+    quick.until("stream-live", "").await;
+    patient.until("stream-live", "").await;
+    stage.in_reactor(2).await;
+    let began = Instant::now();
+    stage.publish("a", "first");
+    quick.until("batch", "first").await;
+    // The reactor's time is in whole milliseconds.
+    assert!(began.elapsed() >= Duration::from_millis(290), "{:?}", began.elapsed());
+    let filling = "x".repeat(10_000);
+    for number in 0..20 {
+        stage.publish("a", &format!("{number}:{filling}"));
+    }
+    patient.until("batch", "6:").await;
+    assert!(began.elapsed() < Duration::from_millis(4900), "{:?}", began.elapsed());
+    patient.until("batch", "19:").await;
+    assert_eq!(patient.data().len(), 21);
 }
 
 #[tokio::test(flavor = "multi_thread")]
