@@ -41,7 +41,7 @@ pub(crate) use start::Begin;
 /// Bytes of events after which a chunk is given out; more follow when the socket has taken it.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// A socket that took nothing for this long when the stream ended was let go for it: the server resets
-/// such connections after [`foghorn_http::serve`]'s limit for writes, a minute unless it is told otherwise.
+/// such connections after a limit of its own, a minute unless it is told otherwise.
 const STALLED: Duration = Duration::from_secs(30);
 /// How long a stream waits that the log has nothing for and the ring does not cover yet: the ring has not
 /// begun the epoch that the log is in.

@@ -48,8 +48,6 @@ const RING_EVENTS: usize = 512;
 const RING_BYTES: usize = VIEW_BYTES / 2;
 /// What a stream that joins may lack; one that lacks more goes on by itself.
 const JOIN_BYTES: usize = 64 * 1024;
-/// Bytes that streams with full sockets hold together, the rests of the events in which they stopped.
-const RESTS_BYTES: usize = 64 << 20;
 /// Outboxes kept for their memory, and how much of it each may keep.
 const POOL: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
@@ -70,7 +68,6 @@ struct Listener {
     /// Milliseconds of the reactor's time.
     last_write: u64,
     keep_alive: KeepAlive,
-    write_stall_ms: u32,
     overlooked: usize,
     /// Whether its socket took less than it was given.
     full: bool,
@@ -129,6 +126,9 @@ pub(super) struct Reactor {
     leaving: usize,
     /// Where to look for the next stream to leave.
     next_to_leave: usize,
+    /// How long a socket may take nothing, and how much streams with full sockets may hold together.
+    slow_ms: u64,
+    slow_bytes: usize,
     rests_bytes: usize,
     #[expect(clippy::vec_box, reason = "a view without one is to be small: it holds a pointer")]
     pool: Vec<Box<Outbox>>,
@@ -176,6 +176,8 @@ impl Reactor {
             offered: 0,
             leaving: 0,
             next_to_leave: 0,
+            slow_ms: u64::from(millis(shared.config.slow_time)),
+            slow_bytes: shared.config.slow_bytes / shared.config.reactors(),
             rests_bytes: 0,
             pool: Vec::new(),
             events: Vec::with_capacity(RING_EVENTS),
@@ -358,7 +360,7 @@ impl Reactor {
         let Some(lacks) = self.lacks(&handed.stream) else { return self.give_back(handed) };
         // From here on it is let go with all that are here.
         drop(membership);
-        let Handed { stream, socket, open, write_stall } = handed;
+        let Handed { stream, socket, open } = handed;
         let mut socket = TcpStream::from_std(socket);
         let entry = self.listeners.vacant_entry();
         let key = narrow(entry.key());
@@ -378,7 +380,6 @@ impl Reactor {
             offset: 0,
             last_write: self.now_ms,
             keep_alive: stream.keep_alive,
-            write_stall_ms: millis(write_stall),
             overlooked: 0,
             full: false,
             rest: None,
@@ -593,7 +594,7 @@ impl Reactor {
             match send(&mut listener.socket, &rest.bytes[rest.sent..]) {
                 Ok(0) => {
                     listener.full = true;
-                    if self.rests_bytes > RESTS_BYTES {
+                    if self.rests_bytes > self.slow_bytes {
                         self.abort(key);
                     }
                     return;
@@ -677,7 +678,7 @@ impl Reactor {
         for (key, listener) in self.listeners.iter().filter(|(_, listener)| listener.full) {
             let quiet = self.now_ms - listener.last_write;
             slow += usize::from(quiet > 1000);
-            if quiet >= u64::from(listener.write_stall_ms) {
+            if quiet >= self.slow_ms {
                 stalled.push(narrow(key));
             }
         }
@@ -793,7 +794,6 @@ impl Reactor {
             },
             socket: listener.socket.into(),
             open: listener.open,
-            write_stall: Duration::from_millis(listener.write_stall_ms.into()),
         });
     }
 

@@ -41,7 +41,7 @@ struct Stage {
 
 impl Stage {
     /// A gateway whose ring is bounded so, behind a real port.
-    async fn new(ring_bytes: usize, config: Config, write_stall: Duration) -> Self {
+    async fn new(ring_bytes: usize, config: Config) -> Self {
         let hub = hub(ring_bytes);
         hub.restart(Shard::ZERO, Epoch::new(EPOCH), 0);
         let journal = Arc::new(Mutex::new(Vec::<Batch>::new()));
@@ -66,7 +66,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(serve(listener, api, Limits { write_stall, ..Limits::default() }, stopped));
+        tokio::spawn(serve(listener, api, Limits::default(), stopped));
         Stage { hub, log, address, journal, shared, _stop: stop }
     }
 
@@ -203,7 +203,7 @@ fn at(seq: u64) -> Cursor {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_level_stream_is_served_by_a_reactor_and_its_ids_are_its_positions() {
-    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config::default()).await;
     let mut plain = stage.listen("channels=a").await;
     let mut wide = stage.listen("channels=*&envelope=1").await;
     plain.until("stream-live", "").await;
@@ -228,7 +228,7 @@ async fn a_level_stream_is_served_by_a_reactor_and_its_ids_are_its_positions() {
 async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
     const EVENTS: usize = 600;
     // Far less than what is sent: whoever stops reading falls behind the ring.
-    let stage = Arc::new(Stage::new(1 << 20, Config::default(), PATIENCE).await);
+    let stage = Arc::new(Stage::new(1 << 20, Config::default()).await);
     let mut listeners = JoinSet::new();
     for number in 0..24_u64 {
         let query =
@@ -269,7 +269,8 @@ async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_that_never_read_hold_little_and_end_as_slow() {
-    let stage = Stage::new(8 << 20, Config::default(), Duration::from_secs(2)).await;
+    let config = Config { slow_time: Duration::from_secs(2), ..Config::default() };
+    let stage = Stage::new(8 << 20, config).await;
     let mut stuck = Vec::new();
     for _ in 0..20 {
         let mut client = stage.listen("channels=a").await;
@@ -291,9 +292,33 @@ async fn readers_that_never_read_hold_little_and_end_as_slow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_that_hold_too_much_together_end_before_their_time() {
+    // That is, whoever stops within an event.
+    let stage = Stage::new(8 << 20, Config { slow_bytes: 0, ..Config::default() }).await;
+    let mut stuck = Vec::new();
+    for _ in 0..5 {
+        let mut client = stage.listen("channels=a").await;
+        client.until("stream-live", "").await;
+        stuck.push(client);
+    }
+    // At the reactor's pace: what it has not swept yet would be left to tasks.
+    let mut pace = stage.listen("channels=b").await;
+    pace.until("stream-live", "").await;
+    stage.in_reactor(6).await;
+    let filling = "x".repeat(100_000);
+    for number in 0..300 {
+        stage.publish("a", &filling);
+        stage.publish("b", &format!("{number}."));
+        pace.until("message", &format!("{number}.")).await;
+    }
+    stage.open(1).await;
+    assert_eq!(stage.hub.metrics.ended_so_far(StreamEnd::Slow), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_stream_is_kept_alive_at_the_head() {
     let config = Config { keep_alive: Duration::from_millis(600), ..Config::default() };
-    let stage = Stage::new(1 << 20, config, PATIENCE).await;
+    let stage = Stage::new(1 << 20, config).await;
     let mut client = stage.listen("channels=quiet&heartbeat=1").await;
     client.until("stream-live", "").await;
     stage.in_reactor(1).await;
@@ -308,8 +333,7 @@ async fn a_quiet_stream_is_kept_alive_at_the_head() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_stays_quiet_is_kept_alive_less_often_until_its_next_event() {
     let (keep_alive, keep_alive_idle) = (Duration::from_millis(250), Duration::from_secs(60));
-    let stage =
-        Stage::new(1 << 20, Config { keep_alive, keep_alive_idle, ..Config::default() }, PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config { keep_alive, keep_alive_idle, ..Config::default() }).await;
     let mut client = stage.listen("channels=quiet&heartbeat=1").await;
     client.until("stream-live", "").await;
     let mut heard = Vec::new();
@@ -332,7 +356,7 @@ async fn a_stream_that_stays_quiet_is_kept_alive_less_often_until_its_next_event
 async fn a_batch_holds_what_came_in_its_time_once_for_whoever_was_there() {
     // Long enough for everything below to happen meanwhile.
     const QUERY: &str = "channels=*&batch=5000";
-    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config::default()).await;
     let mut early = stage.listen(QUERY).await;
     early.until("stream-live", "").await;
     stage.in_reactor(1).await;
@@ -367,7 +391,7 @@ async fn a_batch_holds_what_came_in_its_time_once_for_whoever_was_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_ends_when_its_time_is_over_and_a_full_one_sooner() {
-    let stage = Stage::new(4 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(4 << 20, Config::default()).await;
     let mut quick = stage.listen("channels=a&batch=300").await;
     let mut patient = stage.listen("channels=a&batch=5000").await;
     quick.until("stream-live", "").await;
@@ -390,7 +414,7 @@ async fn a_batch_ends_when_its_time_is_over_and_a_full_one_sooner() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn staleness_and_another_epoch_are_told_once() {
-    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config::default()).await;
     let mut client = stage.listen("channels=a").await;
     client.until("stream-live", "").await;
     stage.in_reactor(1).await;
@@ -419,7 +443,7 @@ async fn staleness_and_another_epoch_are_told_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_let_go_ends_with_where_to_go_on() {
-    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config::default()).await;
     let mut clients = Vec::new();
     for _ in 0..10 {
         let mut client = stage.listen("channels=a").await;
@@ -443,7 +467,7 @@ async fn a_stream_that_is_let_go_ends_with_where_to_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_leaves_nothing_behind() {
-    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config::default()).await;
     for topic in ["a", "a.*", "a"] {
         let mut client = stage.listen(&format!("channels={topic}")).await;
         client.until("stream-live", "").await;
