@@ -34,6 +34,7 @@ const SCENARIOS: &[Scenario] = &scenarios![
     listening::data_come_through_line_by_line,
     listening::the_envelope_names_the_channel,
     listening::a_type_filter_lets_only_those_types_pass,
+    listening::a_batch_holds_several_events_in_one_block_and_each_can_be_resumed_from,
     listening::broadcast_reaches_everyone_and_a_user_channel_its_user,
     listening::a_quiet_stream_is_kept_alive_with_its_cursor,
     resuming::a_cursor_in_the_ring_is_continued_exactly,

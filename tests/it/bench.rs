@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use foghorn_tests::env;
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::postgres::PostgresServer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::deployment::{Deployment, Shape};
 
@@ -72,4 +72,17 @@ async fn publishing_is_measured_beside_the_plain_client() {
     let measured = report(&bench(&arguments));
     assert!(measured["raw"]["ratio"]["median"].as_f64().unwrap() > 0.0, "{measured}");
     assert_eq!(streams(&url).await, before);
+}
+
+#[test]
+fn the_gateway_is_measured_beside_the_bare_loops() {
+    for rate in ["0", "100"] {
+        let mut arguments = vec!["sweep", "--connections", "50", "--events", "200", "--rate", rate];
+        arguments.extend(["--rounds", "1", "--server-core", "0", "--load-core", "0"]);
+        let measured = report(&bench(&arguments));
+        for side in ["foghorn", "bare"] {
+            assert!(measured[side]["perCpuSecond"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+            assert_eq!((&measured[side]["missing"], &measured[side]["disordered"]), (&json!(0), &json!(0)));
+        }
+    }
 }

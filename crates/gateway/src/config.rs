@@ -1,5 +1,6 @@
 //! `[gateway]` in the configuration.
 
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -26,9 +27,19 @@ pub struct Config {
     /// The middle of the `retry:` that each stream is given, in time; jittered by half either way.
     #[serde(with = "humantime_serde")]
     pub retry: Duration,
-    /// A stream on which nothing was sent for this long gets its cursor, at least after half of it.
+    /// A stream on which nothing was sent for this long gets its cursor, at least after two thirds of it.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
+    /// One that stays quiet gets it less and less often, up to this; `keep_alive` if that is longer.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive_idle: Duration,
+    /// A stream is closed when its socket has taken nothing for this long though something waits for it. Its
+    /// client goes on by its cursor.
+    #[serde(with = "humantime_serde")]
+    pub slow_time: Duration,
+    /// Bytes that streams with full sockets hold together: the rests of the events in which they stopped.
+    /// Past it, the next one whose socket is full is closed.
+    pub slow_bytes: usize,
     /// A catch-up that needs the log waits this long for it before the stream is ended with `retry:`.
     #[serde(with = "humantime_serde")]
     pub log_patience: Duration,
@@ -58,7 +69,11 @@ impl Default for Config {
             channels_per_connection: 100,
             connections: 100_000,
             retry: Duration::from_secs(3),
-            keep_alive: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(15),
+            keep_alive_idle: Duration::from_secs(45),
+            // Proxies are no more patient: nginx's `send_timeout` is the same.
+            slow_time: Duration::from_secs(60),
+            slow_bytes: 64 << 20,
             log_patience: Duration::from_secs(10),
             replays: 64,
             stale_after: Duration::from_secs(5),
@@ -78,6 +93,12 @@ impl Config {
         u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// How many threads write to streams; at least one.
+    pub(crate) fn reactors(&self) -> usize {
+        let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if self.reactors == 0 { cores } else { self.reactors }
+    }
+
     /// What is wrong with it, naming the key.
     pub fn check(&self) -> Result<(), String> {
         let within = |key: &str, value: Duration, least: u64, most: u64| {
@@ -91,6 +112,8 @@ impl Config {
             ))
         };
         within("keep_alive", self.keep_alive, 2, 120)?;
+        within("keep_alive_idle", self.keep_alive_idle, 2, 120)?;
+        within("slow_time", self.slow_time, 5, 600)?;
         within("retry", self.retry, 1, 60)?;
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;
@@ -100,6 +123,9 @@ impl Config {
         }
         if self.ring_bytes < 1 << 20 {
             return Err(format!("gateway.ring_bytes must be at least 1048576, not {}", self.ring_bytes));
+        }
+        if self.slow_bytes < 1 << 20 {
+            return Err(format!("gateway.slow_bytes must be at least 1048576, not {}", self.slow_bytes));
         }
         if self.feed_bytes < 64 << 10 {
             return Err(format!("gateway.feed_bytes must be at least 65536, not {}", self.feed_bytes));

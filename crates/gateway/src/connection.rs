@@ -27,6 +27,7 @@ use foghorn_core::reason::{ResetReason, StreamEnd};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::hub::{Hub, Membership};
+use crate::keep_alive::KeepAlive;
 use crate::metrics::Source;
 use crate::ring::RingEvent;
 use crate::seat::{Due, Seat, Term};
@@ -40,7 +41,7 @@ pub(crate) use start::Begin;
 /// Bytes of events after which a chunk is given out; more follow when the socket has taken it.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// A socket that took nothing for this long when the stream ended was let go for it: the server resets
-/// such connections after [`foghorn_http::serve`]'s limit for writes, a minute unless it is told otherwise.
+/// such connections after a limit of its own, a minute unless it is told otherwise.
 const STALLED: Duration = Duration::from_secs(30);
 /// How long a stream waits that the log has nothing for and the ring does not cover yet: the ring has not
 /// begun the epoch that the log is in.
@@ -77,7 +78,7 @@ pub(crate) struct Connection {
     told_stale: bool,
     /// Whether it owed nothing when it last looked.
     settled: bool,
-    keep_alive: Duration,
+    keep_alive: KeepAlive,
 }
 
 /// What a stream is, whoever serves it.
@@ -89,7 +90,7 @@ pub(crate) struct Stream {
     pub(crate) courses: Vec<Course>,
     /// Whether the last it heard of its live feed is that it is silent.
     pub(crate) told_stale: bool,
-    pub(crate) keep_alive: Duration,
+    pub(crate) keep_alive: KeepAlive,
 }
 
 /// What is to be done when the rings have been read.
@@ -122,7 +123,7 @@ impl Connection {
             subscription: Arc::new(subscription),
             courses: Vec::new(),
             told_stale: false,
-            keep_alive: shared.config.keep_alive.mul_f64(0.5 + 0.5 * fastrand::f64()),
+            keep_alive: KeepAlive::new(&shared.config),
         };
         Connection::of(shared, stream, Phase::Begin(begin))
     }
@@ -216,6 +217,7 @@ impl Connection {
             let next = self.read_rings(&mut chunk);
             self.settled = matches!(next, Next::Wait);
             if !chunk.is_empty() {
+                self.keep_alive.active();
                 return chunk.into_bytes();
             }
             let waited = match next {
@@ -228,7 +230,10 @@ impl Connection {
                     match Box::pin(self.read_log(at)).await {
                         // The log has nothing more, and the ring is not there yet.
                         None if self.courses[at] == before => self.wait(Instant::now() + LOG_PAUSE).await,
-                        bytes => bytes,
+                        bytes => {
+                            self.keep_alive.active();
+                            bytes
+                        }
                     }
                 }
                 Next::Wait => self.wait(self.keep_alive_at()).await,
@@ -429,7 +434,7 @@ impl Connection {
     }
 
     fn keep_alive_at(&self) -> Instant {
-        self.life.last_write + self.keep_alive
+        self.life.last_write + self.keep_alive.after()
     }
 
     /// Waits for a mark, but not past `until`. Some bytes when it is time for a keep-alive.
@@ -437,7 +442,10 @@ impl Connection {
         self.life.idle = true;
         tokio::select! {
             biased;
-            () = self.membership.waiter.marked() => return None,
+            () = self.membership.waiter.marked() => {
+                self.gather().await;
+                return None;
+            }
             () = self.life.term_asks() => return None,
             () = tokio::time::sleep_until(until.min(self.keep_alive_at())) => {}
         }
@@ -455,7 +463,24 @@ impl Connection {
         if self.subscription.heartbeat {
             chunk.heartbeat(self.shared.hub.clock.now());
         }
+        self.keep_alive.sent();
         Some(chunk.into_bytes())
+    }
+
+    /// Lets more events come to the first, if they are wanted together.
+    async fn gather(&mut self) {
+        let live = matches!(self.phase, Phase::Live);
+        let Some(time) = self.subscription.form.gathered_for().filter(|_| live) else { return };
+        let until = Instant::now() + time;
+        while !self.membership.waiter.is_leaving() {
+            // It will have to look.
+            self.membership.waiter.unmark();
+            self.settled = false;
+            tokio::select! {
+                () = self.membership.waiter.marked() => {}
+                () = tokio::time::sleep_until(until) => return,
+            }
+        }
     }
 
     fn say_stale(&mut self, chunk: &mut Chunk) {
@@ -481,7 +506,7 @@ impl Connection {
     }
 
     fn chunk(&self) -> Chunk {
-        Chunk::new(self.subscription.envelope)
+        Chunk::new(self.subscription.form)
     }
 
     /// Says goodbye: why, where to go on, and when.

@@ -65,10 +65,8 @@ impl Drop for Engine {
 }
 
 fn start(shared: &Arc<Shared>) -> Vec<Arc<Inbox>> {
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let count = if shared.config.reactors == 0 { cores } else { shared.config.reactors };
     let mut inboxes = Vec::new();
-    for number in 0..count {
+    for number in 0..shared.config.reactors() {
         match start_one(shared, number) {
             Ok(inbox) => inboxes.push(inbox),
             Err(error) => tracing::error!(%error, number, "could not start a reactor; going on with fewer"),

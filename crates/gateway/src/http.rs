@@ -32,16 +32,28 @@ use crate::connection::{Begin, Connection, Shared, goodbye};
 use crate::engine;
 use crate::history::{self, Asked};
 use crate::seat::Term;
-use crate::subscription::Subscription;
+use crate::subscription::{Form, Subscription};
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
 /// What `GET /api/events` knows.
-const KEYS: &[&str] =
-    &["channels", "events", "lastEventId", "_lastEventId", "since", "last", "envelope", "heartbeat", TOKEN];
+const KEYS: &[&str] = &[
+    "channels",
+    "events",
+    "batch",
+    "lastEventId",
+    "_lastEventId",
+    "since",
+    "last",
+    "envelope",
+    "heartbeat",
+    TOKEN,
+];
 /// The key of a token in the URL.
 pub(crate) const TOKEN: &str = "token";
+/// Most milliseconds in `batch=`.
+const BATCH_MS_MAX: u32 = 5000;
 /// Most types in `events=`.
 const TYPES_MAX: usize = 100;
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -243,9 +255,22 @@ fn subscription(query: &Query, topics: &[Pattern], shards: ShardCount) -> Result
             ));
         }
     }
-    subscription.envelope = query.flag("envelope")?;
+    subscription.form = form(query)?;
     subscription.heartbeat = query.flag("heartbeat")?;
     Ok(subscription)
+}
+
+/// How a stream is to be sent its events.
+fn form(query: &Query) -> Result<Form, Problem> {
+    let envelope = query.flag("envelope")?;
+    match query.number("batch", 1, BATCH_MS_MAX.into())? {
+        None if envelope => Ok(Form::Envelope),
+        None => Ok(Form::Plain),
+        Some(_) if envelope => {
+            Err(bad_value("batch", "and envelope exclude each other; a batch names each event's channel"))
+        }
+        Some(millis) => Ok(Form::Batch { millis: u32::try_from(millis).unwrap_or(BATCH_MS_MAX) }),
+    }
 }
 
 /// The path's segments, each decoded by itself: an encoded slash is no separator.

@@ -24,8 +24,10 @@ mod subscription;
 mod connection;
 mod drain;
 mod engine;
+mod gathering;
 mod history;
 mod http;
+mod keep_alive;
 mod seat;
 
 pub mod service;

@@ -1,6 +1,7 @@
 //! What a connection listens to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use foghorn_core::batch::FeedEvent;
 use foghorn_core::channel::Channel;
@@ -68,6 +69,35 @@ impl Topics {
     }
 }
 
+/// How a connection is sent its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Each as it was published.
+    Plain,
+    /// Each in an envelope that names the channel.
+    Envelope,
+    /// All of so many milliseconds in one block.
+    Batch {
+        /// From the first of them on.
+        millis: u32,
+    },
+}
+
+impl Form {
+    /// Whether each event has an envelope.
+    pub fn is_envelope(self) -> bool {
+        self == Form::Envelope
+    }
+
+    /// How long events are gathered, if they are.
+    pub fn gathered_for(self) -> Option<Duration> {
+        match self {
+            Form::Plain | Form::Envelope => None,
+            Form::Batch { millis } => Some(Duration::from_millis(millis.into())),
+        }
+    }
+}
+
 /// Everything a connection asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Subscription {
@@ -75,8 +105,8 @@ pub struct Subscription {
     pub shards: Vec<(Shard, Topics)>,
     /// Only events of these types; empty for all.
     pub types: Vec<String>,
-    /// Whether data come in an envelope that names the channel.
-    pub envelope: bool,
+    /// How it is sent its events.
+    pub form: Form,
     /// Whether visible `heartbeat` events are sent beside the keep-alive.
     pub heartbeat: bool,
 }
@@ -92,7 +122,7 @@ impl Subscription {
         Subscription {
             shards: shards.filter(|(_, topics)| *topics != Topics::Channels(Vec::new())).collect(),
             types: Vec::new(),
-            envelope: false,
+            form: Form::Plain,
             heartbeat: false,
         }
     }

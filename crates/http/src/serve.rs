@@ -23,10 +23,9 @@ use crate::Handler;
 use crate::stall::StallLimit;
 use crate::takeover::{Open, Places, Take, Taken, Takeover, head};
 
-/// How long a peer may take nothing of what waits for it. One limit for answers and for event streams:
-/// both hold memory while they wait, and neither loses by it. A listener is a position, so one that was cut
-/// off (a phone asleep, say, once the kernel's buffers are full) comes back with its cursor and goes on
-/// where it was; and proxies are no more patient, nginx's `send_timeout` is 60 s too.
+/// How long a peer may take nothing of an answer that waits for it: it holds memory while it waits. Proxies
+/// are no more patient, nginx's `send_timeout` is 60 s too. A socket that is taken over has the limit of
+/// whoever takes it.
 pub const WRITE_STALL: Duration = Duration::from_secs(60);
 
 /// A peer that says nothing for so long is asked whether it is still there, and how often until it is given

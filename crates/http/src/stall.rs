@@ -49,11 +49,6 @@ impl<S: Abort> StallLimit<S> {
         self.waits
     }
 
-    /// How long its peer may take nothing.
-    pub fn limit(&self) -> Duration {
-        self.limit
-    }
-
     /// The socket itself.
     pub fn get_ref(&self) -> &S {
         &self.socket

@@ -331,6 +331,7 @@ impl Cluster {
             ring_bytes: self.ring_bytes,
             ring_warm: Duration::from_secs(self.world.one(&[1, 10, 60])),
             keep_alive: Duration::from_secs(3),
+            keep_alive_idle: Duration::from_secs(3),
             log_patience: Duration::from_secs(8),
             drain_window: Duration::from_secs(2),
             stale_after: Duration::from_secs(if self.world.is(Mutant::SilenceUntold) { 3600 } else { 5 }),

@@ -81,6 +81,8 @@ pub(super) async fn bad_queries_say_what_is_wrong(d: Arc<Deployment>) {
         ("/api/events?channels=a&last=0".to_owned(), 400, "bad-query", "whole number"),
         ("/api/events?channels=a&last=1&since=1m".to_owned(), 400, "bad-query", "exclude"),
         ("/api/events?channels=a&envelope=yes".to_owned(), 400, "bad-query", "1 or 0"),
+        ("/api/events?channels=a&batch=0".to_owned(), 400, "bad-query", "from 1 to 5000"),
+        ("/api/events?channels=a&batch=10&envelope=1".to_owned(), 400, "bad-query", "exclude"),
         ("/api/events/a?channels=b".to_owned(), 400, "bad-query", "path"),
         ("/api/channels/a.*/events".to_owned(), 400, "bad-channel", "pattern"),
         ("/api/channels/a/events?limit=5000".to_owned(), 400, "bad-query", "1000"),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foghorn_tests::sse::SseClient;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::deployment::{Deployment, Listener, SHOUT};
 
@@ -119,6 +119,36 @@ pub(super) async fn a_type_filter_lets_only_those_types_pass(d: Arc<Deployment>)
     d.publish(json!(much)).await;
     d.publish(json!({ "channel": channel, "data": "after much" })).await;
     assert_eq!(listener.data(1).await, ["after much"]);
+}
+
+pub(super) async fn a_batch_holds_several_events_in_one_block_and_each_can_be_resumed_from(
+    d: Arc<Deployment>,
+) {
+    let channel = d.name("batch");
+    let query = format!("channels={channel}&events=wanted&batch=1000");
+    let mut listener = d.listen(&query, None).await;
+    let event =
+        |number: usize, kind: &str| json!({ "channel": channel, "event": kind, "data": { "n": number } });
+    let mixed = |number| [event(number, "wanted"), event(number, "other")];
+    d.publish((0..20).flat_map(mixed).collect()).await;
+    let (mut items, mut batches) = (Vec::new(), 0);
+    while items.len() < 20 {
+        let block = listener.event().await;
+        assert_eq!((block.event_type(), block.data.as_deref().unwrap().lines().count()), ("batch", 1));
+        batches += 1;
+        items.extend(block.json().as_array().unwrap().iter().cloned());
+        assert_eq!(block.id.as_deref(), items.last().unwrap()["id"].as_str());
+    }
+    assert!(batches < 10, "{batches} batches of 20 events");
+    let told = |item: &Value| (item["event"].clone(), item["channel"].clone(), item["data"].clone());
+    let sent = |number| (json!("wanted"), json!(channel), json!(json!({ "n": number }).to_string()));
+    assert_eq!(items.iter().map(told).collect::<Vec<_>>(), (0..20).map(sent).collect::<Vec<_>>());
+    // From the middle of a batch; what is caught up on comes in batches too.
+    let again = d.listen(&query, items[4]["id"].as_str()).await;
+    let replayed: Vec<Value> =
+        again.replayed.iter().flat_map(|block| block.json().as_array().unwrap().clone()).collect();
+    assert_eq!(replayed.iter().map(told).collect::<Vec<_>>(), (5..20).map(sent).collect::<Vec<_>>());
+    assert_eq!(again.live, json!({ "replayed": 15 }));
 }
 
 pub(super) async fn broadcast_reaches_everyone_and_a_user_channel_its_user(d: Arc<Deployment>) {

@@ -10,6 +10,7 @@ mod publish;
 
 mod log;
 mod relay;
+mod sweep;
 
 mod rounds;
 
@@ -49,6 +50,11 @@ enum Scenario {
     Log(log::Args),
     /// The relay alone: events a second, against just reading the journal's stream
     Relay(relay::Args),
+    /// The gateway alone: one channel's events to many listeners, beside a bare loop of sends
+    Sweep(sweep::Args),
+    /// The bare loop that `sweep` compares with
+    #[command(hide = true)]
+    Bare(sweep::BareArgs),
 }
 
 /// What every scenario takes.
@@ -72,6 +78,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             Scenario::Publish(args) => Box::pin(publish::run(args)).await,
             Scenario::Log(args) => Box::pin(log::run(args)).await,
             Scenario::Relay(args) => Box::pin(relay::run(args)).await,
+            // In this thread: it waits for nothing but sockets of its own.
+            Scenario::Sweep(args) => sweep::run(&args),
+            Scenario::Bare(args) => args.run(),
         }
     });
     runtime.shutdown_background();

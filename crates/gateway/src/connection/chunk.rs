@@ -9,20 +9,27 @@ use foghorn_core::sse::{self, ControlFrame};
 use foghorn_core::time::Timestamp;
 
 use super::course::{Course, cursor};
+use crate::gathering::Gathering;
 use crate::ring::RingEvent;
+use crate::subscription::Form;
+
+/// Bytes of a `batch` block beside its events, about.
+const BATCH_FRAME_BYTES: usize = 160;
 
 /// Blocks to be written in one piece.
 pub(super) struct Chunk {
-    envelope: bool,
+    form: Form,
     out: BytesMut,
+    /// Events that are to be one block, the next one.
+    gathering: Gathering,
     /// A lone event of a plain stream is given out as the shared bytes it is.
     lone: Option<Bytes>,
     events: u64,
 }
 
 impl Chunk {
-    pub(super) fn new(envelope: bool) -> Self {
-        Chunk { envelope, out: BytesMut::new(), lone: None, events: 0 }
+    pub(super) fn new(form: Form) -> Self {
+        Chunk { form, out: BytesMut::new(), gathering: Gathering::default(), lone: None, events: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -30,7 +37,7 @@ impl Chunk {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.out.len() + self.lone.as_ref().map_or(0, Bytes::len)
+        self.out.len() + self.gathering.len() + self.lone.as_ref().map_or(0, Bytes::len)
     }
 
     /// How many events it holds.
@@ -38,16 +45,20 @@ impl Chunk {
         self.events
     }
 
-    pub(super) fn into_bytes(self) -> Bytes {
-        self.lone.unwrap_or_else(|| self.out.freeze())
+    pub(super) fn into_bytes(mut self) -> Bytes {
+        self.lone.take().unwrap_or_else(|| std::mem::take(self.out()).freeze())
     }
 
     /// Appends an event. Its course already stands at it.
     pub(super) fn event(&mut self, event: &RingEvent, courses: &[Course]) {
         self.events += 1;
+        if self.form.gathered_for().is_some() {
+            return self.gathering.push(event, cursor(courses));
+        }
         // With one shard the `id:` line is the same for all listeners, and encoded with the frame.
         let shared_id = courses.len() == 1;
-        if shared_id && !self.envelope {
+        let envelope = self.form.is_envelope();
+        if shared_id && !envelope {
             let bytes = event.feed.frame.with_id();
             if self.is_empty() {
                 self.lone = Some(bytes.clone());
@@ -56,7 +67,6 @@ impl Chunk {
             }
             return;
         }
-        let envelope = self.envelope;
         let out = self.out();
         sse::id_line(out, &cursor(courses));
         out.put_slice(event.block(envelope));
@@ -133,13 +143,18 @@ impl Chunk {
         if let Some(lone) = self.lone.take() {
             self.out.put_slice(&lone);
         }
+        if !self.gathering.is_empty() {
+            let mut block = Vec::with_capacity(self.gathering.len() + BATCH_FRAME_BYTES);
+            self.gathering.write(&mut block);
+            self.out.put_slice(&block);
+        }
         &mut self.out
     }
 }
 
 /// A keep-alive at these positions, and a heartbeat if `now` is given.
 pub(crate) fn keep_alive(courses: &[Course], heartbeat: Option<Timestamp>) -> Bytes {
-    let mut chunk = Chunk::new(false);
+    let mut chunk = Chunk::new(Form::Plain);
     chunk.keep_alive(courses);
     if let Some(now) = heartbeat {
         chunk.heartbeat(now);
@@ -149,7 +164,7 @@ pub(crate) fn keep_alive(courses: &[Course], heartbeat: Option<Timestamp>) -> By
 
 /// `stream-stale`, or `stream-live` when that is over.
 pub(crate) fn notice(stale: bool, courses: &[Course]) -> Bytes {
-    let mut chunk = Chunk::new(false);
+    let mut chunk = Chunk::new(Form::Plain);
     if stale {
         chunk.stale();
     } else {
@@ -160,14 +175,14 @@ pub(crate) fn notice(stale: bool, courses: &[Course]) -> Bytes {
 
 /// `stream-expiring`.
 pub(crate) fn expiring(ends: Timestamp) -> Bytes {
-    let mut chunk = Chunk::new(false);
+    let mut chunk = Chunk::new(Form::Plain);
     chunk.expiring(ends);
     chunk.into_bytes()
 }
 
 /// `stream-end` at these positions.
 pub(crate) fn stream_end(end: StreamEnd, retry_ms: u64, courses: &[Course]) -> Bytes {
-    let mut chunk = Chunk::new(false);
+    let mut chunk = Chunk::new(Form::Plain);
     chunk.end(end, retry_ms, courses);
     chunk.into_bytes()
 }

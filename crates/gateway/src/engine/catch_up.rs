@@ -22,15 +22,18 @@ const LITTLE_BYTES: usize = 4 * 1024;
 /// Serves a stream from its request on.
 pub(crate) async fn serve(connection: Connection, taken: Taken) {
     let Taken { head, socket, open } = taken;
+    // With a stream's limit in place of an answer's.
+    let socket = StallLimit::new(socket.into_inner(), connection.shared().config.slow_time);
     go_on(connection, socket, open, head).await;
 }
 
 /// Serves a stream that a reactor gave back.
 pub(super) async fn resume(shared: Arc<Shared>, handed: Handed) {
-    let Handed { stream, socket, open, write_stall } = handed;
+    let Handed { stream, socket, open } = handed;
+    let slow_time = shared.config.slow_time;
     let connection = Connection::resumed(shared, stream);
     match TcpStream::from_std(socket) {
-        Ok(socket) => go_on(connection, StallLimit::new(socket, write_stall), open, Bytes::new()).await,
+        Ok(socket) => go_on(connection, StallLimit::new(socket, slow_time), open, Bytes::new()).await,
         Err(error) => tracing::warn!(%error, "a stream's socket could not be taken back; it ends"),
     }
 }
@@ -104,10 +107,9 @@ async fn gone(socket: &StallLimit<TcpStream>) {
 }
 
 fn hand_over(reactor: &Inbox, connection: Connection, socket: StallLimit<TcpStream>, open: Open) {
-    let write_stall = socket.limit();
     let Some((stream, membership)) = connection.into_stream() else { return };
     match socket.into_inner().into_std() {
-        Ok(socket) => reactor.adopt(Handed { stream, socket, open, write_stall }, membership),
+        Ok(socket) => reactor.adopt(Handed { stream, socket, open }, membership),
         Err(error) => tracing::warn!(%error, "a stream's socket could not be handed over; it ends"),
     }
 }

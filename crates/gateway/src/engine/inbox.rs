@@ -2,7 +2,6 @@
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use mio::{Poll, Token, Waker};
 use parking_lot::Mutex;
@@ -21,8 +20,6 @@ pub(super) struct Handed {
     pub(super) stream: Stream,
     pub(super) socket: TcpStream,
     pub(super) open: Open,
-    /// How long its peer may take nothing.
-    pub(super) write_stall: Duration,
 }
 
 /// A reactor's door.

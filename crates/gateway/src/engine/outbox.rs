@@ -8,13 +8,35 @@ use std::sync::Arc;
 
 use crate::ring::RingEvent;
 
+/// An event, and the index of its shard.
+pub(super) type Offered = (usize, Arc<RingEvent>);
+
 /// What lies in an outbox.
 #[derive(Debug, Clone)]
 pub(super) enum Item {
-    /// An event of the shard with this index.
-    Event(usize, Arc<RingEvent>),
+    /// An event.
+    Event(Offered),
+    /// Several in one block.
+    Batch(Vec<Offered>),
     /// `stream-stale`, or `stream-live` when it is over.
     Stale(bool),
+}
+
+impl Item {
+    /// The events in it.
+    pub(super) fn events(&self) -> &[Offered] {
+        match self {
+            Item::Event(event) => std::slice::from_ref(event),
+            Item::Batch(events) => events,
+            Item::Stale(_) => &[],
+        }
+    }
+
+    fn count_deliveries(&self, members: u64) {
+        for (_, event) in self.events() {
+            event.delivered.inc_by(members);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -97,9 +119,7 @@ impl Outbox {
         let Passed { from, to, members } = std::mem::take(&mut self.passed);
         let first = self.first_after(from);
         for mark in self.marks.range(first..).take_while(|mark| mark.end <= to) {
-            if let Item::Event(_, event) = &mark.item {
-                event.delivered.inc_by(members);
-            }
+            mark.item.count_deliveries(members);
         }
     }
 
@@ -125,9 +145,7 @@ impl Outbox {
         let first = self.first_after(offset);
         let begins = if first == 0 { self.start() } else { self.marks[first - 1].end };
         let Some(mark) = self.marks.get(first).filter(|_| offset > begins) else { return Vec::new() };
-        if let Item::Event(_, event) = &mark.item {
-            event.delivered.inc();
-        }
+        mark.item.count_deliveries(1);
         self.bytes[self.index(offset)..self.index(mark.end)].to_vec()
     }
 

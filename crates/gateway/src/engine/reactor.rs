@@ -1,6 +1,7 @@
 //! The loop that serves level streams.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::sync::{Arc, Weak};
@@ -26,8 +27,10 @@ use super::outbox::{LAST_CHUNK, Outbox, put_chunk};
 use super::view::{Key, Seen, View, put_event};
 use super::wheel::{Entry, Wheel};
 use crate::connection::{Course, Shared, Stream, cursor, expiring, keep_alive, notice, stream_end};
+use crate::gathering::Gathering;
 use crate::hub::{Hub, Membership};
 use crate::index::PatternIndex;
+use crate::keep_alive::KeepAlive;
 use crate::ring::{Ring, RingEvent};
 use crate::seat::{Due, Seat};
 use crate::subscription::Subscription;
@@ -38,13 +41,13 @@ const SLICE_BYTES: usize = 1 << 20;
 /// Bytes that a view may hold for members that the sweep has not reached. Whoever is further behind reads
 /// the ring by itself.
 const VIEW_BYTES: usize = 1 << 20;
+/// Bytes of events after which a batch is not waited for any longer.
+const BATCH_BYTES: usize = 64 * 1024;
 /// Events, and bytes of events, read from a ring at a time.
 const RING_EVENTS: usize = 512;
 const RING_BYTES: usize = VIEW_BYTES / 2;
 /// What a stream that joins may lack; one that lacks more goes on by itself.
 const JOIN_BYTES: usize = 64 * 1024;
-/// Bytes that streams with full sockets hold together, the rests of the events in which they stopped.
-const RESTS_BYTES: usize = 64 << 20;
 /// Outboxes kept for their memory, and how much of it each may keep.
 const POOL: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
@@ -64,8 +67,7 @@ struct Listener {
     offset: u64,
     /// Milliseconds of the reactor's time.
     last_write: u64,
-    keep_alive_ms: u32,
-    write_stall_ms: u32,
+    keep_alive: KeepAlive,
     overlooked: usize,
     /// Whether its socket took less than it was given.
     full: bool,
@@ -112,6 +114,8 @@ pub(super) struct Reactor {
     stale_changes: u64,
     /// Views with something to be written, in turn.
     waiting: VecDeque<Key>,
+    /// When views have to push what they have gathered, unless they have done so already.
+    gathering: BinaryHeap<Reverse<(u64, Key)>>,
     wheel: Wheel,
     began: Instant,
     now_ms: u64,
@@ -122,6 +126,9 @@ pub(super) struct Reactor {
     leaving: usize,
     /// Where to look for the next stream to leave.
     next_to_leave: usize,
+    /// How long a socket may take nothing, and how much streams with full sockets may hold together.
+    slow_ms: u64,
+    slow_bytes: usize,
     rests_bytes: usize,
     #[expect(clippy::vec_box, reason = "a view without one is to be small: it holds a pointer")]
     pool: Vec<Box<Outbox>>,
@@ -160,6 +167,7 @@ impl Reactor {
             stale_changes: u64::MAX,
             hub,
             waiting: VecDeque::new(),
+            gathering: BinaryHeap::new(),
             wheel: Wheel::new(now),
             began: now,
             now_ms: 0,
@@ -168,6 +176,8 @@ impl Reactor {
             offered: 0,
             leaving: 0,
             next_to_leave: 0,
+            slow_ms: u64::from(millis(shared.config.slow_time)),
+            slow_bytes: shared.config.slow_bytes / shared.config.reactors(),
             rests_bytes: 0,
             pool: Vec::new(),
             events: Vec::with_capacity(RING_EVENTS),
@@ -187,6 +197,7 @@ impl Reactor {
             for shard in self.hub.shard_count().shards() {
                 more |= self.advance(shard);
             }
+            self.push_due();
             self.say_stale();
             self.inbox.adoptees(&mut adoptees);
             for (handed, membership) in adoptees.drain(..) {
@@ -198,7 +209,7 @@ impl Reactor {
                 self.sweep(view);
             }
             let busy = more || !self.waiting.is_empty();
-            let idle = self.wheel.next().saturating_duration_since(Instant::now());
+            let idle = self.next().saturating_duration_since(Instant::now());
             let timeout = if busy { Duration::ZERO } else { idle };
             match poll.poll(&mut happened, Some(timeout)) {
                 Ok(()) => happened.iter().for_each(|event| self.happened(event)),
@@ -208,6 +219,13 @@ impl Reactor {
         }
         self.listeners.drain().for_each(|listener| listener.seat.end(StreamEnd::Drain));
         Ok(())
+    }
+
+    /// When it has to look again by itself.
+    fn next(&self) -> Instant {
+        let gathered =
+            self.gathering.peek().map(|Reverse((due, _))| self.began + Duration::from_millis(*due));
+        gathered.map_or(self.wheel.next(), |due| due.min(self.wheel.next()))
     }
 
     // What comes in
@@ -250,15 +268,58 @@ impl Reactor {
                 continue;
             }
             view.offered = self.offered;
+            if let Some(time) = view.subscription.form.gathered_for() {
+                self.gather(key, shard, event, time);
+                continue;
+            }
             let pool = &mut self.pool;
             view.push_event(shard, event, &self.seen, || pool.pop().unwrap_or_default());
-            let over = view.pending() > VIEW_BYTES;
-            self.wait_for_turn(key);
-            if over {
-                self.expel_laggards(key);
-            }
+            self.pushed(key);
         }
         self.found = found;
+    }
+
+    /// There is something new in a view's outbox.
+    fn pushed(&mut self, key: Key) {
+        self.wait_for_turn(key);
+        if self.views[key as usize].pending() > VIEW_BYTES {
+            self.expel_laggards(key);
+        }
+    }
+
+    fn gather(&mut self, key: Key, shard: Shard, event: &Arc<RingEvent>, time: Duration) {
+        let view = &mut self.views[key as usize];
+        let due_ms = self.now_ms + u64::from(millis(time));
+        if view.due_ms().is_none() {
+            self.gathering.push(Reverse((due_ms, key)));
+        }
+        if view.gather(shard, event, &self.seen, due_ms) >= BATCH_BYTES {
+            self.push_gathered(key);
+            self.pushed(key);
+        }
+    }
+
+    /// Puts what a view has gathered into its outbox: after this its members lack nothing that is not there.
+    fn push_gathered(&mut self, key: Key) {
+        let pool = &mut self.pool;
+        let Some(view) = self.views.get_mut(key as usize) else { return };
+        if view.push_gathered(|| pool.pop().unwrap_or_default()) {
+            self.wait_for_turn(key);
+        }
+    }
+
+    /// Pushes what was gathered for long enough.
+    fn push_due(&mut self) {
+        while let Some(Reverse((due_ms, key))) = self.gathering.peek().copied()
+            && due_ms <= self.now_ms
+        {
+            self.gathering.pop();
+            let is_due = |view: &View| view.due_ms().is_some_and(|due| due <= self.now_ms);
+            if self.views.get(key as usize).is_some_and(is_due) {
+                self.push_gathered(key);
+                self.pushed(key);
+            }
+        }
     }
 
     fn wait_for_turn(&mut self, key: Key) {
@@ -277,10 +338,11 @@ impl Reactor {
         let keys: Vec<Key> = self.views.iter().map(|(key, _)| narrow(key)).collect();
         for key in keys {
             let stale = self.is_stale(&self.views[key as usize].subscription);
-            let view = &mut self.views[key as usize];
-            if stale == view.stale {
+            if stale == self.views[key as usize].stale {
                 continue;
             }
+            self.push_gathered(key);
+            let view = &mut self.views[key as usize];
             let text = notice(stale, &view.courses(&self.seen));
             let pool = &mut self.pool;
             view.push_stale(stale, &text, || pool.pop().unwrap_or_default());
@@ -298,7 +360,7 @@ impl Reactor {
         let Some(lacks) = self.lacks(&handed.stream) else { return self.give_back(handed) };
         // From here on it is let go with all that are here.
         drop(membership);
-        let Handed { stream, socket, open, write_stall } = handed;
+        let Handed { stream, socket, open } = handed;
         let mut socket = TcpStream::from_std(socket);
         let entry = self.listeners.vacant_entry();
         let key = narrow(entry.key());
@@ -317,14 +379,13 @@ impl Reactor {
             member: 0,
             offset: 0,
             last_write: self.now_ms,
-            keep_alive_ms: millis(stream.keep_alive),
-            write_stall_ms: millis(write_stall),
+            keep_alive: stream.keep_alive,
             overlooked: 0,
             full: false,
             rest: None,
         });
         self.join(key, stream.subscription);
-        self.due_in(key, self.until_term(key, stream.keep_alive));
+        self.due_in(key, self.until_term(key, stream.keep_alive.least()));
         self.send_alone(key, &lacks);
     }
 
@@ -334,7 +395,7 @@ impl Reactor {
         for course in &courses {
             while self.seen[course.shard.index()].at < course.at && self.advance(course.shard) {}
         }
-        let mut bytes = Vec::new();
+        let (mut bytes, mut gathering) = (Vec::new(), Gathering::default());
         let now = self.hub.clock.now();
         for at in 0..courses.len() {
             let (course, topics) = (courses[at], &subscription.shards[at].1);
@@ -363,13 +424,21 @@ impl Reactor {
             for event in events {
                 if subscription.wants_type(&event.feed) && !event.feed.is_expired(now) {
                     courses[at] = course.moved_to(event.feed.seq);
-                    put_chunk(&mut bytes, |out| {
-                        put_event(out, &event, subscription.envelope, || cursor(&courses), courses.len());
-                    });
+                    if subscription.form.gathered_for().is_some() {
+                        gathering.push(&event, cursor(&courses));
+                    } else {
+                        let envelope = subscription.form.is_envelope();
+                        put_chunk(&mut bytes, |out| {
+                            put_event(out, &event, envelope, || cursor(&courses), courses.len());
+                        });
+                    }
                     event.delivered.inc();
                 }
             }
             courses[at] = course.moved_to(seen.at);
+        }
+        if !gathering.is_empty() {
+            put_chunk(&mut bytes, |out| gathering.write(out));
         }
         let stale = self.is_stale(subscription);
         if stale != stream.told_stale {
@@ -448,6 +517,8 @@ impl Reactor {
 
     /// A view holds too much for members that have not been reached: they go their own ways.
     fn expel_laggards(&mut self, key: Key) {
+        // Now, and not when one of them is taken out: it is then something that everybody lacks.
+        self.push_gathered(key);
         let view = &self.views[key as usize];
         let end = view.end();
         let behind = |member: &Key| self.listeners[*member as usize].offset < end;
@@ -480,6 +551,8 @@ impl Reactor {
     /// Takes a member out of its view. It is left the rest of the item in which it stopped, and its
     /// positions, for when its socket has taken that.
     fn detach(&mut self, key: Key) {
+        let Some(view) = self.listeners.get(key as usize).map(|listener| listener.view) else { return };
+        self.push_gathered(view);
         let Some(listener) = self.listeners.get_mut(key as usize) else { return };
         let Some(view) = self.views.get_mut(listener.view as usize) else { return };
         let offset = listener.offset;
@@ -521,7 +594,7 @@ impl Reactor {
             match send(&mut listener.socket, &rest.bytes[rest.sent..]) {
                 Ok(0) => {
                     listener.full = true;
-                    if self.rests_bytes > RESTS_BYTES {
+                    if self.rests_bytes > self.slow_bytes {
                         self.abort(key);
                     }
                     return;
@@ -605,7 +678,7 @@ impl Reactor {
         for (key, listener) in self.listeners.iter().filter(|(_, listener)| listener.full) {
             let quiet = self.now_ms - listener.last_write;
             slow += usize::from(quiet > 1000);
-            if quiet >= u64::from(listener.write_stall_ms) {
+            if quiet >= self.slow_ms {
                 stalled.push(narrow(key));
             }
         }
@@ -616,18 +689,21 @@ impl Reactor {
     /// Keeps a quiet stream alive.
     fn is_due(&mut self, key: Key) {
         let listener = &self.listeners[key as usize];
-        let quiet = self.now_ms - listener.last_write;
-        let keep_alive_ms = u64::from(listener.keep_alive_ms);
-        let wait = if quiet < keep_alive_ms { keep_alive_ms - quiet } else { keep_alive_ms };
+        let quiet = Duration::from_millis(self.now_ms - listener.last_write);
+        let (after, least) = (listener.keep_alive.after(), listener.keep_alive.least());
+        // Not later: should something be sent meanwhile, the next keep-alive is due that soon.
+        let wait = if quiet < after { (after - quiet).min(least) } else { least };
         if !self.keep_term(key) {
             return;
         }
-        self.due_in(key, self.until_term(key, Duration::from_millis(wait)));
-        let listener = &self.listeners[key as usize];
+        self.due_in(key, self.until_term(key, wait));
+        let listener = &mut self.listeners[key as usize];
         let Some(view) = self.views.get(listener.view as usize) else { return };
-        if quiet < keep_alive_ms || listener.full || listener.rest.is_some() || listener.offset < view.end() {
+        let lacks = listener.offset < view.end() || view.due_ms().is_some();
+        if quiet < after || lacks || listener.full || listener.rest.is_some() {
             return;
         }
+        listener.keep_alive.sent();
         let heartbeat = view.subscription.heartbeat.then(|| self.hub.clock.now());
         let text = keep_alive(&view.courses(&self.seen), heartbeat);
         let mut bytes = Vec::with_capacity(text.len() + 16);
@@ -699,6 +775,9 @@ impl Reactor {
     fn finish(&mut self, key: Key, end: StreamEnd) {
         let Some(shared) = self.shared.upgrade() else { return };
         // What is there for it already, if its socket takes that.
+        if let Some(listener) = self.listeners.get(key as usize) {
+            self.push_gathered(listener.view);
+        }
         self.go_on(key);
         self.detach(key);
         let Some(listener) = self.listeners.get(key as usize) else { return };
@@ -744,12 +823,16 @@ impl Reactor {
         if let Err(error) = self.registry.deregister(&mut listener.socket) {
             tracing::debug!(%error, "could not stop watching a stream's socket");
         }
-        let keep_alive = Duration::from_millis(listener.keep_alive_ms.into());
         self.give_back(Handed {
-            stream: Stream { seat: listener.seat, subscription, courses, told_stale, keep_alive },
+            stream: Stream {
+                seat: listener.seat,
+                subscription,
+                courses,
+                told_stale,
+                keep_alive: listener.keep_alive,
+            },
             socket: listener.socket.into(),
             open: listener.open,
-            write_stall: Duration::from_millis(listener.write_stall_ms.into()),
         });
     }
 
@@ -777,6 +860,8 @@ impl Reactor {
             Some(view) => *view,
             None => self.open_view(subscription),
         };
+        // Who joins has been written what is gathered.
+        self.push_gathered(view);
         let member = self.views[view as usize].join(key);
         let listener = &mut self.listeners[key as usize];
         (listener.view, listener.member) = (view, narrow(member));
@@ -842,6 +927,7 @@ fn write_from(outbox: &mut Outbox, listener: &mut Listener, now_ms: u64) -> io::
         let from = listener.offset;
         listener.offset += count as u64;
         listener.last_write = now_ms;
+        listener.keep_alive.active();
         outbox.passed(from, listener.offset);
     }
     Ok(count)

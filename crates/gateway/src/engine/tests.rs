@@ -1,7 +1,7 @@
 //! The engine over real sockets: whatever they take, everybody gets everything once and in order.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foghorn_bus::log::{Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
@@ -13,6 +13,7 @@ use foghorn_core::sse::Decoder;
 use foghorn_http::guard::Guard;
 use foghorn_http::serve::{Limits, serve};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -40,7 +41,7 @@ struct Stage {
 
 impl Stage {
     /// A gateway whose ring is bounded so, behind a real port.
-    async fn new(ring_bytes: usize, config: Config, write_stall: Duration) -> Self {
+    async fn new(ring_bytes: usize, config: Config) -> Self {
         let hub = hub(ring_bytes);
         hub.restart(Shard::ZERO, Epoch::new(EPOCH), 0);
         let journal = Arc::new(Mutex::new(Vec::<Batch>::new()));
@@ -69,7 +70,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(serve(listener, api, Limits { write_stall, ..Limits::default() }, stopped));
+        tokio::spawn(serve(listener, api, Limits::default(), stopped));
         Stage { hub, log, address, journal, shared, _stop: stop }
     }
 
@@ -174,9 +175,25 @@ impl Client {
         }
     }
 
-    fn data(&self) -> Vec<&str> {
-        let events = self.blocks.iter().filter(|(event, ..)| event == "message");
-        events.map(|(.., data)| data.as_str()).filter(|data| !data.is_empty()).collect()
+    /// Of all events, those in batches too.
+    fn data(&self) -> Vec<String> {
+        self.items().into_iter().map(|(_, data)| data).collect()
+    }
+
+    /// Id and data of all events, those in batches too.
+    fn items(&self) -> Vec<(String, String)> {
+        let mut items = Vec::new();
+        for (event, id, data) in &self.blocks {
+            if event == "message" && !data.is_empty() {
+                items.push((id.clone(), data.clone()));
+            } else if event == "batch" {
+                let batch: Vec<Value> = serde_json::from_str(data).unwrap();
+                let text = |item: &Value, name: &str| item[name].as_str().unwrap().to_owned();
+                items.extend(batch.iter().map(|item| (text(item, "id"), text(item, "data"))));
+                assert_eq!(items.last().unwrap().0, *id, "a batch's id is that of its last event");
+            }
+        }
+        items
     }
 
     fn told(&self, event: &str) -> usize {
@@ -190,7 +207,7 @@ fn at(seq: u64) -> Cursor {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_level_stream_is_served_by_a_reactor_and_its_ids_are_its_positions() {
-    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config::default()).await;
     let mut plain = stage.listen("channels=a").await;
     let mut wide = stage.listen("channels=*&envelope=1").await;
     plain.until("stream-live", "").await;
@@ -215,12 +232,15 @@ async fn a_level_stream_is_served_by_a_reactor_and_its_ids_are_its_positions() {
 async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
     const EVENTS: usize = 600;
     // Far less than what is sent: whoever stops reading falls behind the ring.
-    let stage = Arc::new(Stage::new(1 << 20, Config::default(), PATIENCE).await);
+    let stage = Arc::new(Stage::new(1 << 20, Config::default()).await);
     let mut listeners = JoinSet::new();
     for number in 0..24_u64 {
-        let mut client = stage.listen(if number % 3 == 0 { "channels=*" } else { "channels=a,b" }).await;
+        let query =
+            ["channels=*", "channels=a,b", "channels=a,b&batch=5"][usize::try_from(number % 3).unwrap()];
+        let mut client = stage.listen(query).await;
         client.until("stream-live", "").await;
         let (progress, stage) = (number % 4, stage.clone());
+        let block = if query.contains("batch") { "batch" } else { "message" };
         listeners.spawn(async move {
             if progress == 3 {
                 // Reads nothing until everything was published.
@@ -228,7 +248,7 @@ async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
                     tokio::task::yield_now().await;
                 }
             }
-            client.until("message", &format!("{}:", EVENTS - 1)).await;
+            client.until(block, &format!("{}:", EVENTS - 1)).await;
             client
         });
     }
@@ -253,7 +273,8 @@ async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_that_never_read_hold_little_and_end_as_slow() {
-    let stage = Stage::new(8 << 20, Config::default(), Duration::from_secs(2)).await;
+    let config = Config { slow_time: Duration::from_secs(2), ..Config::default() };
+    let stage = Stage::new(8 << 20, config).await;
     let mut stuck = Vec::new();
     for _ in 0..20 {
         let mut client = stage.listen("channels=a").await;
@@ -275,9 +296,33 @@ async fn readers_that_never_read_hold_little_and_end_as_slow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_that_hold_too_much_together_end_before_their_time() {
+    // That is, whoever stops within an event.
+    let stage = Stage::new(8 << 20, Config { slow_bytes: 0, ..Config::default() }).await;
+    let mut stuck = Vec::new();
+    for _ in 0..5 {
+        let mut client = stage.listen("channels=a").await;
+        client.until("stream-live", "").await;
+        stuck.push(client);
+    }
+    // At the reactor's pace: what it has not swept yet would be left to tasks.
+    let mut pace = stage.listen("channels=b").await;
+    pace.until("stream-live", "").await;
+    stage.in_reactor(6).await;
+    let filling = "x".repeat(100_000);
+    for number in 0..300 {
+        stage.publish("a", &filling);
+        stage.publish("b", &format!("{number}."));
+        pace.until("message", &format!("{number}.")).await;
+    }
+    stage.open(1).await;
+    assert_eq!(stage.hub.metrics.ended_so_far(StreamEnd::Slow), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_stream_is_kept_alive_at_the_head() {
     let config = Config { keep_alive: Duration::from_millis(600), ..Config::default() };
-    let stage = Stage::new(1 << 20, config, PATIENCE).await;
+    let stage = Stage::new(1 << 20, config).await;
     let mut client = stage.listen("channels=quiet&heartbeat=1").await;
     client.until("stream-live", "").await;
     stage.in_reactor(1).await;
@@ -290,8 +335,90 @@ async fn a_quiet_stream_is_kept_alive_at_the_head() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_stays_quiet_is_kept_alive_less_often_until_its_next_event() {
+    let (keep_alive, keep_alive_idle) = (Duration::from_millis(250), Duration::from_secs(60));
+    let stage = Stage::new(1 << 20, Config { keep_alive, keep_alive_idle, ..Config::default() }).await;
+    let mut client = stage.listen("channels=quiet&heartbeat=1").await;
+    client.until("stream-live", "").await;
+    let mut heard = Vec::new();
+    while heard.len() < 9 {
+        client.blocks.clear();
+        client.until("heartbeat", "").await;
+        heard.push(Instant::now());
+    }
+    let gap = heard[8] - heard[7];
+    assert!(gap > keep_alive * 3, "the eighth comes after 1.25^8, about 6 times as long: {gap:?}");
+    stage.publish("quiet", "x");
+    client.until("message", "x").await;
+    let active = Instant::now();
+    client.blocks.clear();
+    client.until("heartbeat", "").await;
+    assert!(active.elapsed() < gap, "{:?} and {gap:?}", active.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_holds_what_came_in_its_time_once_for_whoever_was_there() {
+    // Long enough for everything below to happen meanwhile.
+    const QUERY: &str = "channels=*&batch=5000";
+    let stage = Stage::new(1 << 20, Config::default()).await;
+    let mut early = stage.listen(QUERY).await;
+    early.until("stream-live", "").await;
+    stage.in_reactor(1).await;
+    stage.publish("a", "one");
+    stage.publish("b", "two");
+    // Whoever joins has been given these by its catch-up or begins behind them; the batch ends.
+    let mut late = stage.listen(QUERY).await;
+    late.until("stream-live", "").await;
+    early.until("batch", "two").await;
+    let mut plain = stage.listen("channels=a").await;
+    plain.until("stream-live", "").await;
+    stage.in_reactor(3).await;
+    stage.publish("a", "three");
+    // Neither a change of what is said of the feed nor the end comes before what was gathered.
+    stage.hub.set_stale(Shard::ZERO, true);
+    early.until("stream-stale", "").await;
+    stage.publish("a", "four");
+    // By then the reactor has seen it.
+    plain.until("message", "four").await;
+    stage.hub.let_go(3);
+    for (client, events) in [(&mut early, 1..=4_u64), (&mut late, 3..=4)] {
+        client.until("stream-end", "drain").await;
+        let words = ["one", "two", "three", "four"];
+        let owed: Vec<_> = events
+            .map(|seq| (at(seq).to_string(), words[usize::try_from(seq - 1).unwrap()].to_owned()))
+            .collect();
+        assert_eq!(client.items(), owed);
+        assert_eq!(client.blocks.last().unwrap().1, at(4).to_string());
+    }
+    assert_eq!((early.told("batch"), late.told("batch")), (3, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_ends_when_its_time_is_over_and_a_full_one_sooner() {
+    let stage = Stage::new(4 << 20, Config::default()).await;
+    let mut quick = stage.listen("channels=a&batch=300").await;
+    let mut patient = stage.listen("channels=a&batch=5000").await;
+    quick.until("stream-live", "").await;
+    patient.until("stream-live", "").await;
+    stage.in_reactor(2).await;
+    let began = Instant::now();
+    stage.publish("a", "first");
+    quick.until("batch", "first").await;
+    // The reactor's time is in whole milliseconds.
+    assert!(began.elapsed() >= Duration::from_millis(290), "{:?}", began.elapsed());
+    let filling = "x".repeat(10_000);
+    for number in 0..20 {
+        stage.publish("a", &format!("{number}:{filling}"));
+    }
+    patient.until("batch", "6:").await;
+    assert!(began.elapsed() < Duration::from_millis(4900), "{:?}", began.elapsed());
+    patient.until("batch", "19:").await;
+    assert_eq!(patient.data().len(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn staleness_and_another_epoch_are_told_once() {
-    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config::default()).await;
     let mut client = stage.listen("channels=a").await;
     client.until("stream-live", "").await;
     stage.in_reactor(1).await;
@@ -320,7 +447,7 @@ async fn staleness_and_another_epoch_are_told_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_let_go_ends_with_where_to_go_on() {
-    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config::default()).await;
     let mut clients = Vec::new();
     for _ in 0..10 {
         let mut client = stage.listen("channels=a").await;
@@ -344,7 +471,7 @@ async fn a_stream_that_is_let_go_ends_with_where_to_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_leaves_nothing_behind() {
-    let stage = Stage::new(1 << 20, Config::default(), PATIENCE).await;
+    let stage = Stage::new(1 << 20, Config::default()).await;
     for topic in ["a", "a.*", "a"] {
         let mut client = stage.listen(&format!("channels={topic}")).await;
         client.until("stream-live", "").await;

@@ -6,8 +6,9 @@ use foghorn_core::cursor::Cursor;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 
-use super::outbox::{Item, Outbox};
+use super::outbox::{Item, Offered, Outbox};
 use crate::connection::Course;
+use crate::gathering::Gathering;
 use crate::ring::RingEvent;
 use crate::subscription::Subscription;
 
@@ -33,6 +34,8 @@ pub(super) struct View {
     /// Where the next item begins.
     end: u64,
     outbox: Option<Box<Outbox>>,
+    /// Events that are to be one item, the next one.
+    gathered: Option<Box<Gathered>>,
     /// Members whose sockets were full when they were visited.
     stuck: Vec<Key>,
     /// Whether it waits for its turn to be swept.
@@ -41,6 +44,15 @@ pub(super) struct View {
     pub(super) stale: bool,
     /// The last event that was offered: it may be wanted for several reasons.
     pub(super) offered: u64,
+}
+
+/// Events on their way to become one item.
+#[derive(Debug)]
+struct Gathered {
+    /// When they have to be one, in milliseconds of the reactor's time.
+    due_ms: u64,
+    block: Gathering,
+    events: Vec<Offered>,
 }
 
 impl View {
@@ -52,6 +64,7 @@ impl View {
             round: 0,
             end: 0,
             outbox: None,
+            gathered: None,
             stuck: Vec::new(),
             waits: false,
             stale,
@@ -150,18 +163,40 @@ impl View {
         empty: impl FnOnce() -> Box<Outbox>,
     ) {
         let subscription = self.subscription.clone();
-        self.push(Item::Event(shard.index(), event.clone()), empty, |out| {
-            let id = || {
-                let mut id = Cursor::default();
-                for (other, _) in &subscription.shards {
-                    let Seen { epoch, at } = seen[other.index()];
-                    let seq = if *other == shard { event.feed.seq } else { at };
-                    id.set(Position { shard: *other, epoch, seq });
-                }
-                id
-            };
-            put_event(out, event, subscription.envelope, id, subscription.shards.len());
+        self.push(Item::Event((shard.index(), event.clone())), empty, |out| {
+            let id = || id_of(&subscription, shard, event, seen);
+            put_event(out, event, subscription.form.is_envelope(), id, subscription.shards.len());
         });
+    }
+
+    /// Keeps an event until [`push_gathered`](View::push_gathered). Returns how many bytes are gathered.
+    pub(super) fn gather(
+        &mut self,
+        shard: Shard,
+        event: &Arc<RingEvent>,
+        seen: &[Seen],
+        due_ms: u64,
+    ) -> usize {
+        let id = id_of(&self.subscription, shard, event, seen);
+        let gathered = self.gathered.get_or_insert_with(|| {
+            Box::new(Gathered { due_ms, block: Gathering::default(), events: Vec::new() })
+        });
+        gathered.block.push(event, id);
+        gathered.events.push((shard.index(), event.clone()));
+        gathered.block.len()
+    }
+
+    /// When what is gathered has to be written, if anything is.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        self.gathered.as_ref().map(|gathered| gathered.due_ms)
+    }
+
+    /// Appends what is gathered as one item. Whether there was anything.
+    pub(super) fn push_gathered(&mut self, empty: impl FnOnce() -> Box<Outbox>) -> bool {
+        let Some(gathered) = self.gathered.take() else { return false };
+        let Gathered { mut block, events, .. } = *gathered;
+        self.push(Item::Batch(events), empty, |out| block.write(out));
+        true
     }
 
     /// Appends `stream-stale`, or `stream-live` when that is over.
@@ -182,32 +217,43 @@ impl View {
     }
 
     /// Where a member with this offset is once the item in which it lies is written, and whether it was
-    /// told that it is stale by then.
+    /// told that it is stale by then. What is gathered has to be pushed before.
     pub(super) fn position(&self, offset: u64, seen: &[Seen]) -> (Vec<Course>, bool) {
         let mut courses = self.courses(seen);
         let mut owed = vec![false; courses.len()];
         let mut told_stale = None;
         for item in self.outbox.iter().flat_map(|outbox| outbox.items_after(offset)) {
-            match item {
-                Item::Stale(stale) => _ = told_stale.get_or_insert(!stale),
-                Item::Event(shard, event) => {
-                    let at = courses.iter().position(|course| course.shard.index() == *shard);
-                    if let Some(at) = at
-                        && !std::mem::replace(&mut owed[at], true)
-                    {
-                        courses[at] = courses[at].moved_to(event.feed.seq - 1);
-                    }
+            if let Item::Stale(stale) = item {
+                told_stale.get_or_insert(!stale);
+            }
+            for (shard, event) in item.events() {
+                let at = courses.iter().position(|course| course.shard.index() == *shard);
+                if let Some(at) = at
+                    && !std::mem::replace(&mut owed[at], true)
+                {
+                    courses[at] = courses[at].moved_to(event.feed.seq - 1);
                 }
             }
         }
         (courses, told_stale.unwrap_or(self.stale))
     }
 
-    /// Where a member is that has been written everything.
+    /// Where a member is that has been written everything, when nothing is gathered.
     pub(super) fn courses(&self, seen: &[Seen]) -> Vec<Course> {
         let course = |shard: Shard| Course::level(shard, seen[shard.index()].epoch, seen[shard.index()].at);
         self.subscription.shards.iter().map(|(shard, _)| course(*shard)).collect()
     }
+}
+
+/// The cursor of a listener that was given everything until this event.
+fn id_of(subscription: &Subscription, shard: Shard, event: &RingEvent, seen: &[Seen]) -> Cursor {
+    let mut id = Cursor::default();
+    for (other, _) in &subscription.shards {
+        let Seen { epoch, at } = seen[other.index()];
+        let seq = if *other == shard { event.feed.seq } else { at };
+        id.set(Position { shard: *other, epoch, seq });
+    }
+    id
 }
 
 /// Appends an event's block. `id` is the cursor of a listener on so many shards.

@@ -27,6 +27,11 @@ pub(super) struct Percentiles {
     pub(super) max: f64,
 }
 
+/// For [`record`].
+pub(super) fn histogram() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, MOST_MICROS, 3)?)
+}
+
 /// Records one time.
 pub(super) fn record(histogram: &mut Histogram<u64>, time: Duration) {
     histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
@@ -34,8 +39,7 @@ pub(super) fn record(histogram: &mut Histogram<u64>, time: Duration) {
 
 impl Latencies {
     pub(super) fn new() -> anyhow::Result<Self> {
-        let shares: Result<Vec<_>, _> =
-            (0..SHARES).map(|_| Histogram::new_with_bounds(1, MOST_MICROS, 3).map(Mutex::new)).collect();
+        let shares: anyhow::Result<_> = (0..SHARES).map(|_| histogram().map(Mutex::new)).collect();
         Ok(Latencies { shares: shares? })
     }
 

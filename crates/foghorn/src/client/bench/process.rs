@@ -15,6 +15,8 @@ pub(super) struct Usage {
     pub(super) pid: u32,
     /// In user and kernel, since it began.
     pub(super) cpu_seconds: f64,
+    /// In user alone.
+    pub(super) user_seconds: f64,
     pub(super) rss_bytes: u64,
     /// RSS with shared pages counted by share; not readable for other users' processes.
     pub(super) pss_bytes: Option<u64>,
@@ -78,16 +80,19 @@ fn seconds(time: TimeVal) -> f64 {
     time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6
 }
 
-fn usage(pid: u32) -> anyhow::Result<Usage> {
+/// Looks at one process.
+pub(super) fn usage(pid: u32) -> anyhow::Result<Usage> {
     let read = |file: &str| {
         let path = format!("/proc/{pid}/{file}");
         std::fs::read_to_string(&path).with_context(|| format!("can't read {path}; is --pid {pid} running?"))
     };
     let (stat, status) = (read("stat")?, read("status")?);
-    let cpu_seconds = cpu_seconds(&stat).with_context(|| format!("/proc/{pid}/stat is not as expected"))?;
+    let (user_seconds, kernel_seconds) =
+        cpu_seconds(&stat).with_context(|| format!("/proc/{pid}/stat is not as expected"))?;
     let rss_bytes = kilobytes(&status, "VmRSS:").unwrap_or(0);
     let pss_bytes = read("smaps_rollup").ok().and_then(|rollup| kilobytes(&rollup, "Pss:"));
-    Ok(Usage { pid, cpu_seconds, rss_bytes, pss_bytes })
+    let cpu_seconds = user_seconds + kernel_seconds;
+    Ok(Usage { pid, cpu_seconds, user_seconds, rss_bytes, pss_bytes })
 }
 
 /// For people.
@@ -105,13 +110,13 @@ pub(super) fn print(out: &mut impl Write, all: &[Used]) -> io::Result<()> {
     Ok(())
 }
 
-/// The process's name, in brackets, may hold anything: counted is from the last bracket.
-fn cpu_seconds(stat: &str) -> Option<f64> {
+/// In user and in kernel. The process's name, in brackets, may hold anything: counted is from the last bracket.
+fn cpu_seconds(stat: &str) -> Option<(f64, f64)> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let user: f64 = fields.next()?.parse().ok()?;
     let system: f64 = fields.next()?.parse().ok()?;
-    Some((user + system) / TICKS)
+    Some((user / TICKS, system / TICKS))
 }
 
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
@@ -126,7 +131,7 @@ mod tests {
     #[test]
     fn the_kernels_text_is_read() {
         let stat = "42 (a (b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 150 7 7 20 0 9 0 100 1 2";
-        assert_eq!(cpu_seconds(stat), Some(4.0));
+        assert_eq!(cpu_seconds(stat), Some((2.5, 1.5)));
         assert_eq!(kilobytes("Name:\tx\nVmRSS:\t    2048 kB\n", "VmRSS:"), Some(2_097_152));
         let this = usage(std::process::id()).unwrap();
         assert!(this.rss_bytes > 0 && this.pss_bytes.is_some());

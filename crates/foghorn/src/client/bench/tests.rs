@@ -113,6 +113,7 @@ fn arguments_are_checked() {
         ("bench log --database postgres://h/d --rounds 0", "at least 1"),
         ("bench relay", "--nats <URL>"),
         ("bench relay --nats nats://n --count 0", "at least 1"),
+        ("bench sweep --connections 0", "at least 1"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(what), "{line}: {error}");

@@ -1,0 +1,189 @@
+//! What an event costs in memory allocations must not depend on how many listen to it. The only test of
+//! this program: the allocator counts for all of it.
+
+#![expect(clippy::unwrap_used, reason = "a test; helpers are not seen as such")]
+
+use std::alloc::System;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use foghorn_bus::Future;
+use foghorn_bus::clock::Clock;
+use foghorn_bus::live::LiveFeed as _;
+use foghorn_bus::log::{
+    Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
+};
+use foghorn_bus::memory::MemoryLive;
+use foghorn_bus::metrics::Metrics;
+use foghorn_core::batch::{Batch, FeedEvent};
+use foghorn_core::channel::Channel;
+use foghorn_core::entry::Key;
+use foghorn_core::event::Event;
+use foghorn_core::position::{Epoch, Position};
+use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
+use foghorn_gateway::config::Config;
+use foghorn_gateway::service::{Gateway, Ports};
+use foghorn_http::guard::Guard;
+use foghorn_http::serve::{Limits, serve};
+use foghorn_telemetry::health::Health;
+use prometheus_client::registry::Registry;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Before anything is counted: everybody is level, every buffer has its size.
+const WARM_UP: u64 = 100;
+const EVENTS: u64 = 200;
+const EPOCH: Epoch = Epoch::new(1);
+
+/// A log of nothing: the first event is yet to come.
+struct EmptyLog;
+
+fn unasked<T: Send + 'static>() -> Future<'static, Result<T, LogError>> {
+    Box::pin(std::future::ready(Err(LogError("not in this test".to_owned()))))
+}
+
+impl EventLog for EmptyLog {
+    fn replay(&self, _query: ReplayQuery) -> Future<'_, Result<Replay, LogError>> {
+        unasked()
+    }
+
+    fn newest(&self, _query: NewestQuery) -> Future<'_, Result<Vec<Batch>, LogError>> {
+        unasked()
+    }
+
+    fn locate(&self, _shard: Shard, _time: Timestamp) -> Future<'_, Result<Located, LogError>> {
+        Box::pin(std::future::ready(Ok(Located { epoch: EPOCH, after: 0, tip: 0 })))
+    }
+
+    fn history(&self, _query: HistoryQuery) -> Future<'_, Result<HistoryPage, LogError>> {
+        unasked()
+    }
+
+    fn committed(&self, _: Position, _: Key, _: Duration) -> Future<'_, Result<Committed, LogError>> {
+        unasked()
+    }
+}
+
+/// A gateway's whole way, from its live feed to its sockets.
+struct Stage {
+    feed: Arc<MemoryLive>,
+    address: SocketAddr,
+    health: Health,
+    published: u64,
+    _gateway: Gateway,
+    _stop: watch::Sender<bool>,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let mut registry = Registry::default();
+        let feed = Arc::new(MemoryLive::new(ShardCount::ONE, 1 << 20, Metrics::register(&mut registry)));
+        let health = Health::default();
+        let ports = Ports {
+            feed: feed.clone(),
+            log: Arc::new(EmptyLog),
+            shards: ShardCount::ONE,
+            policies: Arc::default(),
+            guard: Guard::new(&[], &[]),
+            auth: Arc::new(foghorn_auth::Authenticator::open()),
+            clock: Clock::default(),
+            health: health.clone(),
+        };
+        // Nothing of its own accord meanwhile.
+        let quiet = Duration::from_secs(60);
+        let config =
+            Config { keep_alive: quiet, keep_alive_idle: quiet, stale_after: quiet, ..Config::default() };
+        let gateway = Gateway::start(config, ports, &mut registry);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(serve(listener, gateway.api(), Limits::default(), stopped));
+        let stage = Stage { feed, address, health, published: 0, _gateway: gateway, _stop: stop };
+        while !stage.health.missing().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stage
+    }
+
+    async fn publish(&mut self) {
+        let (from, seq) = (self.published, self.published + 1);
+        let mut batch = Batch::empty(Shard::ZERO, EPOCH, from, seq);
+        let event = Event::new(Channel::parse("a").unwrap(), format!("event {seq}."));
+        let position = Position { shard: Shard::ZERO, epoch: EPOCH, seq };
+        batch.events.push(FeedEvent::encode(position, Timestamp::default(), &event));
+        self.feed.send(Arc::new(batch)).await.unwrap();
+        self.published = seq;
+    }
+
+    fn listen(&self, query: &str) -> Listener {
+        let socket = TcpStream::connect(self.address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let request = format!("GET /api/events?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        (&socket).write_all(request.as_bytes()).unwrap();
+        let mut listener = Listener { socket, heard: Vec::with_capacity(1 << 20) };
+        listener.until("stream-live");
+        listener
+    }
+
+    /// How many allocations it takes to publish the events and to have them heard.
+    async fn allocations(&mut self, query: &str, listeners: usize) -> usize {
+        let mut listeners: Vec<Listener> = (0..listeners).map(|_| self.listen(query)).collect();
+        self.events(&mut listeners, WARM_UP).await;
+        let region = Region::new(ALLOCATOR);
+        self.events(&mut listeners, EVENTS).await;
+        let counted = region.change();
+        counted.allocations + counted.reallocations
+    }
+
+    /// One at a time.
+    async fn events(&mut self, listeners: &mut [Listener], events: u64) {
+        for _ in 0..events {
+            self.publish().await;
+            let last = format!("event {}.", self.published);
+            listeners.iter_mut().for_each(|listener| listener.until(&last));
+        }
+    }
+}
+
+struct Listener {
+    socket: TcpStream,
+    heard: Vec<u8>,
+}
+
+impl Listener {
+    /// Reads up to this text, and forgets everything until there. Allocates nothing.
+    fn until(&mut self, text: &str) {
+        let mut bytes = [0; 4096];
+        while !self.heard.windows(text.len()).any(|some| some == text.as_bytes()) {
+            let count = self.socket.read(&mut bytes).unwrap();
+            assert!(count > 0, "the stream ended before {text:?}");
+            self.heard.extend_from_slice(&bytes[..count]);
+        }
+        self.heard.clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_allocates_nothing() {
+    const FEW: usize = 5;
+    const MANY: usize = 105;
+    let mut stage = Stage::new().await;
+    for query in ["channels=a", "channels=a&envelope=1", "channels=*&events=message", "channels=a&batch=1"] {
+        let few = stage.allocations(query, FEW).await;
+        let many = stage.allocations(query, MANY).await;
+        let deliveries = (MANY - FEW) * usize::try_from(EVENTS).unwrap();
+        // What the streams that left meanwhile freed and what the runtime does now and then is not theirs.
+        assert!(
+            many < few + deliveries / 100,
+            "{query}: {few} allocations for {FEW} listeners, {many} for {MANY}: {deliveries} deliveries more"
+        );
+    }
+}
