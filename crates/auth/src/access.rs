@@ -71,7 +71,8 @@ pub(crate) fn may_listen(caller: &Caller, asked: &Pattern, policies: &Policies) 
         Caller::Anonymous => policy.access == Some(Access::Public),
         Caller::Known(identity) => identity.hears(policy, asked),
     };
-    if policies.intersecting(asked).all(granted) {
+    // What is heard unasked may be asked for.
+    if policies.intersecting(asked).all(granted) || caller.implied(policies).contains(asked) {
         return Ok(());
     }
     Err(match caller {
@@ -91,8 +92,12 @@ pub(crate) fn may_publish(caller: &Caller, channel: &Channel) -> Result<(), Refu
 
 pub(crate) fn may_publish_something(caller: &Caller) -> Result<(), Refusal> {
     match caller {
+        Caller::Unchecked => Ok(()),
         Caller::Anonymous => Err(Refusal::NoCredential("publishing".to_owned())),
-        Caller::Unchecked | Caller::Known(_) => Ok(()),
+        Caller::Known(identity) if identity.publish.as_ref().is_some_and(|granted| !granted.is_empty()) => {
+            Ok(())
+        }
+        Caller::Known(_) => Err(Refusal::Denied { what: "publishing on", to: "any channel".to_owned() }),
     }
 }
 

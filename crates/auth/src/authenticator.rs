@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::access::{self, Caller};
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::credential::{bearer, find, is_from_a_page};
+use crate::credential::{authorization, bearer, find, is_from_a_page};
 use crate::keys::Keys;
 use crate::refusal::Refusal;
 use crate::token::{Identity, Rules, verify};
@@ -70,12 +70,20 @@ impl Authenticator {
         }
     }
 
-    /// Who made a request of another kind, by its `authorization`.
-    pub fn caller_by(&self, authorization: Option<&str>) -> Result<Caller, Refusal> {
+    /// Who made a request that no browser makes, by its headers: cookies don't count.
+    pub fn caller_of_service(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
         if self.asks_nobody() {
             return Ok(Caller::Unchecked);
         }
-        self.known(authorization.and_then(bearer))
+        self.known(authorization(headers)?)
+    }
+
+    /// Who made a request of another kind, by its `authorization`.
+    pub fn caller_by(&self, value: Option<&str>) -> Result<Caller, Refusal> {
+        if self.asks_nobody() {
+            return Ok(Caller::Unchecked);
+        }
+        self.known(value.and_then(bearer))
     }
 
     /// Whether a token may stand in the URL.

@@ -15,7 +15,8 @@ pub struct Credential<'a> {
 
 /// The token of an `Authorization` header's value; none when it is of another scheme.
 pub fn bearer(value: &str) -> Option<&str> {
-    let (scheme, token) = value.trim().split_once(' ')?;
+    // One without a token (of a variable that was empty, say) is a bad one, not none.
+    let (scheme, token) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
     scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
 }
 
@@ -26,8 +27,7 @@ pub(crate) fn find<'a>(
     cookie: &str,
     query: Option<&'a str>,
 ) -> Result<Option<Credential<'a>>, TokenError> {
-    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok());
-    if let Some(token) = only(bearers.filter_map(bearer))? {
+    if let Some(token) = authorization(headers)? {
         return Ok(Some(Credential { token, by_cookie: false }));
     }
     if !cookie.is_empty()
@@ -36,6 +36,13 @@ pub(crate) fn find<'a>(
         return Ok(Some(Credential { token, by_cookie: true }));
     }
     Ok(query.map(|token| Credential { token, by_cookie: false }))
+}
+
+/// The token of the `Authorization` headers. One that can't be read is a bad one, not none.
+pub(crate) fn authorization(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
+    let values = headers.get_all(header::AUTHORIZATION).iter().map(|value| value.to_str());
+    let values: Vec<&str> = values.collect::<Result<_, _>>().map_err(|_| TokenError::Malformed)?;
+    only(values.into_iter().filter_map(bearer))
 }
 
 /// The one there is. Of two different ones nobody knows who put which: a cookie may come from a
@@ -91,6 +98,12 @@ mod tests {
         assert_eq!(found(&[("cookie", "tt=b; xt=b")], Some("c")), ok("c", false));
         assert_eq!(found(&[], None), Ok(None));
         assert_eq!(found(&[("authorization", "bearer   a ")], None), ok("a", false));
+        // A variable that was empty.
+        assert_eq!(found(&[("authorization", "Bearer")], None), ok("", false));
+        assert_eq!(found(&[("authorization", "Bearer ")], None), ok("", false));
+        let mut unreadable = HeaderMap::new();
+        unreadable.insert("authorization", http::HeaderValue::from_bytes(b"Bearer \xff").unwrap());
+        assert_eq!(find(&unreadable, "t", None).err(), Some(TokenError::Malformed));
         // Of a proxy's own; not for us.
         assert_eq!(found(&[("authorization", "Basic YTpi"), cookie], None), ok("b", true));
         // Nothing is a credential too, and a bad one.

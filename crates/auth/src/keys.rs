@@ -87,7 +87,7 @@ fn is_public(pem: &[u8]) -> bool {
     text.contains("PUBLIC KEY-----") && !text.contains("PRIVATE KEY-----")
 }
 
-/// The file, without the line break that editors put at the end of a secret.
+/// The file; of a secret, without the end of its line.
 fn read(key: &Key) -> Result<Vec<u8>, String> {
     let mut bytes =
         std::fs::read(&key.file).map_err(|error| format!("{} can't be read: {error}", key.file.display()))?;
@@ -95,11 +95,16 @@ fn read(key: &Key) -> Result<Vec<u8>, String> {
         return Err(format!("{} is larger than any key", key.file.display()));
     }
     if key.algorithm == Algorithm::HS256 {
-        while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-            bytes.pop();
-        }
+        without_line_end(&mut bytes);
     }
     Ok(bytes)
+}
+
+/// A file's secret: without the line break that editors put at its end.
+pub fn without_line_end(secret: &mut Vec<u8>) {
+    while secret.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        secret.pop();
+    }
 }
 
 #[cfg(test)]

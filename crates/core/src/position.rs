@@ -18,7 +18,7 @@ impl Epoch {
     /// The epoch that follows `last` (if any) at `now_seconds` since the Unix epoch: above the last
     /// even when the clock went back.
     pub fn next(last: Option<Epoch>, now_seconds: u64) -> Self {
-        Epoch(last.map_or(now_seconds, |last| now_seconds.max(last.0 + 1)))
+        Epoch(last.map_or(now_seconds, |last| now_seconds.max(last.0.saturating_add(1))))
     }
 
     /// Its number.

@@ -31,8 +31,8 @@ pub struct GrpcDoor {
 impl GrpcDoor {
     /// Who calls, if they may publish at all.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let caller = self.publisher.auth.caller_by(authorization).map_err(PublishError::from);
+        let caller = self.publisher.auth.caller_of_service(request.metadata().as_ref());
+        let caller = caller.map_err(PublishError::from);
         let caller = caller.and_then(|caller| self.publisher.check_may(&caller).map(|()| caller));
         caller.map_err(|error| self.refuse(&error))
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use foghorn_auth::Authenticator;
 use foghorn_auth::config::{Algorithm, Key};
-use foghorn_auth::keys::Keys;
+use foghorn_auth::keys::{Keys, without_line_end};
 use foghorn_auth::mint::{SigningKey, peek};
 use foghorn_bus::clock::Clock;
 use foghorn_core::pattern::Pattern;
@@ -157,7 +157,7 @@ fn signing_key(key: &Key, private: Option<&PathBuf>) -> anyhow::Result<SigningKe
     };
     let mut bytes = std::fs::read(file).with_context(|| format!("{} can't be read", file.display()))?;
     if key.algorithm == Algorithm::HS256 {
-        bytes.truncate(bytes.trim_ascii_end().len());
+        without_line_end(&mut bytes);
     }
     SigningKey::new(key.algorithm, &bytes).map_err(|what| anyhow::anyhow!("{}: {what}", file.display()))
 }

@@ -77,7 +77,7 @@ impl Requests {
             ttl: text(HEADER_TTL),
             ack: text(HEADER_ACK),
             traceparent: text("traceparent"),
-            authorization: text("Authorization").map(Secret::from),
+            authorization: text(HEADER_TOKEN).map(Secret::from),
             data: message.payload,
             reply: message.reply,
             answers: self.answers.clone(),
@@ -126,13 +126,20 @@ impl NatsRequest {
     }
 }
 
-/// The names of our own headers.
-pub const REQUEST_HEADERS: &[&str] = &[HEADER_EVENT, HEADER_ID, HEADER_TTL, HEADER_ACK];
+/// Where a request carries its token.
+const HEADER_TOKEN: &str = "Authorization";
+
+/// The names of the headers that are read.
+pub const REQUEST_HEADERS: &[&str] = &[HEADER_EVENT, HEADER_ID, HEADER_TTL, HEADER_ACK, HEADER_TOKEN];
 
 /// The first by name, so that the same request is always answered alike.
 fn unknown_header(headers: &HeaderMap) -> Option<String> {
     const OURS: &str = "foghorn-";
-    let is_ours = |name: &&str| name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS));
+    let is_ours = |name: &&str| {
+        let begins = name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS));
+        // A token in another case would be taken for none.
+        begins || name.eq_ignore_ascii_case(HEADER_TOKEN)
+    };
     let names = headers.iter().map(|(name, _)| AsRef::<str>::as_ref(name));
     names.filter(is_ours).filter(|name| !REQUEST_HEADERS.contains(name)).min().map(str::to_owned)
 }
@@ -159,6 +166,8 @@ mod tests {
         assert_eq!(unknown(&["Foghorn-Event", "Foghorn-Id", "Foghorn-Ttl", "Foghorn-Ack"]), None);
         assert_eq!(unknown(&["traceparent", "Nats-Msg-Id", "Foghorn", "X-Foghorn-Id"]), None);
         assert_eq!(unknown(&["Foghorn-Id", "Foghorn-Evnt"]).as_deref(), Some("Foghorn-Evnt"));
+        assert_eq!(unknown(&["Authorization"]), None);
+        assert_eq!(unknown(&["authorization"]).as_deref(), Some("authorization"));
         assert_eq!(unknown(&["foghorn-id"]).as_deref(), Some("foghorn-id"), "names are told apart by case");
     }
 

@@ -39,7 +39,7 @@ pub struct PostgresLog {
     pub(super) database: Database,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) policies: SharedPolicies,
-    clock: Clock,
+    pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     /// One look at PostgreSQL's heads at a time, for all who wait.
     looking: Mutex<()>,

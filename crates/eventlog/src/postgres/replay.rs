@@ -1,10 +1,13 @@
 //! Replay: from PostgreSQL what is stored, from the journal what is not yet, and only what both vouch for.
 
+use std::time::Duration;
+
 use foghorn_bus::journal::Bounds;
 use foghorn_bus::log::{LogError, Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
 use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::reason::ResetReason;
+use foghorn_core::time::Timestamp;
 use tokio::time::Instant;
 
 use super::connection::Connection;
@@ -18,6 +21,10 @@ use crate::record::Record;
 use crate::source::{Limit, Span};
 use crate::standing::{Standing, Verdict};
 use crate::topics::Topics;
+
+/// How far ahead of the clock an epoch may be that only a gateway knows: epochs are seconds, and a clock may have
+/// been wrong by years, but whoever makes numbers up must not get us near the last one.
+const EPOCH_AHEAD: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What PostgreSQL had to say to a replay.
 enum Stored {
@@ -49,6 +56,10 @@ enum Journaled {
     Page(Replay),
     /// It doesn't have everything: as far as is known it begins after this seq.
     Begins(u64),
+}
+
+fn seconds(time: Timestamp) -> u64 {
+    u64::try_from(time.as_micros() / 1_000_000).unwrap_or(0)
 }
 
 impl PostgresLog {
@@ -348,6 +359,9 @@ impl PostgresLog {
             )));
         }
         if query.epoch > now.epoch && query.fill {
+            if query.epoch.get() > seconds(self.clock.now().plus(EPOCH_AHEAD)) {
+                return Err(LogError(format!("no shard was ever in epoch {}", query.epoch)));
+            }
             return Err(self.ahead(query, now.epoch).await?);
         }
         let begins = now.first.saturating_sub(1);

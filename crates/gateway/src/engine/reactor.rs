@@ -205,9 +205,7 @@ impl Reactor {
             }
             self.let_go();
             self.inbox.set_staying(self.listeners.len() - self.leaving);
-            if let Some(view) = self.waiting.pop_front() {
-                self.sweep(view);
-            }
+            self.sweep_waiting();
             let busy = more || !self.waiting.is_empty();
             let idle = self.next().saturating_duration_since(Instant::now());
             let timeout = if busy { Duration::ZERO } else { idle };
@@ -449,9 +447,23 @@ impl Reactor {
 
     // What goes out
 
+    /// Gives each view that waits a turn, until so much has been written that others should be looked after.
+    /// Where most views have one member, a turn alone would be too little between two looks at everything.
+    fn sweep_waiting(&mut self) {
+        let mut writes = 0;
+        for _ in 0..self.waiting.len() {
+            if writes >= SLICE_WRITES {
+                break;
+            }
+            if let Some(view) = self.waiting.pop_front() {
+                writes += self.sweep(view);
+            }
+        }
+    }
+
     /// Writes to some of a view's members what they lack.
-    fn sweep(&mut self, key: Key) {
-        let Some(view) = self.views.get_mut(key as usize).filter(|view| view.waits) else { return };
+    fn sweep(&mut self, key: Key) -> usize {
+        let Some(view) = self.views.get_mut(key as usize).filter(|view| view.waits) else { return 0 };
         let end = view.end();
         let (mut writes, mut written) = (0, 0);
         let mut gone = Vec::new();
@@ -486,6 +498,7 @@ impl Reactor {
         {
             self.waiting.push_back(key);
         }
+        writes
     }
 
     /// Everybody was visited: those who got nothing leave, and what the others have is forgotten.
