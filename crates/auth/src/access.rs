@@ -7,7 +7,7 @@
 //!   without that claim is granted single channels, no wildcards.
 //! - `owner`: to the subject of that name, whatever any claim says.
 //! - Where a policy says nothing, it is `authenticated`; of channels under `user.` it is their owner, or a
-//!   claim that covers them.
+//!   claim that covers them. Of those only policies say something whose pattern is under `user.` too.
 //!
 //! **Publishing** is granted to a credential whose `foghorn.publish` covers the channel, and to nobody else.
 
@@ -68,7 +68,7 @@ impl Caller {
 pub(crate) fn may_listen(caller: &Caller, asked: &Pattern, policies: &Policies) -> Result<(), Refusal> {
     let granted = |policy: &Policy| match caller {
         Caller::Unchecked => true,
-        Caller::Anonymous => policy.access == Some(Access::Public),
+        Caller::Anonymous => access_of(policy, asked) == Some(Access::Public),
         Caller::Known(identity) => identity.hears(policy, asked),
     };
     // What is heard unasked may be asked for.
@@ -101,10 +101,17 @@ pub(crate) fn may_publish_something(caller: &Caller) -> Result<(), Refusal> {
     }
 }
 
+/// What a policy says of who may listen. Of users' channels only those say something that are about users:
+/// whoever calls everything public doesn't mean everybody's mail.
+fn access_of(policy: &Policy, asked: &Pattern) -> Option<Access> {
+    let users = Pattern::users();
+    policy.access.filter(|_| users.covers(&policy.pattern) || !asked.intersects(&users))
+}
+
 impl Identity {
     fn hears(&self, policy: &Policy, asked: &Pattern) -> bool {
         let users = Pattern::users();
-        match policy.access {
+        match access_of(policy, asked) {
             Some(Access::Public) => true,
             Some(Access::Owner) => self.owns(asked),
             Some(Access::Authenticated) => self.reaches(asked),
@@ -230,6 +237,21 @@ mod tests {
         ] {
             assert_eq!(hears(caller, asked, &none), expected, "{caller:?} {asked}");
         }
+    }
+
+    #[test]
+    fn a_policy_for_everything_opens_no_users_channel() {
+        for access in [Access::Public, Access::Authenticated] {
+            let everything = policies(&[(">", Some(access))]);
+            let (nobody, ann) = (Caller::Anonymous, known("ann", None));
+            assert_eq!(hears(&nobody, "news.a", &everything), access == Access::Public);
+            assert!(hears(&ann, "news.a", &everything) && hears(&ann, "user.ann", &everything));
+            for asked in ["user.bob", "user.*", "*.bob", ">"] {
+                assert!(!hears(&nobody, asked, &everything) && !hears(&ann, asked, &everything), "{asked}");
+            }
+        }
+        let open = policies(&[("user.lobby", Some(Access::Public))]);
+        assert!(hears(&Caller::Anonymous, "user.lobby", &open), "but one that is about users does");
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Authenticator {
         if self.asks_nobody() {
             return Ok(Caller::Unchecked);
         }
-        self.known(value.and_then(bearer))
+        self.known(value.map(bearer).transpose()?.flatten())
     }
 
     /// Whether a token may stand in the URL.

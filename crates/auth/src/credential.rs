@@ -13,11 +13,15 @@ pub struct Credential<'a> {
     pub(crate) by_cookie: bool,
 }
 
-/// The token of an `Authorization` header's value; none when it is of another scheme.
-pub fn bearer(value: &str) -> Option<&str> {
-    // One without a token (of a variable that was empty, say) is a bad one, not none.
+/// The token of an `Authorization` header's value. None when it is `Basic`, which proxies add for reasons of
+/// their own; anything else that isn't a bearer's is a bad credential, not none.
+pub fn bearer(value: &str) -> Result<Option<&str>, TokenError> {
+    // One without a token comes of a variable that was empty.
     let (scheme, token) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
-    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
+    if scheme.eq_ignore_ascii_case("Bearer") {
+        return Ok(Some(token.trim()));
+    }
+    if scheme.eq_ignore_ascii_case("Basic") { Ok(None) } else { Err(TokenError::Scheme) }
 }
 
 /// The first of: `Authorization: Bearer`, the cookie of that name, what the query has. One that is there
@@ -40,9 +44,11 @@ pub(crate) fn find<'a>(
 
 /// The token of the `Authorization` headers. One that can't be read is a bad one, not none.
 pub(crate) fn authorization(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
-    let values = headers.get_all(header::AUTHORIZATION).iter().map(|value| value.to_str());
-    let values: Vec<&str> = values.collect::<Result<_, _>>().map_err(|_| TokenError::Malformed)?;
-    only(values.into_iter().filter_map(bearer))
+    let mut tokens = Vec::new();
+    for value in headers.get_all(header::AUTHORIZATION) {
+        tokens.extend(bearer(value.to_str().map_err(|_| TokenError::Scheme)?)?);
+    }
+    only(tokens.into_iter())
 }
 
 /// The one there is. Of two different ones nobody knows who put which: a cookie may come from a
@@ -103,7 +109,10 @@ mod tests {
         assert_eq!(found(&[("authorization", "Bearer ")], None), ok("", false));
         let mut unreadable = HeaderMap::new();
         unreadable.insert("authorization", http::HeaderValue::from_bytes(b"Bearer \xff").unwrap());
-        assert_eq!(find(&unreadable, "t", None).err(), Some(TokenError::Malformed));
+        assert_eq!(find(&unreadable, "t", None).err(), Some(TokenError::Scheme));
+        for value in ["", "a.b.c", "Token a.b.c"] {
+            assert_eq!(found(&[("authorization", value)], None), Err(TokenError::Scheme), "{value:?}");
+        }
         // Of a proxy's own; not for us.
         assert_eq!(found(&[("authorization", "Basic YTpi"), cookie], None), ok("b", true));
         // Nothing is a credential too, and a bad one.

@@ -53,6 +53,10 @@ impl Verifying {
     fn load(key: &Key) -> Result<Self, String> {
         let bytes = if key.secret.is_empty() { read(key)? } else { key.secret.reveal().into() };
         let decoding = match key.algorithm {
+            // With a public key for a secret, whoever knows it would sign.
+            Algorithm::HS256 if bytes.starts_with(b"-----BEGIN") => {
+                return Err("the file holds a key in PEM, and HS256 takes a secret".to_owned());
+            }
             Algorithm::HS256 if bytes.len() < SECRET_BYTES_MIN => {
                 return Err(format!(
                     "the secret has {} bytes; it needs at least {SECRET_BYTES_MIN}",
@@ -146,6 +150,8 @@ mod tests {
         let keys = load(Algorithm::HS256, &file).unwrap();
         assert_eq!(keys.of(Some("k")).unwrap().key.try_get_as_bytes().unwrap(), SECRET.as_bytes());
         assert!(keys.of(None).is_none() && keys.of(Some("")).is_none() && keys.of(Some("K")).is_none());
+        let pair = KeyPair::make(Algorithm::ES256);
+        assert!(load(Algorithm::HS256, &pair.public).unwrap_err().contains("takes a secret"));
         std::fs::write(&file, "short\n").unwrap();
         assert!(load(Algorithm::HS256, &file).unwrap_err().contains("5 bytes"));
         assert!(load(Algorithm::HS256, folder.path()).unwrap_err().contains("can't be read"));

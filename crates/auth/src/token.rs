@@ -53,6 +53,9 @@ pub enum TokenError {
     /// Not three parts of base64url and JSON, or signed in a way that nobody knows (`none` among them).
     #[error("it is not a JWT signed with HS256, RS256, ES256 or EdDSA")]
     Malformed,
+    /// An `Authorization` that is of another scheme, or unreadable.
+    #[error("the header Authorization has to be `Bearer <token>`")]
+    Scheme,
     /// Its `kid` names none of the keys.
     #[error("no key has the id that its kid names (a token without a kid is for the key without an id)")]
     UnknownKey,

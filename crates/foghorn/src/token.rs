@@ -118,6 +118,9 @@ impl Mint {
             grants["role"] = "admin".into();
         }
         let expires = now.saturating_add(self.expires_in.as_secs());
+        if self.subject.is_empty() {
+            bail!("--subject: servers refuse a token whose subject is empty");
+        }
         let mut claims = json!({ "sub": self.subject, "iat": now, "exp": expires, "foghorn": grants });
         for (name, value) in [("iss", &config.auth.issuer), ("aud", &config.auth.audience)] {
             if !value.is_empty() {
