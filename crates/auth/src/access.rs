@@ -341,17 +341,18 @@ mod tests {
 
     /// Whether one channel may be heard, said anew and one by one.
     fn one(caller: &Caller, channel: &str, policies: &Policies) -> bool {
-        let Caller::Known(identity) = caller else {
-            return policies.of(channel).access == Some(Access::Public);
-        };
+        let policy = policies.of(channel);
         let tokens: Vec<&str> = channel.split('.').collect();
-        let own = tokens.len() > 1 && tokens[0] == "user" && tokens[1] == identity.subject;
+        let of_a_user = tokens.len() > 1 && tokens[0] == "user";
+        let access = policy.access.filter(|_| !of_a_user || policy.pattern.as_str().starts_with("user."));
+        let Caller::Known(identity) = caller else { return access == Some(Access::Public) };
+        let own = of_a_user && tokens[1] == identity.subject;
         let claim = identity.subscribe.as_ref().map(|list| list.iter().any(|p| p.matches(channel)));
-        match policies.of(channel).access {
+        match access {
             Some(Access::Public) => true,
             Some(Access::Owner) => own,
             Some(Access::Authenticated) => claim.unwrap_or(true),
-            None if tokens.len() > 1 && tokens[0] == "user" => own || claim == Some(true),
+            None if of_a_user => own || claim == Some(true),
             None => claim.unwrap_or(true),
         }
     }
