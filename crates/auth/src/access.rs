@@ -347,6 +347,9 @@ mod tests {
         let access = policy.access.filter(|_| !of_a_user || policy.pattern.as_str().starts_with("user."));
         let Caller::Known(identity) = caller else { return access == Some(Access::Public) };
         let own = of_a_user && tokens[1] == identity.subject;
+        if own && tokens.len() == 2 {
+            return true;
+        }
         let claim = identity.subscribe.as_ref().map(|list| list.iter().any(|p| p.matches(channel)));
         match access {
             Some(Access::Public) => true,
