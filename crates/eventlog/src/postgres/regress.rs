@@ -60,8 +60,9 @@ impl Writer {
         let (through, common) = match same {
             _ if continued == head.epoch => {
                 let through = match same {
-                    // An earlier loss may have gone unnoticed: only what both have is sure.
-                    same if parts => same.map_or(bounds.first.saturating_sub(1), |same| same.seq),
+                    // An earlier loss may have gone unnoticed: only what both have is sure. Where they have
+                    // nothing, whoever began the epoch may know what had been trimmed by then.
+                    same if parts => same.map_or(before.min(bounds.first.saturating_sub(1)), |same| same.seq),
                     Some(same) => same.seq.max(before),
                     None => before,
                 };

@@ -13,7 +13,7 @@ use foghorn_bus::backoff::Backoff;
 use foghorn_bus::journal::{Bounds, Journal, JournalError};
 use foghorn_bus::lease::{EXPIRES_AFTER, Lease, Leases, RENEW_EVERY};
 use foghorn_core::entry::Entry;
-use foghorn_core::position::Position;
+use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
@@ -135,10 +135,12 @@ impl Writer {
 impl Writer {
     /// The journal seems to be in an epoch before the log's. Either this process has not heard of the
     /// log's yet, or the record of epochs is older than the log: it was restored together with the
-    /// journal. To ask for one after the log's finds out which, and heals the second.
+    /// journal. To ask for one that isn't before the log's finds out which, and heals the second.
     async fn behind(&self, head: WriterHead) -> Result<Bounds, Ended> {
         let (journal, shard) = (&self.journal, self.shard);
-        answer(journal.begin_anew(shard, head.epoch, None)).await?;
+        // What the log is in was there, so whatever came before is over; it itself need not be.
+        let over = Epoch::new(head.epoch.get().saturating_sub(1));
+        answer(journal.begin_anew(shard, over, None)).await?;
         let now = answer(journal.bounds(shard)).await?;
         if now.epoch < head.epoch {
             return Err(Ended::Journals(format!(
