@@ -114,7 +114,7 @@ impl Cluster {
         let tables = Tables::default();
         tables.break_on_purpose(Broken {
             heads_unfenced: world.is(Mutant::WritersUnfenced) || world.is(Mutant::HeadsUnfenced),
-            terms_unfenced: world.is(Mutant::WritersUnfenced) || world.is(Mutant::TermsUnfenced),
+            terms_unfenced: world.is(Mutant::WritersUnfenced),
             digests_unknown: world.is(Mutant::WritersDontCompare),
             asked_once: world.is(Mutant::CheckedOnce),
         });
