@@ -51,7 +51,7 @@ impl Keys {
 
 impl Verifying {
     fn load(key: &Key) -> Result<Self, String> {
-        let bytes = if key.secret.is_empty() { read(key)? } else { key.secret.reveal().into() };
+        let bytes = material(key)?;
         let decoding = match key.algorithm {
             // With a public key for a secret, whoever knows it would sign.
             Algorithm::HS256 if bytes.starts_with(b"-----BEGIN") => {
@@ -91,24 +91,23 @@ fn is_public(pem: &[u8]) -> bool {
     text.contains("PUBLIC KEY-----") && !text.contains("PRIVATE KEY-----")
 }
 
-/// The file; of a secret, without the end of its line.
-fn read(key: &Key) -> Result<Vec<u8>, String> {
+/// What the configuration holds of a key: its secret, or what is in its file, a secret without the line break that
+/// editors put at its end. The error says which file can't be read.
+pub fn material(key: &Key) -> Result<Vec<u8>, String> {
+    if !key.secret.is_empty() {
+        return Ok(key.secret.reveal().into());
+    }
     let mut bytes =
         std::fs::read(&key.file).map_err(|error| format!("{} can't be read: {error}", key.file.display()))?;
     if bytes.len() > FILE_BYTES_MAX {
         return Err(format!("{} is larger than any key", key.file.display()));
     }
     if key.algorithm == Algorithm::HS256 {
-        without_line_end(&mut bytes);
+        while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+            bytes.pop();
+        }
     }
     Ok(bytes)
-}
-
-/// A file's secret: without the line break that editors put at its end.
-pub fn without_line_end(secret: &mut Vec<u8>) {
-    while secret.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-        secret.pop();
-    }
 }
 
 #[cfg(test)]

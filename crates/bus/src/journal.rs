@@ -80,8 +80,8 @@ pub trait Journal: Send + Sync + 'static {
     /// where it is news to this process, and the record says that it is the current one.
     ///
     /// `first_seq` is the first seq that differs, or one before it. Whoever doesn't know says none: then
-    /// the journal goes by what it has seen in this process, and where that doesn't tell either, the new
-    /// epoch begins with the first entry there is.
+    /// the journal goes by what it has seen in this process, and where that doesn't tell either, nothing
+    /// counts as the same, and the new epoch begins with seq 1.
     fn begin_anew(
         &self,
         shard: Shard,

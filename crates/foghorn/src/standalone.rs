@@ -142,7 +142,7 @@ fn greet(config: &Config, http: &tokio::net::TcpListener) -> std::io::Result<()>
         "  publish:  curl -H 'Content-Type: application/json' -d '{{\"channel\":\"hello\",\"data\":\"world\"}}' \
          http://{address}/api/publish"
     );
-    if !config.auth.keys.is_empty() && !config.allow_anonymous {
+    if config.auth.is_configured() && !config.allow_anonymous {
         println!();
         println!("  Both with -H \"Authorization: Bearer $TOKEN\"; `foghorn token mint` makes one to try.");
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use foghorn_auth::Authenticator;
 use foghorn_auth::config::{Algorithm, Key};
-use foghorn_auth::keys::{Keys, without_line_end};
+use foghorn_auth::keys::{Keys, material};
 use foghorn_auth::mint::{SigningKey, peek};
 use foghorn_bus::clock::Clock;
 use foghorn_core::pattern::Pattern;
@@ -148,21 +148,15 @@ fn chosen<'a>(keys: &'a [Key], id: Option<&str>) -> anyhow::Result<&'a Key> {
 }
 
 fn signing_key(key: &Key, private: Option<&PathBuf>) -> anyhow::Result<SigningKey> {
-    let file = match (key.algorithm, private) {
+    let bytes = match (key.algorithm, private) {
         (Algorithm::HS256, Some(_)) => bail!("--signing-key: HS256 signs with the secret that is configured"),
-        (Algorithm::HS256, None) if !key.secret.is_empty() => {
-            return SigningKey::new(key.algorithm, key.secret.reveal().as_bytes())
-                .map_err(anyhow::Error::msg);
-        }
-        (Algorithm::HS256, None) => &key.file,
+        (Algorithm::HS256, None) => material(key).map_err(anyhow::Error::msg)?,
         (algorithm, None) => bail!("--signing-key: name the PEM file of the private key, for {algorithm:?}"),
-        (_, Some(file)) => file,
+        (_, Some(file)) => {
+            std::fs::read(file).with_context(|| format!("{} can't be read", file.display()))?
+        }
     };
-    let mut bytes = std::fs::read(file).with_context(|| format!("{} can't be read", file.display()))?;
-    if key.algorithm == Algorithm::HS256 {
-        without_line_end(&mut bytes);
-    }
-    SigningKey::new(key.algorithm, &bytes).map_err(|what| anyhow::anyhow!("{}: {what}", file.display()))
+    SigningKey::new(key.algorithm, &bytes).map_err(anyhow::Error::msg)
 }
 
 fn read(token: Option<&str>) -> anyhow::Result<String> {

@@ -23,6 +23,7 @@ use foghorn_bus::log::{EventLog, LogError, Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
 use foghorn_core::position::Digest;
 use foghorn_core::reason::{ResetReason, StreamEnd};
+use foghorn_core::time::Timestamp;
 
 use crate::config::Config;
 use crate::engine::Engine;
@@ -209,10 +210,11 @@ impl Connection {
                 return self.finish(StreamEnd::Drain);
             }
             let mut chunk = self.chunk();
-            if self.life.due() == Due::End {
-                return self.finish(StreamEnd::TokenExpired);
+            match self.life.due() {
+                Due::Nothing(_) => {}
+                Due::Telling(ends) => self.say_expiring(ends, &mut chunk),
+                Due::End => return self.finish(StreamEnd::TokenExpired),
             }
-            self.say_expiring(&mut chunk);
             self.say_stale(&mut chunk);
             let next = self.read_rings(&mut chunk);
             self.settled = matches!(next, Next::Wait);
@@ -335,20 +337,17 @@ impl Connection {
         let course = self.courses[at];
         let query = self.replay_query(at, course);
         // What changes about the live feed is told at once, also by a stream that waits for the log.
-        let answer = match self.ask_unless(query, || self.is_stale_untold()).await {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => return None,
-            Err(end) => Err(end),
-        };
+        let answer = self.ask_unless(query, || self.is_stale_untold()).await;
         match answer {
-            Ok(Replay::Page(page)) => {
+            Ok(None) => None,
+            Ok(Some(Replay::Page(page))) => {
                 let mut chunk = self.chunk();
                 let sent =
                     take_page(&mut self.courses, at, &page, &self.subscription, &self.shared, &mut chunk);
                 self.replayed += sent;
                 (!chunk.is_empty()).then(|| chunk.into_bytes())
             }
-            Ok(Replay::Reset { reason, epoch, after }) => {
+            Ok(Some(Replay::Reset { reason, epoch, after })) => {
                 self.courses[at] = self.course(course.shard, epoch, after);
                 self.phase = Phase::CatchingUp;
                 self.replayed = 0;
@@ -496,13 +495,11 @@ impl Connection {
         matches!(self.phase, Phase::Live) && stale() != self.told_stale
     }
 
-    fn say_expiring(&mut self, chunk: &mut Chunk) {
-        if let Due::Telling(ends) = self.life.due()
-            && let Some(seat) = &mut self.life.seat
-        {
+    fn say_expiring(&mut self, ends: Timestamp, chunk: &mut Chunk) {
+        if let Some(seat) = &mut self.life.seat {
             seat.told();
-            chunk.expiring(ends);
         }
+        chunk.expiring(ends);
     }
 
     fn chunk(&self) -> Chunk {

@@ -46,7 +46,8 @@ impl KeepAlive {
     }
 }
 
-fn millis(duration: Duration) -> u32 {
+/// Whole milliseconds, in what listeners have room for; saturates.
+pub(crate) fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 

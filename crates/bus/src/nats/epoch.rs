@@ -296,8 +296,8 @@ impl Epochs {
     }
 
     /// The first seq at which the journal may differ from what this process has read of it in `epoch`; none
-    /// when it remembers nothing that is still the same, or only what the journal has now: then the epoch
-    /// begins with the journal's first entry.
+    /// when it remembers nothing that is still the same, or only what the journal has now: then nothing counts
+    /// as the same.
     ///
     /// `seen` is the last seq that had been read when `info` was asked for.
     ///

@@ -58,10 +58,6 @@ enum Journaled {
     Begins(u64),
 }
 
-fn seconds(time: Timestamp) -> u64 {
-    u64::try_from(time.as_micros() / 1_000_000).unwrap_or(0)
-}
-
 impl PostgresLog {
     pub(super) async fn answer_replay(&self, query: ReplayQuery) -> Result<Replay, LogError> {
         let topics = Topics::new(&query.topics);
@@ -359,7 +355,8 @@ impl PostgresLog {
             )));
         }
         if query.epoch > now.epoch && query.fill {
-            if query.epoch.get() > seconds(self.clock.now().plus(EPOCH_AHEAD)) {
+            let latest = self.clock.now().plus(EPOCH_AHEAD).since(Timestamp::default());
+            if query.epoch.get() > latest.as_secs() {
                 return Err(LogError(format!("no shard was ever in epoch {}", query.epoch)));
             }
             return Err(self.ahead(query, now.epoch).await?);

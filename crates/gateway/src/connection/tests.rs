@@ -2,7 +2,6 @@ use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
-use foghorn_core::time::Timestamp;
 
 use super::*;
 use crate::testing::{TestLog, batch, hub};
@@ -119,6 +118,36 @@ async fn a_log_that_is_an_epoch_ahead_of_the_ring_is_not_asked_without_end() {
     rig.hub.apply(&batch(2, 5, 6, "a", None, "newer"));
     let (read, _) = until(&mut resumed, "stream-live").await;
     assert!(read.contains("data: newer"), "{read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_caught_up_is_told_again_that_the_feed_is_silent() {
+    let rig =
+        rig(1 << 20, |_| Ok(Replay::Reset { reason: ResetReason::Epoch, epoch: Epoch::new(2), after: 0 }));
+    let mut stream = rig.listen("a", &[], Begin::Now);
+    until(&mut stream, "stream-live").await;
+    rig.hub.set_stale(Shard::ZERO, true);
+    until(&mut stream, "stream-stale").await;
+    rig.hub.restart(Shard::ZERO, Epoch::new(2), 0);
+    let (read, _) = until(&mut stream, "stream-live").await;
+    assert!(read.contains("stream-reset"), "{read}");
+    until(&mut stream, "stream-stale").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_log_is_told_that_the_feed_is_silent() {
+    let rig = rig(8 << 10, |_| Err(LogError("away".to_owned())));
+    let mut stream = rig.listen("a", &[], Begin::Now);
+    until(&mut stream, "stream-live").await;
+    // More than the ring holds.
+    rig.hub.apply(&batch(1, 10, 60, "a", None, &"x".repeat(500)));
+    let silent = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rig.hub.set_stale(Shard::ZERO, true);
+    };
+    let ((read, took), ()) = tokio::join!(until(&mut stream, "stream-stale"), silent);
+    assert!(rig.log.asked() > 0 && !read.contains("data: x"), "it waited for the log: {read}");
+    assert!(took < Duration::from_secs(2), "and not until its patience is over: {took:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ use crate::connection::{Course, Shared, Stream, cursor, expiring, keep_alive, no
 use crate::gathering::Gathering;
 use crate::hub::{Hub, Membership};
 use crate::index::PatternIndex;
-use crate::keep_alive::KeepAlive;
+use crate::keep_alive::{KeepAlive, millis};
 use crate::ring::{Ring, RingEvent};
 use crate::seat::{Due, Seat};
 use crate::subscription::Subscription;
@@ -1013,8 +1013,4 @@ fn head(hub: &Hub, shard: Shard) -> Seen {
 /// Keys and counts of what is open: bounded by open files, far below this type's bound.
 fn narrow(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-fn millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }

@@ -149,7 +149,7 @@ async fn a_batch_of_another_history_is_not_taken_and_the_log_is_asked_at_once() 
     let sender = feed.opens();
     sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
     // Where it ends nothing is known of the entry.
-    sender.send(live(1, 12, 13)).unwrap();
+    sender.send(with_digests(&live(1, 12, 13), Digest(12), Digest::NONE)).unwrap();
     let mut running = pin!(ingest(&hub, &feed, &log).run());
     until(&mut running, &hub, 1, 13).await;
     sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
@@ -161,6 +161,19 @@ async fn a_batch_of_another_history_is_not_taken_and_the_log_is_asked_at_once() 
     sender.send(live(2, 11, 12)).unwrap();
     until(&mut running, &hub, 2, 12).await;
     assert_eq!(hub.metrics.regresses.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_does_not_say_what_it_follows_is_checked_with_the_log() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let log = regressed_at(12, Digest(12));
+    let sender = feed.opens();
+    sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 1, 12).await;
+    sender.send(live(1, 12, 13)).unwrap();
+    let took = until(&mut running, &hub, 2, 11).await;
+    assert!(took < POLL_AFTER, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,7 +212,7 @@ async fn other_events_after_the_last_digest_that_is_known_are_told_to_the_log() 
     });
     let sender = feed.opens();
     sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
-    sender.send(live(1, 12, 13)).unwrap();
+    sender.send(with_digests(&live(1, 12, 13), Digest(12), Digest::NONE)).unwrap();
     let mut running = pin!(ingest(&hub, &feed, &log).run());
     until(&mut running, &hub, 1, 13).await;
     sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
