@@ -215,26 +215,19 @@ async fn listeners_that_never_read_cost_little_and_others_nothing() {
     // The same load without them, to compare with.
     let filler = "x".repeat(15_000);
     let quantity = 600;
+    // One at a time: a publisher that doesn't wait has the machine copy to all of them at its utmost, for as long
+    // as their buffers take anything, and everybody's events would wait for that.
     let run = async |listener: &mut Listener| {
-        let begun = Instant::now();
-        let publishing = async {
-            for number in 0..quantity {
-                publish(format!("{number} {} {filler}", begun.elapsed().as_micros())).await;
-            }
-        };
-        let hearing = async {
-            let mut late = Vec::new();
-            for number in 0..quantity {
-                let data = listener.event().await.data.unwrap();
-                let mut words = data.split(' ');
-                assert_eq!(words.next().unwrap().parse(), Ok(number));
-                let sent = Duration::from_micros(words.next().unwrap().parse().unwrap());
-                late.push(begun.elapsed().saturating_sub(sent));
-            }
-            late.sort_unstable();
-            late[quantity * 99 / 100]
-        };
-        tokio::join!(publishing, hearing).1
+        let mut late = Vec::new();
+        for number in 0..quantity {
+            let begun = Instant::now();
+            let text = format!("{number} {filler}");
+            let (_, event) = tokio::join!(publish(text.clone()), listener.event());
+            assert!(event.data == Some(text), "event {number}");
+            late.push(begun.elapsed());
+        }
+        late.sort_unstable();
+        late[quantity * 99 / 100]
     };
     let alone = run(&mut listener).await;
     let before = resident(process.process().pid());
@@ -250,7 +243,7 @@ async fn listeners_that_never_read_cost_little_and_others_nothing() {
     let grown = resident(process.process().pid()).saturating_sub(before);
     // A queue for each would hold 9 MB; what may wait for one is a chunk and the connection's own buffers.
     assert!(grown < IDLERS * 256 * 1024, "{grown} bytes for {IDLERS}");
-    assert!(beside < alone * 4 + Duration::from_millis(500), "{beside:?} beside them, {alone:?} alone");
+    assert!(beside < alone * 2 + Duration::from_millis(100), "{beside:?} beside them, {alone:?} alone");
     // And in the end they are let go, for a reason that is counted.
     until("the end of their streams", LIMIT, async || {
         let slow = "foghorn_gateway_streams_ended_total{reason=\"slow\"}";
