@@ -83,16 +83,40 @@ pub(crate) fn lines(
     let line = describe(command);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = start(command, &line)?;
-    let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+    let stderr = child.stderr.take().expect("stderr is piped");
     thread::scope(|scope| {
-        // It ends with the last of the command's group, which is stopped at the limit.
-        scope.spawn(move || {
-            for text in stderr.split(b'\n').map_while(Result::ok) {
-                each(&String::from_utf8_lossy(&text));
-            }
-        });
+        scope.spawn(move || each_line(stderr, &mut each));
         supervise(child, &line, limit)
     })
+}
+
+/// Like [`run`], and gives each line of its standard output to `each` as well.
+pub(crate) fn run_and_read(
+    command: &mut Command,
+    limit: Duration,
+    mut each: impl FnMut(&str) + Send,
+) -> Result<()> {
+    let line = describe(command);
+    command.stdout(Stdio::piped());
+    let mut child = start(command, &line)?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let status = thread::scope(|scope| {
+        scope.spawn(move || {
+            each_line(stdout, &mut |text| {
+                println!("{text}");
+                each(text);
+            });
+        });
+        supervise(child, &line, limit)
+    })?;
+    succeeded(&line, status, "")
+}
+
+/// Ends with the last of the command's group that could write, which is stopped at the limit.
+fn each_line(pipe: impl Read, each: &mut dyn FnMut(&str)) {
+    for text in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+        each(&String::from_utf8_lossy(&text));
+    }
 }
 
 /// The command as a person would type it.

@@ -45,7 +45,39 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     test.args(options.packages.iter().flat_map(|package| ["--package", package]));
     test.args(&options.arguments).env("FOGHORN_BIN", binary).envs(tools.environment());
-    command::run(&mut test, TEST)
+    let mut panics = Panics::default();
+    command::run_and_read(&mut test, TEST, |line| panics.read(line)).map_err(|error| match &*panics.text {
+        "" => error,
+        // The logs of a cluster come after what is wrong with it, and nobody would find that above them.
+        text => error.context(format!("the panics among all that, once more:\n{text}")),
+    })
+}
+
+/// The first lines of every panic in the output of tests.
+#[derive(Default)]
+struct Panics {
+    text: String,
+    /// How many lines of the one that is read are still wanted.
+    wanted: usize,
+}
+
+impl Panics {
+    /// Of one panic; the oracle names up to a hundred violations.
+    const LINES: usize = 12;
+    /// Of all of them, in bytes.
+    const BOUND: usize = 16 * 1024;
+
+    fn read(&mut self, line: &str) {
+        if line.starts_with("thread '") && line.contains(" panicked at ") {
+            self.wanted = Self::LINES;
+        } else if line.is_empty() || line.starts_with("note: run with") {
+            self.wanted = 0;
+        }
+        if self.wanted > 0 && self.text.len() < Self::BOUND {
+            self.wanted -= 1;
+            self.text.extend(line.chars().take(500).chain(['\n']));
+        }
+    }
 }
 
 /// Builds the product and what tests it; gives the product's binary.
