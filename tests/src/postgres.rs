@@ -183,6 +183,8 @@ fn program(data: &Path, address: &str, port: u16) -> Program {
         // Its folder may not be ours to write to, and a file in it would be left behind.
         "unix_socket_directories=".to_owned(),
         "fsync=on".to_owned(),
+        // In its own folder, which goes with it: what a killed server leaves in /dev/shm stays there.
+        "dynamic_shared_memory_type=mmap".to_owned(),
         "max_connections=200".to_owned(),
     ];
     let settings = settings.iter().flat_map(|setting| ["-c", setting]);

@@ -12,6 +12,7 @@ use foghorn_core::shard::Shard;
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::port::Port;
 use foghorn_tests::wait::until;
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 
 use super::{LIMIT, data, follow, new_entry, parameters};
@@ -21,21 +22,33 @@ const KILLS: u64 = 2;
 
 struct Cluster {
     servers: Vec<NatsServer>,
-    _routes: Vec<Port>,
+    routes: Vec<Port>,
 }
 
 impl Cluster {
     async fn start() -> Self {
-        let routes: Vec<_> = (0..3).map(|_| Port::lease()).collect();
-        let all =
-            routes.iter().map(|port| format!("nats://{}", port.address())).collect::<Vec<_>>().join(",");
-        let mut servers = Vec::new();
-        for (n, route) in routes.iter().enumerate() {
-            let (name, listen) = (format!("n{n}"), format!("nats://{}", route.address()));
-            let arguments = ["--name", &name, "--cluster_name", "c", "--cluster", &listen, "--routes", &all];
-            servers.push(NatsServer::start_with(&arguments).await);
+        let mut cluster = Cluster::start_two().await;
+        cluster.start_last().await;
+        cluster
+    }
+
+    /// Enough of them to elect a leader, too few for three copies.
+    async fn start_two() -> Self {
+        let routes = (0..3).map(|_| Port::lease()).collect();
+        let mut cluster = Cluster { servers: Vec::new(), routes };
+        for _ in 0..2 {
+            cluster.start_last().await;
         }
-        Cluster { servers, _routes: routes }
+        cluster
+    }
+
+    /// One more server.
+    async fn start_last(&mut self) {
+        let routes: Vec<_> = self.routes.iter().map(|port| format!("nats://{}", port.address())).collect();
+        let n = self.servers.len();
+        let (name, listen, all) = (format!("n{n}"), &routes[n], routes.join(","));
+        let arguments = ["--name", &name, "--cluster_name", "c", "--cluster", listen, "--routes", &all];
+        self.servers.push(NatsServer::start_with(&arguments).await);
     }
 
     async fn journal(&self) -> NatsJournal {
@@ -61,6 +74,31 @@ impl Cluster {
         })
         .await
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_before_the_servers_for_all_copies_waits_for_them() {
+    let mut cluster = Cluster::start_two().await;
+    let urls = cluster.servers.iter().map(NatsServer::url).collect();
+    let options = NatsOptions { urls, replicas: 3, ..NatsOptions::default() };
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let coming = tokio::spawn(async move {
+        let bus = Bus::connect(options, metrics).await?;
+        bus.journal(&parameters(1)).await
+    });
+    // The two have elected a leader by then, which has said more than once that it lacks a third.
+    until("it to have tried", LIMIT, async || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let retries = text.lines().find_map(|line| line.strip_prefix("foghorn_bus_setup_retries_total "));
+        (retries.unwrap().parse::<u64>().unwrap() >= 5).then_some(())
+    })
+    .await;
+    assert!(!coming.is_finished(), "{:?}", coming.await);
+    cluster.start_last().await;
+    let journal = tokio::time::timeout(LIMIT, coming).await.expect("in time").unwrap().unwrap();
+    publish(&journal, new_entry("a", None, "x".to_owned())).await;
 }
 
 /// As a publisher is told to: an event that nobody answers for is published again under the same key. An

@@ -48,6 +48,7 @@ pub(super) struct Refusal {
 
 /// The server's numbers for errors that we tell apart.
 mod err_code {
+    pub(super) const NO_PEERS: u32 = 10005;
     pub(super) const STREAM_NOT_FOUND: u32 = 10059;
     pub(super) const NO_MESSAGE: u32 = 10037;
     pub(super) const STREAM_NAME_IN_USE: u32 = 10058;
@@ -58,8 +59,9 @@ mod err_code {
 impl Refusal {
     /// Whether the same request may succeed later: the server is busy, starting, or without a leader.
     pub(super) fn may_pass(&self) -> bool {
-        // 409 is what a cluster says while another try of the same message is on its way.
-        matches!(self.code, 408 | 409 | 429 | 500..)
+        // 409 is what a cluster says while another try of the same message is on its way; that there are too few
+        // servers for all copies, whoever leads says until it has heard of the others.
+        matches!(self.code, 408 | 409 | 429 | 500..) || self.err_code == err_code::NO_PEERS
     }
 
     /// Whether a compare-and-set lost.
