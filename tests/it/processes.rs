@@ -153,6 +153,7 @@ fn wrong_usage_and_configuration_exit_with_2_and_say_what_to_do() {
         (&["standalone", "--ephemeral", "--shards", "9"], "1 to 8"),
         (&["config", "check", &typo], "line 3"),
         (&["config", "check", &typo], "did you mean keep_alive?"),
+        (&["config", "check", "--config", &typo], "line 3"),
         (&["standalone", "--config", "/nonexistent.toml"], "/nonexistent.toml"),
         (&["standalone", "--lisen", "x"], "--listen"),
     ] {

@@ -177,9 +177,12 @@ enum ConfigAction {
 
 #[derive(Debug, Args)]
 struct ConfigArgs {
-    /// The file
-    #[arg(value_name = "FILE", env = "FOGHORN_CONFIG")]
+    /// The file, whatever --config says
+    #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// The same, as services are told of it
+    #[arg(long, value_name = "FILE", env = "FOGHORN_CONFIG")]
+    config: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -275,7 +278,8 @@ impl Migrate {
 
 impl ConfigArgs {
     fn load(&self) -> Result<Config, String> {
-        let mut config = config::read(self.file.as_deref(), config::environment()?)?;
+        let mut config =
+            config::read(self.file.as_deref().or(self.config.as_deref()), config::environment()?)?;
         config.allow_anonymous |= self.allow_anonymous;
         Ok(config)
     }

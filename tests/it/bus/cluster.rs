@@ -27,34 +27,33 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
-        let mut cluster = Cluster::start_two().await;
-        cluster.start_last().await;
-        cluster
-    }
-
-    /// Enough of them to elect a leader, too few for three copies.
-    async fn start_two() -> Self {
-        let routes = (0..3).map(|_| Port::lease()).collect();
-        let mut cluster = Cluster { servers: Vec::new(), routes };
-        for _ in 0..2 {
-            cluster.start_last().await;
+        let mut cluster = Cluster { servers: Vec::new(), routes: (0..3).map(|_| Port::lease()).collect() };
+        for n in 0..3 {
+            cluster.start_server(n).await;
         }
         cluster
     }
 
-    /// One more server.
-    async fn start_last(&mut self) {
+    /// One more than there are.
+    async fn grow(&mut self) {
+        self.routes.push(Port::lease());
+        self.start_server(self.servers.len()).await;
+    }
+
+    async fn start_server(&mut self, n: usize) {
         let routes: Vec<_> = self.routes.iter().map(|port| format!("nats://{}", port.address())).collect();
-        let n = self.servers.len();
-        let (name, listen, all) = (format!("n{n}"), &routes[n], routes.join(","));
-        let arguments = ["--name", &name, "--cluster_name", "c", "--cluster", listen, "--routes", &all];
+        let (name, all) = (format!("n{n}"), routes.join(","));
+        let arguments = ["--name", &name, "--cluster_name", "c", "--cluster", &routes[n], "--routes", &all];
         self.servers.push(NatsServer::start_with(&arguments).await);
     }
 
-    async fn journal(&self) -> NatsJournal {
+    fn options(&self, replicas: usize) -> NatsOptions {
         let urls = self.servers.iter().map(NatsServer::url).collect();
-        let options = NatsOptions { urls, replicas: 3, ..NatsOptions::default() };
-        let bus = Bus::connect(options, Metrics::default()).await.unwrap();
+        NatsOptions { urls, replicas, ..NatsOptions::default() }
+    }
+
+    async fn journal(&self) -> NatsJournal {
+        let bus = Bus::connect(self.options(3), Metrics::default()).await.unwrap();
         bus.journal(&parameters(1)).await.unwrap()
     }
 
@@ -78,25 +77,24 @@ impl Cluster {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_before_the_servers_for_all_copies_waits_for_them() {
-    let mut cluster = Cluster::start_two().await;
-    let urls = cluster.servers.iter().map(NatsServer::url).collect();
-    let options = NatsOptions { urls, replicas: 3, ..NatsOptions::default() };
+    let mut cluster = Cluster::start().await;
     let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
+    let (options, metrics) = (cluster.options(5), Metrics::register(&mut registry));
     let coming = tokio::spawn(async move {
         let bus = Bus::connect(options, metrics).await?;
         bus.journal(&parameters(1)).await
     });
-    // The two have elected a leader by then, which has said more than once that it lacks a third.
-    until("it to have tried", LIMIT, async || {
+    until("it to have been refused", LIMIT, async || {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let retries = text.lines().find_map(|line| line.strip_prefix("foghorn_bus_setup_retries_total "));
-        (retries.unwrap().parse::<u64>().unwrap() >= 5).then_some(())
+        // Once is for a leader that is yet to be elected.
+        (retries.unwrap().parse::<u64>().unwrap() >= 4).then_some(())
     })
     .await;
     assert!(!coming.is_finished(), "{:?}", coming.await);
-    cluster.start_last().await;
+    cluster.grow().await;
+    cluster.grow().await;
     let journal = tokio::time::timeout(LIMIT, coming).await.expect("in time").unwrap().unwrap();
     publish(&journal, new_entry("a", None, "x".to_owned())).await;
 }
