@@ -177,7 +177,7 @@ impl Epochs {
     /// the epoch is new.
     pub(super) async fn look_from(&self, after: Position) -> Result<(Bounds, Info), ApiError> {
         let shard = after.shard;
-        let mut looks = 0;
+        let mut looks = (Epoch::new(0), 0);
         loop {
             // Before asking: what is appended meanwhile may be seen before the answer comes.
             let (epoch, seen) = self.seen(shard);
@@ -191,8 +191,9 @@ impl Epochs {
             if info.last() >= seen {
                 return Ok((self.bounds(shard, &info), info));
             }
-            looks += 1;
-            if looks >= self.regress_looks() {
+            // Of an epoch that began meanwhile the looks before say nothing.
+            looks = (epoch, if looks.0 == epoch { looks.1 + 1 } else { 1 });
+            if looks.1 >= self.regress_looks() {
                 tracing::error!(
                     %shard, %epoch, seen, last = info.last(),
                     "the journal lost entries that were stored (restored from a backup, or an outage of a quorum)"

@@ -160,8 +160,9 @@ impl PostgresLog {
         let Some((again, _)) = connection.standing(query.shard).await? else {
             return Ok(Stored::OtherEpoch { standing: None });
         };
-        if again.epoch == query.epoch && query.after > again.tip {
-            // PostgreSQL was put back from a backup in between: the cursor is not of the future.
+        if again.term != standing.term || again.epoch == query.epoch && again.tip < standing.tip {
+            // PostgreSQL may have been put back from a backup in between. Then the cursor is not of the future, and
+            // what retention had dropped when the page was read may not be said any more.
             return Err(not_followed(query.shard));
         }
         match again.judge(query.epoch, query.after, topics) {
@@ -369,6 +370,11 @@ impl PostgresLog {
             if query.epoch == continued && after >= begins {
                 return Ok(self.reset(ResetReason::Epoch, now.epoch, after));
             }
+            return Err(not_followed(shard));
+        }
+        if !followed && now.first > now.first_seq {
+            // The journal is trimmed only behind the log. So that has the epoch's beginning, and can't be asked; or
+            // it will write down what is gone.
             return Err(not_followed(shard));
         }
         let empty = Standing::empty(now.epoch, begins);

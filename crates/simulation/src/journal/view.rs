@@ -177,7 +177,7 @@ impl View {
 
     async fn look_from(&self, after: Position) -> Result<Bounds, JournalError> {
         let shard = after.shard;
-        let mut looks = 0;
+        let mut looks = (Epoch::new(0), 0);
         loop {
             let (epoch, last) = {
                 let known = self.known[shard.index()].lock();
@@ -192,8 +192,8 @@ impl View {
             if info.last >= last || self.world.is(Mutant::EpochsForgotten) {
                 return Ok(self.bounds(shard, info));
             }
-            looks += 1;
-            if looks >= REGRESS_LOOKS || self.world.is(Mutant::LooksOnce) {
+            looks = (epoch, if looks.0 == epoch { looks.1 + 1 } else { 1 });
+            if looks.1 >= REGRESS_LOOKS || self.world.is(Mutant::LooksOnce) {
                 self.settle(shard, info, Some(Over { epoch, first_seq: None })).await?;
                 return Ok(self.bounds(shard, info));
             }
