@@ -28,6 +28,8 @@ pub(crate) struct Standing {
     pub(crate) floors: Vec<(RetentionClass, u64)>,
     /// Ranges `(from, to]` that the journal lost before the log had them, in order.
     pub(crate) holes: Vec<(u64, u64)>,
+    /// The writer's: another one where a writer took over, also one that found the database put back.
+    pub(crate) term: u64,
     /// Which policies held since when, in order: they say in which class a channel's events lie.
     pub(crate) eras: Vec<Era>,
 }
@@ -70,6 +72,7 @@ impl Standing {
             tip: start,
             floors: Vec::new(),
             holes: Vec::new(),
+            term: 0,
             eras: Vec::new(),
         }
     }

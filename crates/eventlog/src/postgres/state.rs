@@ -231,7 +231,7 @@ pub(super) async fn standing(
 ) -> Result<Option<(Standing, Digest)>, LogError> {
     // One statement is one snapshot: floors and heads are of one moment.
     let found: Option<Row> = sqlx::query_as(
-        "SELECT epoch, start, head, head_digest,
+        "SELECT epoch, start, head, head_digest, term,
              ARRAY(SELECT class FROM foghorn.floors f WHERE (f.shard, f.epoch) = (s.shard, s.epoch) ORDER BY class) AS classes,
              ARRAY(SELECT seq FROM foghorn.floors f WHERE (f.shard, f.epoch) = (s.shard, s.epoch) ORDER BY class) AS floors,
              ARRAY(SELECT after FROM foghorn.holes h WHERE (h.shard, h.epoch) = (s.shard, s.epoch) ORDER BY after) AS hole_from,
@@ -256,6 +256,7 @@ struct Row {
     start: i64,
     head: i64,
     head_digest: i64,
+    term: i64,
     classes: Vec<i32>,
     floors: Vec<i64>,
     hole_from: Vec<i64>,
@@ -278,6 +279,7 @@ impl Row {
         let eras = self.since.iter().zip(&self.policies);
         let standing = Standing {
             tip: to_u64(self.head),
+            term: to_u64(self.term),
             floors: self.classes.into_iter().map(class).zip(self.floors.into_iter().map(to_u64)).collect(),
             holes: self.hole_from.into_iter().map(to_u64).zip(self.hole_to.into_iter().map(to_u64)).collect(),
             ancestors: ancestors.collect(),

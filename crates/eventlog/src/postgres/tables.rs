@@ -229,6 +229,7 @@ impl State {
         let holes = self.holes.iter().filter(|(s, e, ..)| of_epoch(&(*s, *e)));
         let standing = Standing {
             tip: row.head,
+            term: row.term,
             floors: floors.map(|((_, _, class), seq)| (*class, *seq)).collect(),
             ancestors: self.ancestors_of(shard),
             holes: holes.map(|(_, _, after, upto)| (*after, *upto)).collect(),
