@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use foghorn_tests::PATIENCE;
 use foghorn_tests::chrome::Chrome;
+use foghorn_tests::env;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{self as client, metric, post};
 use foghorn_tests::http2::Http2;
@@ -129,6 +130,39 @@ async fn over_tls_only_pages_that_came_over_tls_are_the_servers_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_count_each_and_one_too_many_is_told_so_on_the_same_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = ephemeral(folder.path(), "[gateway]\nconnections = 2\n", &[]).await;
+    let connection = Http2::connect(&format!("http://{}", process.http())).await.unwrap();
+    let listen = async || connection.listen("/api/events/c", &[]).await.unwrap();
+    let (mut first, second) = (Listener::of(listen().await).await, Listener::of(listen().await).await);
+    let (blocks, end) = listen().await.collect_to_end(PATIENCE).await;
+    assert_eq!((blocks[0].event_type(), blocks[0].json()), ("stream-end", json!({ "reason": "overload" })));
+    assert_eq!(end, NoBlock::End);
+    // One that is taken back makes room, and costs the others nothing.
+    drop(second);
+    until("a place", LIMIT, async || (listen().await.next().await.event_type() == "connected").then_some(()))
+        .await;
+    publish(&process, "c", "to the first").await;
+    assert_eq!(first.data(1).await, ["to the first"]);
+    let gone = "foghorn_gateway_streams_ended_total{reason=\"client-gone\"}";
+    until("both that left", LIMIT, async || (metric(process.http(), gone).await == 2.0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healthcheck_trusts_the_certificate_that_it_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = over_tls(folder.path()).await;
+    let certificate = folder.path().join("tls.crt");
+    for (more, code) in [(vec!["--ca", certificate.to_str().unwrap()], 0), (Vec::new(), 1)] {
+        let mut command = tokio::process::Command::new(env::foghorn());
+        command.args(["healthcheck", "--admin", &process.url("")]).args(more).kill_on_drop(true);
+        let ended = tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_certificate_is_served_and_streams_stay() {
     let folder = tempfile::tempdir().unwrap();
     let process = over_tls(folder.path()).await;
@@ -169,8 +203,7 @@ async fn fifty_streams_of_a_page_leave_room_for_its_other_requests() {
             });
             const stats = await (await fetch('/api/events/stats')).json();
             const data = (await Promise.all(heard)).map(event => event.data);
-            const protocol = performance.getEntriesByType('resource')
-                .find(entry => entry.name.endsWith('/api/publish')).nextHopProtocol;
+            const protocol = performance.getEntriesByType('navigation')[0].nextHopProtocol;
             done({ published: published.status, clients: stats.connectedClients, data, protocol });
         })().catch(error => done({ error: String(error) }));
     ";
@@ -370,10 +403,12 @@ async fn who_floods_a_connection_over_http2_is_cut_off_and_honest_listeners_noti
     let texts = texts("beside");
     let hearing = lateness(&process, &mut listeners, &texts);
     let ((rapid, large, small, bombed), beside) = tokio::join!(attacks, hearing);
-    assert_eq!(rapid, Some(End::Said(CALM)), "requests taken back");
-    assert!(large.is_some(), "a head without an end");
-    assert!(small.is_some(), "a head without an end, in nothing");
-    println!("large {large:?}, small {small:?}, bombs {bombed:?}");
+    // What the server said last is lost when the client's next frames come after its socket is closed.
+    let cut_off = |end: &Option<End>| matches!(end, Some(End::Said(CALM) | End::Closed));
+    assert!(cut_off(&rapid), "requests taken back: {rapid:?}");
+    assert!(cut_off(&large), "a head without an end: {large:?}");
+    assert!(cut_off(&small), "a head without an end, in nothing: {small:?}");
+    println!("taken back {rapid:?}, large {large:?}, small {small:?}, bombs {bombed:?}");
     let grown = resident(process.process().pid()).saturating_sub(before);
     assert!(grown < 32 << 20, "{grown} bytes");
     assert!(beside < alone * 3 + Duration::from_millis(150), "{beside:?} beside them, {alone:?} alone");
