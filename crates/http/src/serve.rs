@@ -166,7 +166,8 @@ async fn connection(
     let ended = match version {
         Version::HTTP_2 => {
             let _open = open;
-            http2::serve(transport, peer, limits, stop).await
+            // In a box, so that tasks of HTTP/1.1 don't have room for it.
+            Box::pin(http2::serve(transport, peer, limits, stop)).await
         }
         _ => http1::serve(transport, open, peer, limits, stop).await,
     };
