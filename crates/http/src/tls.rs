@@ -1,5 +1,6 @@
 //! A listener's certificate and key: read, checked against each other, and read again when they change.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,18 +19,23 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Who a listener is, by files that may change while it runs.
-#[derive(Debug)]
 pub struct Identity {
     certificate: PathBuf,
     key: PathBuf,
     current: RwLock<Loaded>,
 }
 
-#[derive(Debug, Clone)]
 struct Loaded {
     /// What the files held. The key's bytes are no more secret here than in what was made of them.
     files: [Vec<u8>; 2],
     config: Arc<ServerConfig>,
+}
+
+/// Without the key.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
 }
 
 impl Identity {
