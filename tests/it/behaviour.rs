@@ -1,5 +1,5 @@
 //! What a user is promised, on every backend: one suite over standalone (in-process bus, SQLite) and
-//! over a cluster (NATS, PostgreSQL), with one shard and with four.
+//! over a cluster (NATS, PostgreSQL), with one shard and with four; and on HTTP/2 over TLS.
 
 mod bad_input;
 mod listening;
@@ -70,6 +70,11 @@ async fn standalone_with_one_shard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn standalone_with_four_shards() {
     run(Deployment::standalone(4).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standalone_over_tls_and_http2() {
+    run(Deployment::standalone_over_tls(1).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

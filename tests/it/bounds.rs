@@ -109,14 +109,14 @@ async fn what_overflows_or_is_cut_off_as_a_slow_consumer_is_counted_and_had_from
 }
 
 /// A gateway of its own, whose ways to NATS and to the log a test may break.
-struct Remote {
-    gateway: Foghorn,
-    nats: Wire,
+pub(crate) struct Remote {
+    pub(crate) gateway: Foghorn,
+    pub(crate) nats: Wire,
     log: Wire,
 }
 
 impl Remote {
-    async fn of(stage: &Stage) -> Self {
+    pub(crate) async fn of(stage: &Stage) -> Self {
         let nats = stage.cluster.nats.url().replace("nats://", "").parse().unwrap();
         let (nats, log) =
             tokio::join!(Wire::lay(nats), Wire::lay(stage.cluster.eventlogs[0].grpc().parse().unwrap()));
@@ -310,7 +310,7 @@ async fn idler(address: &str) -> TcpStream {
 }
 
 /// Bytes of memory that a process has.
-fn resident(pid: u32) -> usize {
+pub(crate) fn resident(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     1024 * line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap()

@@ -7,6 +7,7 @@ use foghorn_tests::http::{Reply, post};
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::postgres::PostgresServer;
 use foghorn_tests::sse::{Block, SseClient};
+use foghorn_tests::tls;
 use serde_json::{Value, json};
 
 /// What the deployments of the behaviour suite are configured with, beside shards: a small ring, so that
@@ -75,6 +76,17 @@ impl Deployment {
         Deployment::new(Shape::Standalone(Box::new(process)), shards, folder).await
     }
 
+    /// The same, where all HTTP is HTTP/2 over TLS.
+    pub(crate) async fn standalone_over_tls(shards: u8) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, data) = (configuration(&folder), folder.path().join("data").display().to_string());
+        let (shards_text, variables) = (shards.to_string(), tls::variables(folder.path()));
+        let arguments = ["--data", &data, "--config", &config, "--shards", &shards_text];
+        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let process = standalone(&arguments, &variables).await;
+        Deployment::new(Shape::Standalone(Box::new(process)), shards, folder).await
+    }
+
     /// Two gateways, two fan-outs, two event logs.
     pub(crate) async fn cluster(shards: u8) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -91,7 +103,7 @@ impl Deployment {
     /// Waits until every process says that it is ready.
     pub(crate) async fn ready(&self) {
         match &self.shape {
-            Shape::Standalone(process) => wait_ready(process.http()).await,
+            Shape::Standalone(process) => wait_ready_at(&process.url("/readyz")).await,
             Shape::Cluster(cluster) => cluster.ready().await,
         }
     }
@@ -241,15 +253,18 @@ impl Cluster {
 pub(crate) async fn standalone(arguments: &[&str], environment: &[(&str, &str)]) -> Foghorn {
     let ports = ["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
     let process = Foghorn::spawn(&[&ports[..], arguments].concat(), environment).await;
-    wait_ready(process.http()).await;
+    wait_ready_at(&process.url("/readyz")).await;
     process
 }
 
 /// Waits until `/readyz` at an address says yes.
 pub(crate) async fn wait_ready(address: &str) {
-    let url = format!("http://{address}/readyz");
+    wait_ready_at(&format!("http://{address}/readyz")).await;
+}
+
+async fn wait_ready_at(url: &str) {
     foghorn_tests::wait::until(&format!("{url} to be ready"), foghorn_tests::PATIENCE, async || {
-        let reply = foghorn_tests::http::get(&url).await.ok()?;
+        let reply = foghorn_tests::http::get(url).await.ok()?;
         (reply.status == 200).then_some(())
     })
     .await;
@@ -279,8 +294,13 @@ impl Listener {
     /// Opens a stream and reads to `stream-live`.
     pub(crate) async fn open(url: &str, cursor: Option<&str>) -> Self {
         let headers: Vec<(&str, &str)> = cursor.map(|cursor| ("Last-Event-ID", cursor)).into_iter().collect();
-        let mut stream = SseClient::connect(url, &headers).await.unwrap();
+        let stream = SseClient::connect(url, &headers).await.unwrap();
         assert_eq!(stream.status(), 200, "{url}");
+        Listener::of(stream).await
+    }
+
+    /// Reads a stream to `stream-live`.
+    pub(crate) async fn of(mut stream: SseClient) -> Self {
         let connected = stream.next().await;
         assert_eq!(connected.event_type(), "connected");
         let (mut resets, mut replayed) = (Vec::new(), Vec::new());

@@ -15,6 +15,7 @@ mod doors;
 mod faults;
 mod harness;
 mod hostile;
+mod http2;
 mod log_faults;
 mod log_nats;
 mod log_postgres;

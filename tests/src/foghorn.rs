@@ -13,11 +13,14 @@ use crate::env;
 use crate::network::Site;
 use crate::port::Port;
 use crate::process::{Process, Program};
+use crate::tls;
 
 /// A running `foghorn`, of whatever subcommand.
 #[derive(Debug)]
 pub struct Foghorn {
     process: Process,
+    /// Of its HTTP.
+    scheme: &'static str,
     /// The sockets it was told to open.
     services: Vec<&'static str>,
     /// Service to address, from its log.
@@ -78,7 +81,9 @@ impl Foghorn {
             program = program.env(name, with_port(value, site, &mut ports));
         }
         let services = services(arguments);
-        Self { process: Process::spawn(program), services, addresses: HashMap::new(), _ports: ports }
+        let secure = environment.iter().any(|(name, _)| *name == tls::CERTIFICATE);
+        let scheme = if secure { "https" } else { "http" };
+        Self { process: Process::spawn(program), scheme, services, addresses: HashMap::new(), _ports: ports }
     }
 
     /// `127.0.0.1:20017`, where it serves HTTP (`--listen`).
@@ -102,11 +107,11 @@ impl Foghorn {
         self.address("admin")
     }
 
-    /// `http://127.0.0.1:20017<path>` of its HTTP.
+    /// `http://127.0.0.1:20017<path>` of its HTTP; `https` with [`tls::variables`].
     #[must_use]
     #[track_caller]
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.http())
+        format!("{}://{}{path}", self.scheme, self.http())
     }
 
     /// SIGKILL, and waits until it is gone.

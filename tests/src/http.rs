@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use serde_json::Value;
 
 use crate::{PATIENCE, net};
@@ -29,13 +30,15 @@ pub async fn post(url: &str, body: &Value) -> Result<Reply> {
     request(Method::POST, url, &[], Some(body)).await
 }
 
-/// What a metric of the process with this admin address says: the sum of all its lines that begin so.
+/// What a metric of the process with this admin address (or `https://` URL) says: the sum of all its lines that begin
+/// so.
 ///
 /// # Panics
 ///
 /// When there are no metrics.
 pub async fn metric(admin: &str, beginning: &str) -> f64 {
-    let reply = get(&format!("http://{admin}/metrics")).await.expect("metrics are answered");
+    let scheme = if admin.contains("://") { "" } else { "http://" };
+    let reply = get(&format!("{scheme}{admin}/metrics")).await.expect("metrics are answered");
     let text = reply.body.as_str().expect("metrics are text").to_owned();
     let lines = text.lines().filter(|line| line.starts_with(beginning));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
@@ -59,12 +62,18 @@ pub async fn request(
     let bytes = body.map_or_else(Bytes::new, |json| json.to_string().into());
     let response =
         net::send(builder.body(Full::new(bytes)).with_context(|| format!("a request to {url}"))?).await?;
+    Reply::read(response).await.with_context(|| url.to_owned())
+}
 
-    let (head, body) = response.into_parts();
-    let body = tokio::time::timeout(PATIENCE, body.collect()).await;
-    let body = body.with_context(|| format!("{url}: the body did not end within {PATIENCE:?}"))?;
-    let body = body.with_context(|| format!("{url}: reading the body"))?.to_bytes();
-    Ok(Reply { status: head.status.as_u16(), headers: head.headers, body: json(&body) })
+impl Reply {
+    /// Reads an answer to its end.
+    pub(crate) async fn read(response: Response<Incoming>) -> Result<Self> {
+        let (head, body) = response.into_parts();
+        let body = tokio::time::timeout(PATIENCE, body.collect()).await;
+        let body = body.with_context(|| format!("the body did not end within {PATIENCE:?}"))?;
+        let body = body.context("reading the body")?.to_bytes();
+        Ok(Reply { status: head.status.as_u16(), headers: head.headers, body: json(&body) })
+    }
 }
 
 fn json(body: &[u8]) -> Value {

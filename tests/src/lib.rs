@@ -11,6 +11,7 @@ pub mod env;
 pub mod faults;
 pub mod foghorn;
 pub mod http;
+pub mod http2;
 pub mod load;
 pub mod nats;
 mod net;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
@@ -56,11 +56,16 @@ impl SseClient {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::new())).with_context(|| format!("a request to {url}"))?;
-        let (head, body) = net::send(request).await?.into_parts();
+        Ok(Self::of(net::send(request).await?, headers))
+    }
+
+    /// The stream that is the answer to a request with these headers.
+    pub(crate) fn of(response: Response<Incoming>, headers: &[(&str, &str)]) -> Self {
+        let (head, body) = response.into_parts();
         let (parser, ready) = Default::default();
         let asked_after = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("last-event-id"));
         let last_event_id = asked_after.map(|(_, id)| (*id).to_owned()).unwrap_or_default();
-        Ok(Self { status: head.status.as_u16(), headers: head.headers, body, parser, ready, last_event_id })
+        Self { status: head.status.as_u16(), headers: head.headers, body, parser, ready, last_event_id }
     }
 
     /// The status code.

@@ -1,11 +1,16 @@
 //! The certificate of every TLS server that the harness starts, and clients that trust it and nothing else.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// What names the files to a Foghorn.
+pub(crate) const CERTIFICATE: &str = "FOGHORN_HTTP_TLS_CERTIFICATE";
+const KEY: &str = "FOGHORN_HTTP_TLS_KEY";
 
 /// The certificate, for `localhost` and 127.0.0.1, as PEM. One for the test program.
 #[must_use]
@@ -19,24 +24,51 @@ pub fn key_pem() -> String {
     identity().signing_key.serialize_pem()
 }
 
-/// For connections to servers with our certificate.
-pub(crate) fn connector() -> TlsConnector {
-    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add(identity().cert.der().clone()).expect("our certificate is one");
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let builder =
-            builder.with_safe_default_protocol_versions().expect("ring has what TLS 1.2 and 1.3 need");
-        Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
-    });
-    TlsConnector::from(Arc::clone(config))
+/// The variables with which a Foghorn speaks TLS over HTTP, with this certificate, from files in `folder`.
+#[must_use]
+pub fn variables(folder: &Path) -> [(&'static str, String); 2] {
+    let write = |name: &str, pem: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, pem).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
+        path.display().to_string()
+    };
+    [(CERTIFICATE, write("tls.crt", certificate_pem())), (KEY, write("tls.key", key_pem()))]
+}
+
+/// For connections to servers with our certificate, on which these protocols are offered (ALPN).
+#[must_use]
+pub fn connector(protocols: &[&str]) -> TlsConnector {
+    connector_trusting(identity(), protocols)
+}
+
+/// The same for servers with another certificate.
+///
+/// # Panics
+///
+/// When it is none.
+#[must_use]
+pub fn connector_trusting(certified: &CertifiedKey<KeyPair>, protocols: &[&str]) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(certified.cert.der().clone()).expect("our certificate is one");
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("ring has what TLS 1.2 and 1.3 need");
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    TlsConnector::from(Arc::new(config))
+}
+
+/// A certificate like ours, that nobody trusts yet.
+///
+/// # Panics
+///
+/// When none can be made.
+#[must_use]
+pub fn another() -> CertifiedKey<KeyPair> {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    generate_simple_self_signed(names).expect("a certificate can be made")
 }
 
 fn identity() -> &'static CertifiedKey<KeyPair> {
     static IDENTITY: OnceLock<CertifiedKey<KeyPair>> = OnceLock::new();
-    IDENTITY.get_or_init(|| {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        generate_simple_self_signed(names).expect("a certificate can be made")
-    })
+    IDENTITY.get_or_init(another)
 }

@@ -8,8 +8,9 @@ use clap::{Args, Parser, Subcommand};
 
 use foghorn_telemetry::logging::LogFormat;
 
+use crate::client::healthcheck;
 use crate::config::{self, Config};
-use crate::{client, cluster, healthcheck, standalone, token};
+use crate::{client, cluster, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]

@@ -1,5 +1,7 @@
-//! The commands of those who use Foghorn: publish, subscribe, bench. They know no more than any other
+//! The commands of those who use Foghorn: publish, subscribe, bench, healthcheck. They know no more than any other
 //! client: the HTTP API, the event stream and gRPC. Only what `bench` compares with goes deeper.
+
+pub(crate) mod healthcheck;
 
 pub(crate) mod publish;
 

@@ -24,7 +24,6 @@ use foghorn_eventlog::service::Service as EventLogService;
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
-use foghorn_http::guard::Guard;
 use foghorn_rpc::client::RemoteEventLog;
 use foghorn_rpc::v1::event_log_server;
 use foghorn_telemetry::health::Part;
@@ -36,6 +35,7 @@ use crate::process::{self, Misconfigured, Process, check_exposure, last_requests
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
+    let tls = process::identity(&config)?;
     let process = Process::start()?;
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
@@ -51,14 +51,14 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         log,
         shards: parameters.shards,
         policies: config.checked_policies().map_err(Misconfigured)?,
-        guard: guard(&config),
+        guard: config.guard(),
         auth,
         clock: Clock::default(),
         health: process.health.clone(),
     };
     let gateway = Gateway::start(config.gateway.clone(), ports, &mut process.registry.write());
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(process::listen(http)?, gateway.api(), &config, stopped);
+    let http = spawn_http(process::listen(http)?, gateway.api(), &config, tls, stopped);
 
     process.shutdown.wait().await;
     gateway.drain(|| _ = stop.send_replace(true)).await;
@@ -69,6 +69,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
 pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
+    let tls = process::identity(&config)?;
     let process = Process::start()?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
@@ -106,7 +107,8 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
-    let http = spawn_http(http, Arc::new(fanout.http(guard(&config))), &config, process.shutdown.receiver());
+    let handler = Arc::new(fanout.http(config.guard()));
+    let http = spawn_http(http, handler, &config, tls, process.shutdown.receiver());
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),
@@ -236,10 +238,6 @@ fn parameters(config: &Config) -> Result<Parameters, Misconfigured> {
         shards: config.shard_count().map_err(Misconfigured)?,
         event_bytes: config.limits.event_bytes,
     })
-}
-
-fn guard(config: &Config) -> Guard {
-    Guard::new(&config.http.hosts, &config.http.origins)
 }
 
 fn remote_log(config: &Config, process: &Process) -> anyhow::Result<Arc<RemoteEventLog>> {

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use foghorn_core::event::FRAME_BYTES_DEFAULT;
 use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::shard::ShardCount;
+use foghorn_http::guard::Guard;
+use foghorn_http::tls::Identity;
 use foghorn_telemetry::logging::LogFormat;
 
 pub(crate) use read::{ADDRESS, environment, read};
@@ -77,6 +79,17 @@ pub(crate) struct Http {
     /// Most connections to one listener; more wait. Above `gateway.connections`, or a gateway could never
     /// take the connection on which it says that it is full.
     pub connections: usize,
+    pub tls: Tls,
+}
+
+/// Who the HTTP listener is. Without both it speaks no TLS.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Tls {
+    /// PEM file of the server's certificate and its chain, the server's own first. Read again when it changes.
+    pub certificate: PathBuf,
+    /// PEM file of the certificate's key.
+    pub key: PathBuf,
 }
 
 /// What holds for the whole cluster.
@@ -161,7 +174,7 @@ impl Default for Config {
 
 impl Default for Http {
     fn default() -> Self {
-        Http { hosts: Vec::new(), origins: Vec::new(), connections: 101_000 }
+        Http { hosts: Vec::new(), origins: Vec::new(), connections: 101_000, tls: Tls::default() }
     }
 }
 
@@ -239,10 +252,30 @@ impl Default for EventLog {
     }
 }
 
+impl Tls {
+    /// Whether the HTTP listener speaks TLS.
+    pub(crate) fn is_configured(&self) -> bool {
+        !self.certificate.as_os_str().is_empty()
+    }
+
+    /// The files' certificate and key, if there are some.
+    pub(crate) fn load(&self) -> Result<Option<Arc<Identity>>, String> {
+        if !self.is_configured() {
+            return Ok(None);
+        }
+        Identity::load(&self.certificate, &self.key).map(|identity| Some(Arc::new(identity)))
+    }
+}
+
 impl Config {
     /// The number of shards as its type.
     pub(crate) fn shard_count(&self) -> Result<ShardCount, String> {
         ShardCount::new(self.shards).map_err(|error| format!("shards: {error}"))
+    }
+
+    /// Who may ask this process over HTTP.
+    pub(crate) fn guard(&self) -> Guard {
+        Guard::new(&self.http.hosts, &self.http.origins).over_tls(self.http.tls.is_configured())
     }
 
     /// The policies, checked against each other.

@@ -10,7 +10,6 @@ mod page;
 mod process;
 mod router;
 
-mod healthcheck;
 mod token;
 
 mod client;

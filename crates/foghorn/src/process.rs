@@ -13,6 +13,7 @@ use foghorn_bus::clock::Clock;
 use foghorn_http::Handler;
 use foghorn_http::listen::Reserved;
 use foghorn_http::serve::{Limits, serve};
+use foghorn_http::tls::Identity;
 use foghorn_telemetry::admin::{Admin, SharedRegistry};
 use foghorn_telemetry::health::{Health, Part};
 use foghorn_telemetry::shutdown::{self, Shutdown};
@@ -123,10 +124,21 @@ pub(crate) fn spawn_http(
     listener: TcpListener,
     handler: Arc<dyn Handler>,
     config: &Config,
+    tls: Option<Arc<Identity>>,
     stop: watch::Receiver<bool>,
 ) -> tokio::task::JoinHandle<()> {
-    let limits = Limits { connections: config.http.connections, ..Limits::default() };
-    tokio::spawn(serve(listener, handler, limits, stop))
+    let limits = Limits {
+        connections: config.http.connections,
+        // The same for a stream, whatever it is written over.
+        write_stall: config.gateway.slow_time,
+        ..Limits::default()
+    };
+    tokio::spawn(serve(listener, handler, limits, tls, stop))
+}
+
+/// The HTTP listener's certificate and key, if it is to speak TLS.
+pub(crate) fn identity(config: &Config) -> Result<Option<Arc<Identity>>, Misconfigured> {
+    config.http.tls.load().map_err(Misconfigured)
 }
 
 /// Serves the admin port until the process ends: probes must see it drain.
@@ -135,7 +147,8 @@ pub(crate) fn spawn_admin(config: &Config, process: &Process) -> anyhow::Result<
     let listener = listen(reserve("admin", config.listen.admin)?)?;
     let (forever, stop) = watch::channel(false);
     tokio::spawn(async move {
-        serve(listener, Arc::new(admin), Limits { connections: 256, ..Limits::default() }, stop).await;
+        // Without TLS: probes know no certificate.
+        serve(listener, Arc::new(admin), Limits { connections: 256, ..Limits::default() }, None, stop).await;
         drop(forever);
     });
     Ok(())

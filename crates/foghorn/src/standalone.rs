@@ -11,7 +11,6 @@ use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
-use foghorn_http::guard::Guard;
 
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
@@ -22,13 +21,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
     // On a laptop nobody has to configure anything; elsewhere it isn't reached without.
     let auth = process::authenticator(&config, config.allow_anonymous || !config.auth.is_configured())?;
+    let tls = process::identity(&config)?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let process = Process::start()?;
     let log = open_log(&config, &process).await?;
 
     let policies = config.checked_policies().map_err(Misconfigured)?;
-    let guard = Guard::new(&config.http.hosts, &config.http.origins);
+    let guard = config.guard();
     let shards = config.shard_count().map_err(Misconfigured)?;
     let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let feed = Arc::new(MemoryLive::new(shards, config.gateway.feed_bytes, bus_metrics));
@@ -71,7 +71,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(http, Arc::new(router), &config, stopped);
+    let http = spawn_http(http, Arc::new(router), &config, tls, stopped);
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),
@@ -135,12 +135,13 @@ fn greet(config: &Config, http: &tokio::net::TcpListener) -> std::io::Result<()>
     } else {
         format!("in {}", config.standalone.data.display())
     };
-    println!("Foghorn listens on http://{address}/ (open it in a browser). Events are kept {kept}.");
+    let scheme = if config.http.tls.is_configured() { "https" } else { "http" };
+    println!("Foghorn listens on {scheme}://{address}/ (open it in a browser). Events are kept {kept}.");
     println!();
-    println!("  listen:   curl -N 'http://{address}/api/events?channels=hello'");
+    println!("  listen:   curl -N '{scheme}://{address}/api/events?channels=hello'");
     println!(
         "  publish:  curl -H 'Content-Type: application/json' -d '{{\"channel\":\"hello\",\"data\":\"world\"}}' \
-         http://{address}/api/publish"
+         {scheme}://{address}/api/publish"
     );
     if config.auth.is_configured() && !config.allow_anonymous {
         println!();

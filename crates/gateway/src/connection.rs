@@ -41,17 +41,17 @@ pub(crate) use start::Begin;
 
 /// Bytes of events after which a chunk is given out; more follow when the socket has taken it.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// A socket that took nothing for this long when the stream ended was let go for it: the server resets
-/// such connections after a limit of its own, a minute unless it is told otherwise.
-const STALLED: Duration = Duration::from_secs(30);
+/// The same for one of the many streams that a connection over HTTP/2 may have.
+const SHARING_CHUNK_BYTES: usize = 16 * 1024;
 /// How long a stream waits that the log has nothing for and the ring does not cover yet: the ring has not
 /// begun the epoch that the log is in.
 const LOG_PAUSE: Duration = Duration::from_millis(100);
 /// How exactly the end of a token is kept.
 const TERM_STEP: Duration = Duration::from_millis(100);
-/// Events and bytes asked of the log at a time.
+/// Events and bytes asked of the log at a time, the latter by the bytes of a chunk.
 const PAGE_EVENTS: usize = 500;
-const PAGE_BYTES: usize = 512 * 1024;
+const PAGE_CHUNKS: usize = 8;
+const PAGE_BYTES: usize = PAGE_CHUNKS * CHUNK_BYTES;
 
 /// What all connections of a gateway share.
 pub(crate) struct Shared {
@@ -72,6 +72,8 @@ pub(crate) struct Connection {
     life: Life,
     phase: Phase,
     courses: Vec<Course>,
+    /// Bytes of a chunk, about: as much as may lie there while nobody takes it.
+    chunk_bytes: usize,
     /// Whose turn it is: a hot shard must not keep the others from their share of a chunk.
     turn: usize,
     /// Events sent before `stream-live`.
@@ -146,17 +148,23 @@ impl Connection {
         let Stream { seat, subscription, courses, told_stale, keep_alive } = stream;
         Connection {
             membership: shared.hub.join(&subscription),
+            life: Life::new(seat, shared.config.slow_time),
             shared,
             subscription,
-            life: Life::new(seat),
             phase,
             courses,
+            chunk_bytes: CHUNK_BYTES,
             turn: 0,
             replayed: 0,
             told_stale,
             settled: false,
             keep_alive,
         }
+    }
+
+    /// It shares its socket with other streams.
+    pub(crate) fn sharing_a_socket(self) -> Self {
+        Connection { chunk_bytes: SHARING_CHUNK_BYTES, ..self }
     }
 
     /// What it shares with the others.
@@ -281,7 +289,7 @@ impl Connection {
             let mut course = self.courses[at];
             let topics = &self.subscription.shards[at].1;
             let mut events: Vec<Arc<RingEvent>> = Vec::new();
-            let mut room = CHUNK_BYTES.saturating_sub(chunk.len());
+            let mut room = self.chunk_bytes.saturating_sub(chunk.len());
             if room == 0 {
                 self.turn = at;
                 return Next::More;
@@ -323,7 +331,7 @@ impl Connection {
                 self.shared.hub.metrics.replayed(Source::Ring, sent);
             }
         }
-        if catching_up && self.courses.iter().all(Course::is_level) && chunk.len() < CHUNK_BYTES {
+        if catching_up && self.courses.iter().all(Course::is_level) && chunk.len() < self.chunk_bytes {
             self.phase = Phase::Live;
             // Also who was told before it had to catch up that the feed is silent takes it to be live now.
             self.told_stale = false;
@@ -427,7 +435,7 @@ impl Connection {
             digest: Digest::NONE,
             topics: self.subscription.shards[at].1.to_patterns(),
             events: PAGE_EVENTS,
-            bytes: PAGE_BYTES,
+            bytes: PAGE_CHUNKS * self.chunk_bytes,
             fill: false,
         }
     }
@@ -524,11 +532,13 @@ struct Life {
     /// Whether it waits for something to send, and not for its socket.
     idle: bool,
     last_write: Instant,
+    /// How long the server waits for whoever takes nothing.
+    slow_time: Duration,
 }
 
 impl Life {
-    fn new(seat: Seat) -> Self {
-        Life { seat: Some(seat), end: None, idle: false, last_write: Instant::now() }
+    fn new(seat: Seat, slow_time: Duration) -> Self {
+        Life { seat: Some(seat), end: None, idle: false, last_write: Instant::now(), slow_time }
     }
 
     fn client_id(&self) -> String {
@@ -563,7 +573,8 @@ impl Life {
 
     /// Why it is over, if it ends here and now.
     fn ending(&self) -> StreamEnd {
-        let stalled = !self.idle && self.last_write.elapsed() >= STALLED;
+        // Half of it: where streams share a socket, what waited first need not have been theirs.
+        let stalled = !self.idle && self.last_write.elapsed() >= self.slow_time / 2;
         let unsaid = if stalled { StreamEnd::Slow } else { StreamEnd::ClientGone };
         self.end.unwrap_or(unsaid)
     }

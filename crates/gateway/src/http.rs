@@ -328,7 +328,8 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
     Ok(now.minus(ago))
 }
 
-/// The connection's stream, by whichever way it is fetched: its socket taken over, or its body.
+/// The connection's stream, by whichever way it is fetched: its socket taken over, or, where that is TLS or
+/// shared, its body. A body is asked for more when there is room for it in the connection.
 fn stream_of(connection: Connection) -> Response {
     let connection = Arc::new(Mutex::new(Some(connection)));
     let taken = connection.clone();
@@ -339,7 +340,7 @@ fn stream_of(connection: Connection) -> Response {
         }
     });
     let chunks = stream::unfold((connection, None), |(held, begun)| async move {
-        let mut connection: Connection = begun.or_else(|| held.lock().take())?;
+        let mut connection = begun.or_else(|| held.lock().take().map(Connection::sharing_a_socket))?;
         let bytes = connection.next_chunk().await?;
         Some((Ok(Frame::data(bytes)), (held, Some(connection))))
     });

@@ -105,7 +105,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(serve(listener, gateway.api(), Limits::default(), stopped));
+        tokio::spawn(serve(listener, gateway.api(), Limits::default(), None, stopped));
         let stage = Stage { feed, address, health, published: 0, _gateway: gateway, _stop: stop };
         while !stage.health.missing().is_empty() {
             tokio::task::yield_now().await;

@@ -13,6 +13,7 @@ pub struct Guard {
     hosts: Vec<String>,
     origins: Vec<String>,
     any_host: bool,
+    tls: bool,
 }
 
 impl Guard {
@@ -23,7 +24,15 @@ impl Guard {
             hosts: hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
             origins: origins.iter().map(|o| o.trim_end_matches('/').to_ascii_lowercase()).collect(),
             any_host: hosts.iter().any(|h| h == "*"),
+            tls: false,
         }
+    }
+
+    /// For a listener that speaks TLS itself, if it does: the pages of `http://` on the same host are then of
+    /// another origin, which whoever sits on the way can make up.
+    #[must_use]
+    pub fn over_tls(self, tls: bool) -> Self {
+        Guard { tls, ..self }
     }
 
     /// `Ok` when the request may go on.
@@ -34,7 +43,9 @@ impl Guard {
             (None, _) => Ok(()),
             (Some(origin), None) => {
                 let origin = origin.to_str().unwrap_or("?").to_ascii_lowercase();
-                let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+                // Without TLS here a proxy may have it.
+                let plain = origin.strip_prefix("http://").filter(|_| !self.tls);
+                let authority = plain.or_else(|| origin.strip_prefix("https://"));
                 let same = authority.is_some_and(|a| a.eq_ignore_ascii_case(&host));
                 if same || self.origins.contains(&origin) { Ok(()) } else { Err(refused_origin(&origin)) }
             }
@@ -74,6 +85,20 @@ fn without_port(host: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn over_tls_pages_without_it_are_of_another_origin() {
+        let guard = Guard::new(&["events.example.com".into()], &["http://old.example.com".into()]);
+        let refused = |guard: &Guard, origin: &str| {
+            guard.check(&headers("events.example.com", Some(origin))).err().map(|problem| problem.code)
+        };
+        let (own, bare) = ("https://events.example.com", "http://events.example.com");
+        // A proxy may have spoken TLS with the browser.
+        assert_eq!((refused(&guard, own), refused(&guard, bare)), (None, None));
+        let guard = guard.over_tls(true);
+        assert_eq!((refused(&guard, own), refused(&guard, bare)), (None, Some("origin")));
+        assert_eq!(refused(&guard, "http://old.example.com"), None, "unless they are named");
+    }
 
     fn headers(host: &str, origin: Option<&str>) -> HeaderMap {
         let mut headers = HeaderMap::new();

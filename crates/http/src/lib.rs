@@ -1,5 +1,5 @@
-//! Serving HTTP/1.1: listening sockets, the accept loop with its limits, who may ask (Host and Origin), and answers in
-//! `application/problem+json`. Services hand in a [`Handler`]; this crate knows none of them.
+//! Serving HTTP/1.1 and HTTP/2, with TLS or without: listening sockets, the accept loop with its limits, who may ask
+//! (Host and Origin), and answers in `application/problem+json`. Services hand in a [`Handler`]; this crate knows none of them.
 //!
 //! Read first: [`serve::serve`] and [`problem::Problem`].
 
@@ -7,11 +7,14 @@ pub mod body;
 pub mod guard;
 pub mod hint;
 pub mod listen;
+mod pace;
 pub mod problem;
 pub mod query;
 pub mod serve;
 pub mod stall;
 pub mod takeover;
+pub mod tls;
+mod transport;
 
 /// A response as every handler gives it.
 pub type Response = http::Response<body::Body>;

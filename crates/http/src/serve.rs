@@ -1,32 +1,30 @@
-//! The accept loop.
+//! The accept loop, and how a connection begins: with TLS or without, over HTTP/1.1 or HTTP/2.
 
-use std::convert::Infallible;
-use std::future::{pending, poll_fn};
+mod http1;
+mod http2;
+
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Version};
-use hyper::body::Incoming;
-
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::Version;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::Handler;
 use crate::stall::StallLimit;
-use crate::takeover::{Open, Places, Take, Taken, Takeover, head};
+use crate::takeover::{Open, Places};
+use crate::tls::{H2, Identity};
+use crate::transport::Transport;
 
 /// How long a peer may take nothing of an answer that waits for it: it holds memory while it waits. Proxies
 /// are no more patient, nginx's `send_timeout` is 60 s too. A socket that is taken over has the limit of
 /// whoever takes it.
 pub const WRITE_STALL: Duration = Duration::from_secs(60);
+
+/// Browsers keep a connection for the next page for some minutes; making another costs them little.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// A peer that says nothing for so long is asked whether it is still there, and how often until it is given
 /// up: half-open connections (a machine that vanished, a NAT that forgot) are found within two minutes.
@@ -39,32 +37,64 @@ const PROBES: u32 = 4;
 pub struct Limits {
     /// Most connections at a time; more wait in the kernel's queue until one ends.
     pub connections: usize,
-    /// How long a request's head may take (hyper enforces it only because it gets a timer).
+    /// How long a request's head may take, and TLS before it (hyper enforces it only because it gets a timer).
     pub head_deadline: Duration,
     /// Bytes hyper may buffer of a request's head.
     pub head_bytes: usize,
-    /// How long a peer may take nothing of what is written to it before its connection is reset.
+    /// How long a peer may take nothing of what is written to it before its connection is reset; over HTTP/2
+    /// also of one answer before that is.
     pub write_stall: Duration,
+    /// How long a connection over HTTP/2 may be without a request until it is ended. (Over HTTP/1.1 it is the
+    /// next head's deadline.)
+    pub idle: Duration,
+}
+
+/// Who asks, and who answers.
+#[derive(Clone)]
+struct Peer {
+    address: SocketAddr,
+    handler: Arc<dyn Handler>,
 }
 
 impl Default for Limits {
-    /// 100,000 connections, 10 s, 16 KiB, 60 s.
+    /// 100,000 connections, 10 s, 16 KiB, 60 s, 60 s.
     fn default() -> Self {
         Limits {
             connections: 100_000,
             head_deadline: Duration::from_secs(10),
             head_bytes: 16 * 1024,
             write_stall: WRITE_STALL,
+            idle: IDLE,
         }
     }
 }
 
 /// Serves until `stop` turns true, then finishes the requests under way (streams end by themselves,
-/// their service lets them go) and returns.
+/// their service lets them go) and returns. With an identity all that is spoken is TLS.
 pub async fn serve(
     listener: TcpListener,
     handler: Arc<dyn Handler>,
     limits: Limits,
+    tls: Option<Arc<Identity>>,
+    stop: watch::Receiver<bool>,
+) {
+    let follow = async {
+        match &tls {
+            Some(identity) => identity.follow().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = follow => {}
+        () = accept(listener, handler, limits, tls.clone(), stop) => {}
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    handler: Arc<dyn Handler>,
+    limits: Limits,
+    tls: Option<Arc<Identity>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let (places, mut on_close) = Places::new();
@@ -78,9 +108,10 @@ pub async fn serve(
         }
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, peer)) => {
-                    let socket = prepared(socket, limits, peer);
-                    tokio::spawn(connection(socket, places.take(), peer, handler.clone(), stop.clone(), limits));
+                Ok((socket, address)) => {
+                    let socket = prepared(socket, limits, address);
+                    let peer = Peer { address, handler: handler.clone() };
+                    tokio::spawn(connection(socket, places.take(), peer, tls.clone(), limits, stop.clone()));
                 }
                 Err(error) => accept_failed(&error).await,
             },
@@ -115,68 +146,58 @@ fn prepared(socket: TcpStream, limits: Limits, peer: SocketAddr) -> StallLimit<T
 async fn connection(
     socket: StallLimit<TcpStream>,
     open: Open,
-    peer: SocketAddr,
-    handler: Arc<dyn Handler>,
-    mut stop: watch::Receiver<bool>,
+    peer: Peer,
+    tls: Option<Arc<Identity>>,
     limits: Limits,
+    mut stop: watch::Receiver<bool>,
 ) {
-    // Filled by the service, within a poll of hyper's connection, and looked at after each.
-    let taking: Arc<Mutex<Option<(Bytes, Take)>>> = Arc::default();
-    let service = {
-        let taking = taking.clone();
-        service_fn(move |request: Request<Incoming>| {
-            let (handler, taking) = (handler.clone(), taking.clone());
-            async move {
-                let chunked = request.version() == Version::HTTP_11;
-                let response = handler.handle(request, peer).await;
-                let takeover = response.extensions().get::<Takeover>().filter(|_| chunked);
-                if let Some(take) = takeover.and_then(Takeover::take) {
-                    *taking.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some((head(response.status(), response.headers()), take));
-                    // hyper hears no answer: it is dropped.
-                    pending::<()>().await;
-                }
-                Ok::<_, Infallible>(response)
-            }
-        })
+    let begun = tokio::select! {
+        begun = tokio::time::timeout(limits.head_deadline, begin(socket, tls)) => begun,
+        () = stopped(&mut stop) => return,
     };
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_deadline)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .serve_connection(TokioIo::new(socket), service);
-    let mut stopping = false;
-    let ended = loop {
-        let served = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(Err(ended)),
-            Poll::Pending => {
-                let taken = taking.lock().unwrap_or_else(PoisonError::into_inner).take();
-                taken.map_or(Poll::Pending, |taken| Poll::Ready(Ok(taken)))
-            }
-        });
-        tokio::select! {
-            served = served => match served {
-                Err(ended) => break ended,
-                Ok((head, take)) => {
-                    let socket = connection.into_parts().io.into_inner();
-                    // Whoever sent this request without having taken the answer before it loses both.
-                    if !socket.waits() {
-                        take(Taken { head, socket, open }).await;
-                    }
-                    return;
-                }
-            },
-            () = stopped(&mut stop), if !stopping => {
-                stopping = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
+    let address = peer.address;
+    let (transport, version) = match begun {
+        Ok(Ok(Some(begun))) => begun,
+        // It went away without a word, as those do who look whether somebody is here.
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => return tracing::debug!(%error, peer = %address, "no connection came about"),
+        Err(_) => return tracing::debug!(peer = %address, "no connection came about in time"),
+    };
+    let ended = match version {
+        Version::HTTP_2 => {
+            let _open = open;
+            // In a box, so that tasks of HTTP/1.1 don't have room for it.
+            Box::pin(http2::serve(transport, peer, limits, stop)).await
         }
+        _ => http1::serve(transport, open, peer, limits, stop).await,
     };
     if let Err(error) = ended {
         // hyper says what it was doing, its source what went wrong.
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::debug!(%error, cause, %peer, "connection ended");
+        tracing::debug!(%error, cause, peer = %address, "connection ended");
     }
+}
+
+/// What is spoken on a connection, by ALPN or by its first bytes. None when nothing is.
+async fn begin(
+    socket: StallLimit<TcpStream>,
+    tls: Option<Arc<Identity>>,
+) -> std::io::Result<Option<(Transport, Version)>> {
+    let (transport, is_http2) = match tls {
+        None => {
+            let is_http2 = http2::is_spoken(socket.get_ref()).await?;
+            (Transport::Plain(socket), is_http2)
+        }
+        Some(identity) => {
+            if socket.get_ref().peek(&mut [0]).await? == 0 {
+                return Ok(None);
+            }
+            let stream = identity.acceptor().accept(socket).await?;
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+            (Transport::Tls(Box::new(stream)), is_http2)
+        }
+    };
+    Ok(Some((transport, if is_http2 { Version::HTTP_2 } else { Version::HTTP_11 })))
 }
 
 /// Returns once `stop` is true, or nobody is left who could say so.

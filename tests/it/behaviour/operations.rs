@@ -12,17 +12,21 @@ pub(super) async fn health_metrics_and_stats_are_there(d: Arc<Deployment>) {
     let _listener = d.listen(&format!("channels={channel}"), None).await;
     d.publish(json!({ "channel": channel, "data": "x" })).await;
     let admins: Vec<String> = match &d.shape {
-        Shape::Standalone(process) => vec![process.http().to_owned()],
+        Shape::Standalone(process) => vec![process.url("")],
         // Which of two relays a shard is chance.
-        Shape::Cluster(c) => {
-            c.gateways.iter().chain(&c.fanouts).chain(&c.eventlogs).map(|p| p.admin().to_owned()).collect()
-        }
+        Shape::Cluster(c) => c
+            .gateways
+            .iter()
+            .chain(&c.fanouts)
+            .chain(&c.eventlogs)
+            .map(|process| format!("http://{}", process.admin()))
+            .collect(),
     };
     let mut metrics = String::new();
     for admin in &admins {
-        assert_eq!(get(&format!("http://{admin}/healthz")).await.unwrap().status, 200);
-        assert_eq!(get(&format!("http://{admin}/readyz")).await.unwrap().body["ready"], true);
-        metrics += get(&format!("http://{admin}/metrics")).await.unwrap().body.as_str().unwrap();
+        assert_eq!(get(&format!("{admin}/healthz")).await.unwrap().status, 200);
+        assert_eq!(get(&format!("{admin}/readyz")).await.unwrap().body["ready"], true);
+        metrics += get(&format!("{admin}/metrics")).await.unwrap().body.as_str().unwrap();
     }
     for name in [
         "foghorn_gateway_connections ",

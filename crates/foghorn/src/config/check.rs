@@ -43,6 +43,7 @@ impl Config {
     /// The first file that can't be read, or holds no key where one should be.
     pub(crate) fn check_files(&self) -> Result<(), String> {
         Keys::load(&self.auth)?;
+        self.http.tls.load()?;
         self.check_nats_files()
     }
 
@@ -128,6 +129,10 @@ impl Http {
         for origin in &self.origins {
             urls::origin(origin).map_err(|what| format!("http.origins: {origin:?} {what}"))?;
         }
+        if is_empty(&self.tls.certificate) != is_empty(&self.tls.key) {
+            return Err("http.tls.certificate and http.tls.key go together: give both PEM files, or neither"
+                .to_owned());
+        }
         if self.connections <= streams {
             return Err(format!(
                 "http.connections must be above gateway.connections ({streams}), not {}: a gateway that is full \
@@ -169,6 +174,7 @@ fn is_empty(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Tls;
     use super::*;
 
     fn checked(text: &str) -> Result<(), String> {
@@ -193,6 +199,7 @@ mod tests {
             ("http.connections = 100000", "http.connections", "gateway.connections (100000)"),
             ("standalone.data = \"\"", "standalone.data", "ephemeral = true"),
             ("limits.event_bytes = 1", "limits.event_bytes", "1024"),
+            ("http.tls.key = \"tls.key\"", "http.tls.certificate", "go together"),
             ("log.filter = \"foghorn=loud\"", "log.filter", ""),
             ("auth.keys = [{ algorithm = \"HS256\", secret = \"hunter2\" }]", "auth.keys", "at least 32"),
             ("auth.keys = [{ algorithm = \"ES256\" }]", "auth.keys", "public key in PEM"),
@@ -209,6 +216,7 @@ mod tests {
         assert_eq!(Config::default().check(), Ok(()));
         for text in [
             "standalone = { data = \"\", ephemeral = true }",
+            "http.tls = { certificate = \"tls.crt\", key = \"tls.key\" }",
             "nats = { url = \"tls://a:4222\", ca = \"ca.pem\", certificate = \"c.pem\", key = \"k.pem\" }",
             "http = { connections = 11 }\ngateway = { connections = 10 }",
             "http = { hosts = [\"*\", \"events.example.com\"], origins = [\"https://app.example.com\"] }",
@@ -237,6 +245,10 @@ mod tests {
             config.check_files().unwrap_err().starts_with("auth.keys: the key without an id: /nonexistent")
         );
         config.auth.keys.clear();
+        config.http.tls.certificate = "/nonexistent.crt".into();
+        let error = config.check_files().unwrap_err();
+        assert!(error.starts_with("http.tls.certificate: /nonexistent.crt can't be read"), "{error}");
+        config.http.tls = Tls::default();
         config.nats.ca = "/nonexistent.pem".into();
         let error = config.check_files().unwrap_err();
         assert!(error.starts_with("nats.ca: /nonexistent.pem can't be read"), "{error}");

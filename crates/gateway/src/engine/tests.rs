@@ -70,7 +70,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(serve(listener, api, Limits::default(), stopped));
+        tokio::spawn(serve(listener, api, Limits::default(), None, stopped));
         Stage { hub, log, address, journal, shared, _stop: stop }
     }
 

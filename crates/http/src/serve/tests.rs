@@ -4,8 +4,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -53,7 +54,7 @@ async fn an_answer_that_nobody_reads_is_let_go_and_its_connection_reset() {
     let (dropped, mut on_drop) = mpsc::channel(8);
     let (_stop, stopped) = watch::channel(false);
     let limits = Limits { write_stall: Duration::from_millis(200), ..Limits::default() };
-    tokio::spawn(serve(listener, Arc::new(Endlessly(dropped)), limits, stopped));
+    tokio::spawn(serve(listener, Arc::new(Endlessly(dropped)), limits, None, stopped));
 
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
@@ -67,4 +68,73 @@ async fn an_answer_that_nobody_reads_is_let_go_and_its_connection_reset() {
         }
     };
     assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// A connection over HTTP/2 to a server with these limits that answers endlessly.
+async fn over_http2(
+    limits: Limits,
+    dropped: mpsc::Sender<()>,
+) -> (hyper::client::conn::http2::SendRequest<Full<Bytes>>, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(serve(listener, Arc::new(Endlessly(dropped)), limits, None, stopped));
+    let socket = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(65_535)
+        .handshake(TokioIo::new(socket))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    (sender, stop)
+}
+
+fn asked() -> Request<Full<Bytes>> {
+    Request::get("http://localhost/").body(Full::default()).unwrap()
+}
+
+#[tokio::test]
+async fn over_http2_an_answer_that_is_not_taken_is_reset_and_those_beside_it_go_on() {
+    let (dropped, mut on_drop) = mpsc::channel(8);
+    let limits = Limits { write_stall: Duration::from_millis(500), ..Limits::default() };
+    let (mut sender, _stop) = over_http2(limits, dropped).await;
+    let mut forgotten = sender.send_request(asked()).await.unwrap().into_body();
+    let mut read = sender.send_request(asked()).await.unwrap().into_body();
+    let mut since_the_drop = 0;
+    let going_on = async {
+        let mut gone = false;
+        while since_the_drop < 1 << 20 {
+            let frame = read.frame().await.unwrap().expect("the one that is read goes on");
+            gone = gone || on_drop.try_recv().is_ok();
+            since_the_drop += if gone { frame.into_data().unwrap().len() } else { 0 };
+        }
+    };
+    timeout(Duration::from_secs(20), going_on).await.expect("the other one is still held");
+    let mut held = 0;
+    let end = loop {
+        match timeout(Duration::from_secs(20), forgotten.frame()).await.unwrap() {
+            Some(Ok(frame)) => held += frame.into_data().unwrap().len(),
+            Some(Err(error)) => break error,
+            None => panic!("an answer cut off looks like a whole one"),
+        }
+    };
+    assert_eq!(held, 65_535, "its window, and no more");
+    assert!(format!("{end:?}").contains("CANCEL"), "{end:?}");
+}
+
+#[tokio::test]
+async fn over_http2_a_connection_without_a_request_is_ended_and_one_with_a_stream_is_not() {
+    let (dropped, _on_drop) = mpsc::channel(8);
+    let limits = Limits { idle: Duration::from_millis(100), ..Limits::default() };
+    let (mut sender, _stop) = over_http2(limits, dropped.clone()).await;
+    let mut read = sender.send_request(asked()).await.unwrap().into_body();
+    let (idler, _also) = over_http2(limits, dropped).await;
+    timeout(Duration::from_secs(20), async {
+        while !idler.is_closed() {
+            read.frame().await.unwrap().unwrap();
+        }
+    })
+    .await
+    .expect("an idle connection is kept");
+    read.frame().await.unwrap().unwrap();
 }
