@@ -51,7 +51,6 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         log,
         shards: parameters.shards,
         policies: config.checked_policies().map_err(Misconfigured)?,
-        guard: config.guard(),
         auth,
         clock: Clock::default(),
         health: process.health.clone(),
@@ -107,8 +106,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
-    let handler = Arc::new(fanout.http(config.guard()));
-    let http = spawn_http(http, handler, &config, tls, process.shutdown.receiver());
+    let http = spawn_http(http, Arc::new(fanout.http()), &config, tls, process.shutdown.receiver());
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),

@@ -28,7 +28,6 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let log = open_log(&config, &process).await?;
 
     let policies = config.checked_policies().map_err(Misconfigured)?;
-    let guard = config.guard();
     let shards = config.shard_count().map_err(Misconfigured)?;
     let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let feed = Arc::new(MemoryLive::new(shards, config.gateway.feed_bytes, bus_metrics));
@@ -54,7 +53,6 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             log: log.clone(),
             shards,
             policies,
-            guard: guard.clone(),
             auth,
             clock: Clock::default(),
             health: process.health.clone(),
@@ -62,12 +60,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
 
-    let router = Router {
-        publish: Arc::new(fanout.http(guard.clone())),
-        events: gateway.api(),
-        admin: process.admin(),
-        guard,
-    };
+    let router = Router { publish: Arc::new(fanout.http()), events: gateway.api(), admin: process.admin() };
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);

@@ -22,7 +22,6 @@ use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::ShardCount;
 use foghorn_core::time::Timestamp;
 use foghorn_http::body::{Body, full, json as json_response};
-use foghorn_http::guard::Guard;
 use foghorn_http::problem::Problem;
 use foghorn_http::query::{Query, bad_value};
 use foghorn_http::takeover::Takeover;
@@ -61,7 +60,6 @@ const LAST_EVENT_ID: &str = "last-event-id";
 /// Answers `/api/events…` and `/api/channels/…`.
 pub struct Api {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) guard: Guard,
     pub(crate) auth: Arc<Authenticator>,
 }
 
@@ -84,7 +82,6 @@ impl Api {
     }
 
     async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
-        self.guard.check(headers)?;
         let path = uri.path();
         let query = uri.query();
         let decoded = percent_decode(path)?;

@@ -13,7 +13,6 @@ use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_core::policy::Policies;
 use foghorn_core::shard::ShardCount;
-use foghorn_http::guard::Guard;
 use foghorn_telemetry::health::Health;
 
 use crate::config::Config;
@@ -35,9 +34,7 @@ pub struct Ports {
     pub shards: ShardCount,
     /// What holds for which channels.
     pub policies: Arc<Policies>,
-    /// Whose pages may ask.
-    pub guard: Guard,
-    /// Who may.
+    /// Who may listen.
     pub auth: Arc<Authenticator>,
     /// What counts as now.
     pub clock: Clock,
@@ -48,7 +45,6 @@ pub struct Ports {
 /// A running gateway.
 pub struct Gateway {
     shared: Arc<Shared>,
-    guard: Guard,
     auth: Arc<Authenticator>,
     health: Health,
     /// Ends with the gateway.
@@ -84,12 +80,12 @@ impl Gateway {
         let replays = Semaphore::new(config.replays);
         let engine = Engine::default();
         let shared = Arc::new(Shared { hub, log: ports.log, config, replays, engine });
-        Gateway { shared, guard: ports.guard, auth: ports.auth, health: ports.health, tasks }
+        Gateway { shared, auth: ports.auth, health: ports.health, tasks }
     }
 
     /// Its HTTP side.
     pub fn api(&self) -> Arc<Api> {
-        Arc::new(Api { shared: self.shared.clone(), guard: self.guard.clone(), auth: self.auth.clone() })
+        Arc::new(Api { shared: self.shared.clone(), auth: self.auth.clone() })
     }
 
     /// Turns unready, keeps serving for the configured delay, then lets its streams go at the set pace.

@@ -27,7 +27,6 @@ use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_gateway::config::Config;
 use foghorn_gateway::service::{Gateway, Ports};
-use foghorn_http::guard::Guard;
 use foghorn_http::serve::{Limits, serve};
 use foghorn_telemetry::health::Health;
 use prometheus_client::registry::Registry;
@@ -92,7 +91,6 @@ impl Stage {
             log: Arc::new(EmptyLog),
             shards: ShardCount::ONE,
             policies: Arc::default(),
-            guard: Guard::new(&[], &[]),
             auth: Arc::new(foghorn_auth::Authenticator::open()),
             clock: Clock::default(),
             health: health.clone(),

@@ -10,7 +10,6 @@ use foghorn_core::position::{Epoch, Position};
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
 use foghorn_core::sse::Decoder;
-use foghorn_http::guard::Guard;
 use foghorn_http::serve::{Limits, serve};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -62,11 +61,8 @@ impl Stage {
         let config = Config { reactors: 1, ..config };
         let (replays, engine) = (Semaphore::new(64), Engine::default());
         let shared = Arc::new(Shared { hub: hub.clone(), log: log.clone(), config, replays, engine });
-        let api = Arc::new(Api {
-            shared: shared.clone(),
-            guard: Guard::new(&[], &[]),
-            auth: Arc::new(foghorn_auth::Authenticator::open()),
-        });
+        let api =
+            Arc::new(Api { shared: shared.clone(), auth: Arc::new(foghorn_auth::Authenticator::open()) });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
