@@ -3,6 +3,7 @@
 mod cors;
 mod doors;
 mod matrix;
+mod revocation;
 mod streams;
 mod tokens;
 

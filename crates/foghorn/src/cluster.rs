@@ -30,6 +30,7 @@ use foghorn_telemetry::health::Part;
 
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
+use crate::revocations;
 
 /// `foghorn gateway`.
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
@@ -44,6 +45,8 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let parameters = parameters(&config)?;
     let Some(agreed) = process.unless_stopped(bus.agree(&parameters)).await else { return Ok(()) };
     agreed.map_err(bus_error)?;
+    let kept = revocations::of_cluster(&bus, auth.revocations(), &process).await.map_err(bus_error)?;
+    let Some(kept) = kept else { return Ok(()) };
 
     let log = remote_log(&config, &process)?;
     let ports = GatewayPorts {
@@ -52,6 +55,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         shards: parameters.shards,
         policies: config.checked_policies().map_err(Misconfigured)?,
         auth,
+        revocations: kept,
         clock: Clock::default(),
         health: process.health.clone(),
     };
@@ -81,6 +85,10 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     });
     let Some(opened) = opened.await else { return Ok(()) };
     let (journal, leases, requests) = opened.map_err(bus_error)?;
+    let kept = revocations::of_cluster(&bus, auth.revocations(), &process).await.map_err(bus_error)?;
+    if kept.is_none() {
+        return Ok(());
+    }
     process.unready_when_stopping();
     let connection = bus.clone();
     process.watch(nats, move || {

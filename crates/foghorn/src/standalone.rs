@@ -14,6 +14,7 @@ use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
+use crate::revocations;
 use crate::router::Router;
 
 /// Runs until told to stop.
@@ -27,6 +28,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let process = Process::start()?;
     let log = open_log(&config, &process).await?;
 
+    let data = (!config.standalone.ephemeral).then_some(config.standalone.data.as_path());
+    let kept = revocations::of_standalone(data, auth.revocations(), &process)?;
     let policies = config.checked_policies().map_err(Misconfigured)?;
     let shards = config.shard_count().map_err(Misconfigured)?;
     let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
@@ -54,6 +57,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             shards,
             policies,
             auth,
+            revocations: kept,
             clock: Clock::default(),
             health: process.health.clone(),
         },

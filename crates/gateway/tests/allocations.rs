@@ -92,6 +92,7 @@ impl Stage {
             shards: ShardCount::ONE,
             policies: Arc::default(),
             auth: Arc::new(foghorn_auth::Authenticator::open()),
+            revocations: Arc::new(foghorn_auth::revocation::InMemory),
             clock: Clock::default(),
             health: health.clone(),
         };

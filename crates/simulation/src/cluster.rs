@@ -342,6 +342,7 @@ impl Cluster {
             shards: self.world.shards,
             policies: self.policies(),
             auth: Arc::new(Authenticator::open()),
+            revocations: Arc::new(foghorn_auth::revocation::InMemory),
             clock: process.clock(),
             health: Health::default(),
         };

@@ -61,8 +61,11 @@ impl Stage {
         let config = Config { reactors: 1, ..config };
         let (replays, engine) = (Semaphore::new(64), Engine::default());
         let shared = Arc::new(Shared { hub: hub.clone(), log: log.clone(), config, replays, engine });
-        let api =
-            Arc::new(Api { shared: shared.clone(), auth: Arc::new(foghorn_auth::Authenticator::open()) });
+        let api = Arc::new(Api {
+            shared: shared.clone(),
+            auth: Arc::new(foghorn_auth::Authenticator::open()),
+            revocations: Arc::new(foghorn_auth::revocation::InMemory),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
