@@ -1,7 +1,9 @@
 //! Who may listen and who may publish, on the real servers: credentials, policies and what is asked, each with each.
 
+mod cors;
 mod doors;
 mod matrix;
+mod revocation;
 mod streams;
 mod tokens;
 
@@ -20,6 +22,9 @@ const SECRET: &str = "a secret of tests, long enough for HS256";
 
 /// The configuration beside keys.
 const POLICIES: &str = r#"
+[http]
+origins = ["https://app.example", "https://*.pages.example"]
+
 [[policy]]
 pattern = "open.>"
 access = "public"

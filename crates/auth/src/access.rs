@@ -16,7 +16,6 @@ use std::sync::Arc;
 use foghorn_core::channel::Channel;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Access, Policies, Policy};
-use foghorn_core::time::Timestamp;
 
 use crate::refusal::Refusal;
 use crate::token::Identity;
@@ -33,10 +32,10 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// When its credential ends.
-    pub fn expires(&self) -> Option<Timestamp> {
+    /// What its token says, if it has one.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
         match self {
-            Caller::Known(identity) => Some(identity.expires),
+            Caller::Known(identity) => Some(identity),
             Caller::Unchecked | Caller::Anonymous => None,
         }
     }

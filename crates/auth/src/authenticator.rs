@@ -17,7 +17,8 @@ use crate::config::Config;
 use crate::credential::{authorization, bearer, find, is_from_a_page};
 use crate::keys::Keys;
 use crate::refusal::Refusal;
-use crate::token::{Identity, Rules, verify};
+use crate::revocation::Revocations;
+use crate::token::{Identity, Rules, TokenError, verify};
 
 /// Knows callers by their tokens. Shared by all of a service's doors.
 pub struct Authenticator {
@@ -26,6 +27,9 @@ pub struct Authenticator {
     cookie: String,
     query_token: bool,
     expiring_notice: Duration,
+    leeway: Duration,
+    token_life: Duration,
+    revocations: Arc<Revocations>,
     /// Whether those without a credential may do everything.
     open: bool,
     cache: Mutex<Cache>,
@@ -47,6 +51,9 @@ impl Authenticator {
             cookie: config.cookie.clone(),
             query_token: config.query_token,
             expiring_notice: config.expiring_notice,
+            leeway: config.leeway,
+            token_life: config.token_life,
+            revocations: Arc::default(),
             open,
             cache: Mutex::new(Cache::new(config.cache_entries)),
             now: Box::new(now),
@@ -96,29 +103,56 @@ impl Authenticator {
         self.expiring_notice
     }
 
+    /// By how much clocks may differ.
+    pub fn leeway(&self) -> Duration {
+        self.leeway
+    }
+
+    /// For how long a token that is good now can be taken at most.
+    pub fn longest_life(&self) -> Duration {
+        self.token_life.saturating_add(self.leeway * 2)
+    }
+
+    /// What it refuses because it was revoked.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
     /// Whether `caller` may listen to what `asked` matches.
     pub fn check_listen(&self, caller: &Caller, asked: &Pattern, policies: &Policies) -> Result<(), Refusal> {
-        self.check_time(caller)?;
+        self.check_caller(caller)?;
         access::may_listen(caller, asked, policies)
     }
 
-    /// Whether `caller` may publish on a channel. A caller's time may have run out since it was known.
+    /// Whether `caller` may publish on a channel. Since it was known its time may have run out, or it was
+    /// revoked.
     pub fn check_publish(&self, caller: &Caller, channel: &Channel) -> Result<(), Refusal> {
-        self.check_time(caller)?;
+        self.check_caller(caller)?;
         access::may_publish(caller, channel)
     }
 
     /// Whether `caller` may publish anything: before its request is read.
     pub fn check_publisher(&self, caller: &Caller) -> Result<(), Refusal> {
-        self.check_time(caller)?;
+        self.check_caller(caller)?;
         access::may_publish_something(caller)
     }
 
-    fn check_time(&self, caller: &Caller) -> Result<(), Refusal> {
-        match caller {
-            Caller::Known(identity) => Ok(identity.check_time((self.now)())?),
-            Caller::Unchecked | Caller::Anonymous => Ok(()),
+    fn check_caller(&self, caller: &Caller) -> Result<(), Refusal> {
+        caller.identity().map_or(Ok(()), |identity| self.check_token(identity))
+    }
+
+    /// Whether a verified token is good now.
+    fn check_token(&self, identity: &Identity) -> Result<(), Refusal> {
+        let now = (self.now)();
+        identity.check_time(now)?;
+        // One that says when it was issued was looked at when it was verified.
+        if identity.issued.is_none() && identity.expires > now.plus(self.longest_life()) {
+            return Err(TokenError::LongLived.into());
         }
+        if self.revocations.refuses(identity) {
+            return Err(TokenError::Revoked.into());
+        }
+        Ok(())
     }
 
     /// Without keys nobody can be known; where that is meant, whatever proxies send along is not ours.
@@ -131,7 +165,7 @@ impl Authenticator {
             return Ok(if self.open { Caller::Unchecked } else { Caller::Anonymous });
         };
         let identity = self.verified(token)?;
-        identity.check_time((self.now)())?;
+        self.check_token(&identity)?;
         Ok(Caller::Known(identity))
     }
 
@@ -161,8 +195,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::revocation::{Key, Revocation};
     use crate::testing::{NOW, at, config, secret_key, token};
-    use crate::token::TokenError;
 
     fn authenticator(open: bool, clock: &Arc<AtomicI64>) -> Authenticator {
         let config = config(vec![secret_key("k")]);
@@ -187,6 +221,44 @@ mod tests {
         // One that is known for as long as a stream is open.
         assert_eq!(auth.check_publish(&caller, &channel), Err(expired.clone()));
         assert_eq!(auth.check_listen(&caller, &Pattern::everything(), &Policies::default()), Err(expired));
+    }
+
+    #[test]
+    fn what_is_revoked_is_refused_also_where_it_is_known_already() {
+        let auth = authenticator(true, &Arc::new(AtomicI64::new(NOW)));
+        let header = |claims| format!("Bearer {}", token("k", &claims));
+        let grants = json!({ "publish": ["a"] });
+        let one = header(json!({ "jti": "1", "foghorn": grants }));
+        let other = header(json!({ "jti": "2", "iat": NOW + 31, "foghorn": grants }));
+        let channel = Channel::parse("a").unwrap();
+        let caller = auth.caller_by(Some(&one)).unwrap();
+        let revoke = |key| {
+            auth.revocations().apply([Revocation { key, said: at(NOW), until: at(NOW + 60) }]);
+        };
+        revoke(Key::token_id("1"));
+        let revoked = Err(Refusal::BadCredential(TokenError::Revoked));
+        assert_eq!(auth.check_publish(&caller, &channel), revoked);
+        assert_eq!(auth.check_publisher(&caller), revoked);
+        assert_eq!(auth.caller_by(Some(&one)).map(|_| ()), revoked);
+        assert!(auth.caller_by(Some(&other)).is_ok());
+        // Issued 31 s later by a clock that may be 30 s ahead: after it.
+        revoke(Key::subject("ann"));
+        assert!(auth.caller_by(Some(&other)).is_ok());
+        let before = header(json!({ "jti": "3", "iat": NOW + 30 }));
+        assert_eq!(auth.caller_by(Some(&before)).map(|_| ()), revoked);
+    }
+
+    #[test]
+    fn no_token_lives_for_longer_than_a_revocation_of_its_subject_lasts() {
+        let auth = authenticator(true, &Arc::new(AtomicI64::new(NOW)));
+        let days = |days: i64| NOW + days * 24 * 3600;
+        let by = |claims| auth.caller_by(Some(&format!("Bearer {}", token("k", &claims)))).map(|_| ());
+        let long = Err(Refusal::BadCredential(TokenError::LongLived));
+        assert_eq!(by(json!({ "iat": NOW, "exp": days(30) })), Ok(()));
+        assert_eq!(by(json!({ "iat": NOW, "exp": days(30) + 1 })), long);
+        assert_eq!(by(json!({ "exp": days(30) })), Ok(()));
+        assert_eq!(by(json!({ "exp": days(31) })), long);
+        assert_eq!(by(json!({ "iat": days(-40), "exp": days(1) })), long, "however little of it is left");
     }
 
     #[test]

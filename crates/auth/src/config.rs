@@ -27,6 +27,9 @@ pub struct Config {
     /// How long before its token's end a stream is told `stream-expiring`.
     #[serde(with = "humantime_serde")]
     pub expiring_notice: Duration,
+    /// How long a token may live at most, and how long a revocation of a subject is known.
+    #[serde(with = "humantime_serde")]
+    pub token_life: Duration,
     /// The cookie that may hold a token; empty for none.
     pub cookie: String,
     /// Whether a token may stand in the URL (`?token=`), where every proxy on the way may log it.
@@ -81,6 +84,7 @@ impl Default for Config {
             audience: String::new(),
             leeway: Duration::from_secs(30),
             expiring_notice: Duration::from_secs(30),
+            token_life: Duration::from_secs(30 * 24 * 3600),
             cookie: "foghorn_token".to_owned(),
             query_token: false,
             token_bytes: 8192,
@@ -102,6 +106,10 @@ impl Config {
         let rules = [
             (self.leeway <= Duration::from_secs(300), "leeway can be at most 5m"),
             (self.expiring_notice <= Duration::from_secs(3600), "expiring_notice can be at most 1h"),
+            (
+                (Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 3600)).contains(&self.token_life),
+                "token_life must be between 1m and 3650days",
+            ),
             (self.cookie.bytes().all(cookie), "cookie is not the name of a cookie, such as foghorn_token"),
             ((512..=16_384).contains(&self.token_bytes), "token_bytes must be between 512 and 16384"),
             ((1..=1_000_000).contains(&self.cache_entries), "cache_entries must be between 1 and 1000000"),

@@ -2,7 +2,8 @@
 //!
 //! A credential is a JWT ([`token`]), verified with a key that its `kid` names and by that key's algorithm
 //! alone ([`keys`]). Whoever presented it is a [`Caller`], and what a caller may listen to and publish on
-//! is decided in one pure place, [`access`]. [`Authenticator`] is what services hold.
+//! is decided in one pure place, [`access`]. What was revoked is in [`revocation`]. [`Authenticator`] is what
+//! services hold.
 //!
 //! Read first: [`access`], then [`Authenticator`].
 
@@ -21,6 +22,7 @@ pub mod mint;
 mod crypto;
 
 pub mod refusal;
+pub mod revocation;
 
 pub mod config;
 

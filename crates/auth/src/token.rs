@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::config::Config;
 use crate::keys::Keys;
+use crate::revocation::{Key, Revocable};
 
 /// Most bytes of what is said about wrong claims, which are whoever's who made the token.
 const DETAIL_BYTES: usize = 200;
@@ -22,6 +23,7 @@ pub(crate) struct Rules {
     issuer: String,
     audience: String,
     leeway: Duration,
+    life: Duration,
     token_bytes: usize,
 }
 
@@ -42,6 +44,10 @@ pub struct Identity {
     pub not_before: Timestamp,
     /// And until here.
     pub expires: Timestamp,
+    /// When it was issued at the earliest, leeway included. None: it doesn't say.
+    pub issued: Option<Timestamp>,
+    /// What it can be revoked by.
+    pub(crate) revocable: Revocable,
 }
 
 /// Why a token is not believed.
@@ -71,6 +77,12 @@ pub enum TokenError {
     /// Its time has not come.
     #[error("it is not valid yet")]
     NotYet,
+    /// It lives for longer than a revocation would last.
+    #[error("it lives for longer than auth.token_life allows")]
+    LongLived,
+    /// An operator has revoked it, or all of its subject's.
+    #[error("it has been revoked")]
+    Revoked,
     /// It is for somebody else.
     #[error("its aud is not this server's (auth.audience)")]
     Audience,
@@ -91,6 +103,7 @@ impl Rules {
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             leeway: config.leeway,
+            life: config.token_life,
             token_bytes: config.token_bytes,
         }
     }
@@ -107,6 +120,8 @@ struct Claims {
     sub: String,
     exp: f64,
     nbf: Option<f64>,
+    iat: Option<f64>,
+    jti: Option<String>,
     #[serde(default)]
     foghorn: Grants,
 }
@@ -151,7 +166,17 @@ pub(crate) fn verify(token: &str, keys: &Keys, rules: &Rules) -> Result<Identity
     if claims.sub.is_empty() {
         return Err(TokenError::Claims("sub is empty".to_owned()));
     }
+    if claims.iat.is_some_and(|iat| time(claims.exp) > time(iat).plus(rules.life)) {
+        return Err(TokenError::LongLived);
+    }
+    let signed = token.rsplit_once('.').map_or(token, |(signed, _)| signed);
     Ok(Identity {
+        issued: claims.iat.map(|iat| time(iat).minus(rules.leeway)),
+        revocable: Revocable {
+            subject: Some(Key::subject(&claims.sub)),
+            token_id: claims.jti.as_deref().map(Key::token_id),
+            token: Some(Key::token(signed)),
+        },
         own: Channel::user(&claims.sub).ok(),
         subject: claims.sub,
         subscribe: claims.foghorn.subscribe,

@@ -27,6 +27,7 @@ mod pump;
 mod request;
 
 mod lease;
+mod revocations;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -47,6 +48,7 @@ pub use self::journal::NatsJournal;
 pub use self::lease::NatsLeases;
 pub use self::live::NatsLive;
 pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
+pub use self::revocations::{Look, NatsRevocations, RecordError, Seen};
 
 use self::api::Api;
 use self::link::{Link, Role};
@@ -166,6 +168,11 @@ impl Bus {
     /// Leases, kept in a bucket that is created if need be.
     pub async fn leases(&self) -> Result<NatsLeases, BusError> {
         NatsLeases::open(self).await
+    }
+
+    /// What was revoked, `most` at a time, kept in a bucket that is created if need be.
+    pub async fn revocations(&self, most: usize) -> Result<NatsRevocations, BusError> {
+        NatsRevocations::open(self, most).await
     }
 
     /// Takes requests that are sent to `foghorn.publish.<channel>`, sharing them with every other

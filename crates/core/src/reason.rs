@@ -33,6 +33,8 @@ pub enum StreamEnd {
     Overload,
     /// The token that it was opened with is no longer valid.
     TokenExpired,
+    /// An operator has revoked what it was opened with, or the stream itself.
+    Revoked,
     /// Something broke that should not: a bug, logged as an error.
     Internal,
 }
@@ -66,13 +68,14 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 7] = [
+    pub const ALL: [StreamEnd; 8] = [
         StreamEnd::Drain,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
         StreamEnd::LogUnavailable,
         StreamEnd::Overload,
         StreamEnd::TokenExpired,
+        StreamEnd::Revoked,
         StreamEnd::Internal,
     ];
 
@@ -85,6 +88,7 @@ impl StreamEnd {
             StreamEnd::LogUnavailable => "log-unavailable",
             StreamEnd::Overload => "overload",
             StreamEnd::TokenExpired => "token-expired",
+            StreamEnd::Revoked => "revoked",
             StreamEnd::Internal => "internal",
         }
     }

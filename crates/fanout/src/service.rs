@@ -12,7 +12,6 @@ use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::nats::Requests;
 use foghorn_core::policy::Policies;
-use foghorn_http::guard::Guard;
 use foghorn_rpc::v1::publisher_server::PublisherServer;
 use foghorn_telemetry::health::{Health, Part};
 use foghorn_telemetry::shutdown::Shutdown;
@@ -84,8 +83,8 @@ impl Fanout {
     }
 
     /// What answers [`crate::http::PATH`].
-    pub fn http(&self, guard: Guard) -> PublishHandler {
-        PublishHandler::new(self.publisher.clone(), guard)
+    pub fn http(&self) -> PublishHandler {
+        PublishHandler::new(self.publisher.clone())
     }
 
     /// What answers `foghorn.v1.Publisher`.

@@ -30,6 +30,7 @@ use foghorn_telemetry::health::Part;
 
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
+use crate::revocations;
 
 /// `foghorn gateway`.
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
@@ -44,6 +45,8 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let parameters = parameters(&config)?;
     let Some(agreed) = process.unless_stopped(bus.agree(&parameters)).await else { return Ok(()) };
     agreed.map_err(bus_error)?;
+    let kept = revocations::of_cluster(&bus, auth.revocations(), &process).await.map_err(bus_error)?;
+    let Some(kept) = kept else { return Ok(()) };
 
     let log = remote_log(&config, &process)?;
     let ports = GatewayPorts {
@@ -51,8 +54,8 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         log,
         shards: parameters.shards,
         policies: config.checked_policies().map_err(Misconfigured)?,
-        guard: config.guard(),
         auth,
+        revocations: kept,
         clock: Clock::default(),
         health: process.health.clone(),
     };
@@ -82,6 +85,10 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     });
     let Some(opened) = opened.await else { return Ok(()) };
     let (journal, leases, requests) = opened.map_err(bus_error)?;
+    let kept = revocations::of_cluster(&bus, auth.revocations(), &process).await.map_err(bus_error)?;
+    if kept.is_none() {
+        return Ok(());
+    }
     process.unready_when_stopping();
     let connection = bus.clone();
     process.watch(nats, move || {
@@ -107,8 +114,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
-    let handler = Arc::new(fanout.http(config.guard()));
-    let http = spawn_http(http, handler, &config, tls, process.shutdown.receiver());
+    let http = spawn_http(http, Arc::new(fanout.http()), &config, tls, process.shutdown.receiver());
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),

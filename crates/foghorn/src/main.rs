@@ -8,6 +8,7 @@ mod standalone;
 
 mod page;
 mod process;
+mod revocations;
 mod router;
 
 mod token;

@@ -11,6 +11,7 @@ use foghorn_auth::Authenticator;
 use foghorn_auth::keys::Keys;
 use foghorn_bus::clock::Clock;
 use foghorn_http::Handler;
+use foghorn_http::cors::Guarded;
 use foghorn_http::listen::Reserved;
 use foghorn_http::serve::{Limits, serve};
 use foghorn_http::tls::Identity;
@@ -119,7 +120,7 @@ pub(crate) fn listen(reserved: Reserved) -> anyhow::Result<TcpListener> {
     reserved.listen().map_err(|error| Misconfigured(error.to_string()).into())
 }
 
-/// Serves HTTP in a task of its own until `stop` turns true.
+/// Serves HTTP in a task of its own until `stop` turns true, to the hosts and origins that are configured.
 pub(crate) fn spawn_http(
     listener: TcpListener,
     handler: Arc<dyn Handler>,
@@ -133,6 +134,7 @@ pub(crate) fn spawn_http(
         write_stall: config.gateway.slow_time,
         ..Limits::default()
     };
+    let handler = Arc::new(Guarded::new(config.guard(), handler));
     tokio::spawn(serve(listener, handler, limits, tls, stop))
 }
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use foghorn_http::guard::Guard;
 use foghorn_http::problem::Problem;
 use foghorn_http::{Handler, Response};
 use foghorn_telemetry::admin::Admin;
@@ -18,7 +17,6 @@ pub(crate) struct Router {
     pub(crate) publish: Arc<dyn Handler>,
     pub(crate) events: Arc<dyn Handler>,
     pub(crate) admin: Admin,
-    pub(crate) guard: Guard,
 }
 
 impl Handler for Router {
@@ -37,9 +35,6 @@ impl Handler for Router {
 
 impl Router {
     fn other(&self, request: &Request<Incoming>) -> Response {
-        if let Err(problem) = self.guard.check(request.headers()) {
-            return problem.into_response();
-        }
         let path = request.uri().path();
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Problem::method("GET").into_response();

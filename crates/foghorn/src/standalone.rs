@@ -14,6 +14,7 @@ use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
+use crate::revocations;
 use crate::router::Router;
 
 /// Runs until told to stop.
@@ -27,8 +28,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let process = Process::start()?;
     let log = open_log(&config, &process).await?;
 
+    let data = (!config.standalone.ephemeral).then_some(config.standalone.data.as_path());
+    let kept = revocations::of_standalone(data, auth.revocations(), &process)?;
     let policies = config.checked_policies().map_err(Misconfigured)?;
-    let guard = config.guard();
     let shards = config.shard_count().map_err(Misconfigured)?;
     let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let feed = Arc::new(MemoryLive::new(shards, config.gateway.feed_bytes, bus_metrics));
@@ -54,20 +56,15 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             log: log.clone(),
             shards,
             policies,
-            guard: guard.clone(),
             auth,
+            revocations: kept,
             clock: Clock::default(),
             health: process.health.clone(),
         },
         &mut process.registry.write(),
     );
 
-    let router = Router {
-        publish: Arc::new(fanout.http(guard.clone())),
-        events: gateway.api(),
-        admin: process.admin(),
-        guard,
-    };
+    let router = Router { publish: Arc::new(fanout.http()), events: gateway.api(), admin: process.admin() };
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);

@@ -221,7 +221,7 @@ impl Connection {
             match self.life.due() {
                 Due::Nothing(_) => {}
                 Due::Telling(ends) => self.say_expiring(ends, &mut chunk),
-                Due::End => return self.finish(StreamEnd::TokenExpired),
+                Due::End(end) => return self.finish(end),
             }
             self.say_stale(&mut chunk);
             let next = self.read_rings(&mut chunk);
@@ -406,6 +406,9 @@ impl Connection {
                 if self.membership.waiter.is_leaving() {
                     return Err(StreamEnd::Drain);
                 }
+                if self.life.is_revoked() {
+                    return Err(StreamEnd::Revoked);
+                }
                 if other() {
                     return Ok(None);
                 }
@@ -414,7 +417,7 @@ impl Connection {
         tokio::select! {
             biased;
             given_up = marked => given_up,
-            () = self.life.over() => Err(StreamEnd::TokenExpired),
+            end = self.life.over() => Err(end),
             answer = attempts => answer.map(Some),
             () = tokio::time::sleep_until(deadline) => Err(StreamEnd::LogUnavailable),
         }
@@ -479,7 +482,7 @@ impl Connection {
         let live = matches!(self.phase, Phase::Live);
         let Some(time) = self.subscription.form.gathered_for().filter(|_| live) else { return };
         let until = Instant::now() + time;
-        while !self.membership.waiter.is_leaving() {
+        while !self.membership.waiter.is_leaving() && !self.life.is_revoked() {
             // It will have to look.
             self.membership.waiter.unmark();
             self.settled = false;
@@ -560,12 +563,17 @@ impl Life {
         }
     }
 
-    /// Returns when its term is over.
-    async fn over(&self) {
+    /// Whether an operator has revoked it.
+    fn is_revoked(&self) -> bool {
+        self.seat.as_ref().is_some_and(Seat::is_revoked)
+    }
+
+    /// Returns when its term is over, with why.
+    async fn over(&self) -> StreamEnd {
         loop {
             self.term_asks().await;
-            if self.due() == Due::End {
-                return;
+            if let Due::End(end) = self.due() {
+                return end;
             }
             tokio::time::sleep(TERM_STEP).await;
         }

@@ -14,6 +14,7 @@ use hyper::body::{Frame, Incoming};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use foghorn_auth::revocation::Store;
 use foghorn_auth::{Authenticator, Caller, Refusal};
 use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
@@ -22,7 +23,6 @@ use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::ShardCount;
 use foghorn_core::time::Timestamp;
 use foghorn_http::body::{Body, full, json as json_response};
-use foghorn_http::guard::Guard;
 use foghorn_http::problem::Problem;
 use foghorn_http::query::{Query, bad_value};
 use foghorn_http::takeover::Takeover;
@@ -31,6 +31,7 @@ use foghorn_http::{Handler, Response};
 use crate::connection::{Begin, Connection, Shared, goodbye};
 use crate::engine;
 use crate::history::{self, Asked};
+use crate::revoke;
 use crate::seat::Term;
 use crate::subscription::{Form, Subscription};
 
@@ -58,11 +59,11 @@ const BATCH_MS_MAX: u32 = 5000;
 const TYPES_MAX: usize = 100;
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Answers `/api/events…` and `/api/channels/…`.
+/// Answers `/api/events…`, `/api/channels/…` and `/api/admin/…`.
 pub struct Api {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) guard: Guard,
     pub(crate) auth: Arc<Authenticator>,
+    pub(crate) revocations: Arc<dyn Store>,
 }
 
 impl Handler for Api {
@@ -71,12 +72,17 @@ impl Handler for Api {
         request: Request<Incoming>,
         _peer: SocketAddr,
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
-        Box::pin(async move { self.respond(&request).await })
+        Box::pin(async move {
+            if request.uri().path() == revoke::PATH {
+                return self.revoke(request).await.unwrap_or_else(Problem::into_response);
+            }
+            self.respond(&request).await
+        })
     }
 }
 
 impl Api {
-    /// The answer to a request, whatever carried it. No path of a gateway reads a body.
+    /// The answer to a request whose body isn't read, whatever carried it.
     pub async fn respond<B>(&self, request: &Request<B>) -> Response {
         self.answer(request.method(), request.uri(), request.headers())
             .await
@@ -84,7 +90,6 @@ impl Api {
     }
 
     async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
-        self.guard.check(headers)?;
         let path = uri.path();
         let query = uri.query();
         let decoded = percent_decode(path)?;
@@ -142,13 +147,14 @@ impl Api {
             last_event_id = last_event_id(headers, &query).unwrap_or_default(),
             "stream opened"
         );
-        let term = caller.expires().map(|ends| Term::new(ends, self.auth.expiring_notice()));
+        let term = caller.identity().cloned();
+        let term = term.map(|identity| Term::new(identity, self.auth.expiring_notice()));
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id).until(term);
         Ok(stream_of(connection))
     }
 
     /// Who asks. A token in the URL ends up in logs and histories, so it has to be allowed.
-    fn caller(&self, headers: &HeaderMap, query: &Query) -> Result<Caller, Problem> {
+    pub(crate) fn caller(&self, headers: &HeaderMap, query: &Query) -> Result<Caller, Problem> {
         let token = query.get(TOKEN);
         if token.is_some() && !self.auth.takes_query_token() {
             return Err(bad_value(
@@ -165,7 +171,7 @@ impl Api {
         self.auth.check_listen(caller, topic, policies).map_err(|why| self.refused(&why))
     }
 
-    fn refused(&self, why: &Refusal) -> Problem {
+    pub(crate) fn refused(&self, why: &Refusal) -> Problem {
         self.shared.hub.metrics.refused(why);
         why.to_problem()
     }

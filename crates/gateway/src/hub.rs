@@ -11,6 +11,7 @@ use std::time::Instant;
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 
+use foghorn_auth::revocation::Revocations;
 use foghorn_bus::clock::Clock;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
@@ -111,9 +112,12 @@ pub struct Hub {
     /// Those who serve the others.
     reactors: RwLock<Vec<Arc<Inbox>>>,
     stale_changes: AtomicU64,
+    revoked_looks: AtomicU64,
     next_id: AtomicU64,
     draining: AtomicBool,
     began: Instant,
+    /// What was revoked.
+    pub(crate) revocations: Arc<Revocations>,
     /// What counts as now.
     pub clock: Clock,
     /// What the gateway counts.
@@ -144,12 +148,19 @@ impl Hub {
             connections: Mutex::default(),
             reactors: RwLock::default(),
             stale_changes: AtomicU64::new(0),
+            revoked_looks: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             began: Instant::now(),
+            revocations: Arc::default(),
             clock,
             metrics,
         }
+    }
+
+    /// The same, whose streams end when they are revoked.
+    pub(crate) fn with_revocations(self, revocations: Arc<Revocations>) -> Self {
+        Hub { revocations, ..self }
     }
 
     /// How many shards there are.
@@ -243,6 +254,18 @@ impl Hub {
             self.mark_all();
             self.wake_reactors();
         }
+    }
+
+    /// Has every stream look whether it was revoked.
+    pub(crate) fn look_for_revoked(&self) {
+        self.revoked_looks.fetch_add(1, Ordering::SeqCst);
+        self.mark_all();
+        self.wake_reactors();
+    }
+
+    /// Grows each time that streams are to look.
+    pub(crate) fn revoked_looks(&self) -> u64 {
+        self.revoked_looks.load(Ordering::SeqCst)
     }
 
     /// Grows with every change of what is stale.

@@ -28,6 +28,7 @@ mod gathering;
 mod history;
 mod http;
 mod keep_alive;
+mod revoke;
 mod seat;
 
 pub mod service;

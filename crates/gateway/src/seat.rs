@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foghorn_auth::token::Identity;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::time::Timestamp;
 
@@ -19,9 +20,9 @@ pub(crate) struct Seat {
 }
 
 /// For how long a stream may last: for as long as the token that it was opened with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Term {
-    ends: Timestamp,
+    identity: Arc<Identity>,
     /// When it is to be told; none once it was.
     tell: Option<Timestamp>,
 }
@@ -34,13 +35,13 @@ pub(crate) enum Due {
     /// Telling that it ends then.
     Telling(Timestamp),
     /// Its end.
-    End,
+    End(StreamEnd),
 }
 
 impl Term {
-    /// Until `ends`, told so long before.
-    pub(crate) fn new(ends: Timestamp, notice: Duration) -> Self {
-        Term { ends, tell: Some(ends.minus(notice)) }
+    /// Until its token ends, told so long before.
+    pub(crate) fn new(identity: Arc<Identity>, notice: Duration) -> Self {
+        Term { tell: Some(identity.expires.minus(notice)), identity }
     }
 }
 
@@ -58,14 +59,23 @@ impl Seat {
 
     /// What its term asks for now. By the time of day, as tokens are.
     pub(crate) fn due(&self) -> Due {
-        let Some(term) = &self.term else { return Due::Nothing(None) };
-        let now = self.hub.clock.now();
-        match term.tell {
-            _ if now >= term.ends => Due::End,
-            Some(tell) if now >= tell => Due::Telling(term.ends),
-            Some(tell) => Due::Nothing(Some(tell.since(now))),
-            None => Due::Nothing(Some(term.ends.since(now))),
+        if self.is_revoked() {
+            return Due::End(StreamEnd::Revoked);
         }
+        let Some(term) = &self.term else { return Due::Nothing(None) };
+        let (now, ends) = (self.hub.clock.now(), term.identity.expires);
+        match term.tell {
+            _ if now >= ends => Due::End(StreamEnd::TokenExpired),
+            Some(tell) if now >= tell => Due::Telling(ends),
+            Some(tell) => Due::Nothing(Some(tell.since(now))),
+            None => Due::Nothing(Some(ends.since(now))),
+        }
+    }
+
+    /// Whether an operator has revoked it, or what it was opened with.
+    pub(crate) fn is_revoked(&self) -> bool {
+        let identity = self.term.as_ref().map(|term| &*term.identity);
+        self.hub.revocations.closes(self.client_id, identity)
     }
 
     /// It was told when it ends.
@@ -88,6 +98,9 @@ impl Seat {
     fn say(&mut self, end: StreamEnd) {
         self.ended = true;
         self.hub.metrics.ended(end);
+        if let (StreamEnd::Revoked, Some(term)) = (end, &self.term) {
+            self.hub.revocations.refuse(&term.identity, self.hub.clock.now());
+        }
         tracing::debug!(client_id = self.client_id(), reason = end.as_str(), "stream ended");
     }
 }

@@ -8,12 +8,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use foghorn_auth::Authenticator;
+use foghorn_auth::revocation::Store;
 use foghorn_bus::clock::Clock;
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_core::policy::Policies;
 use foghorn_core::shard::ShardCount;
-use foghorn_http::guard::Guard;
 use foghorn_telemetry::health::Health;
 
 use crate::config::Config;
@@ -25,6 +25,9 @@ use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 
+/// How often at most all streams are looked at for what was revoked.
+const REVOKED_EVERY: Duration = Duration::from_millis(200);
+
 /// What a gateway needs from outside.
 pub struct Ports {
     /// Where live events come from.
@@ -35,10 +38,10 @@ pub struct Ports {
     pub shards: ShardCount,
     /// What holds for which channels.
     pub policies: Arc<Policies>,
-    /// Whose pages may ask.
-    pub guard: Guard,
-    /// Who may.
+    /// Who may listen.
     pub auth: Arc<Authenticator>,
+    /// Where what operators revoke is kept.
+    pub revocations: Arc<dyn Store>,
     /// What counts as now.
     pub clock: Clock,
     /// Told when the rings are warm.
@@ -48,8 +51,8 @@ pub struct Ports {
 /// A running gateway.
 pub struct Gateway {
     shared: Arc<Shared>,
-    guard: Guard,
     auth: Arc<Authenticator>,
+    revocations: Arc<dyn Store>,
     health: Health,
     /// Ends with the gateway.
     tasks: JoinSet<()>,
@@ -59,7 +62,8 @@ impl Gateway {
     /// Starts taking in the live feed.
     pub fn start(config: Config, ports: Ports, registry: &mut Registry) -> Self {
         let metrics = Metrics::register(registry);
-        let hub = Arc::new(Hub::new(ports.shards, config.ring_bytes, ports.policies, ports.clock, metrics));
+        let hub = Hub::new(ports.shards, config.ring_bytes, ports.policies, ports.clock, metrics);
+        let hub = Arc::new(hub.with_revocations(ports.auth.revocations().clone()));
         let mut tasks = JoinSet::new();
         for shard in ports.shards.shards() {
             let ingest = Ingest {
@@ -74,6 +78,13 @@ impl Gateway {
             };
             tasks.spawn(ingest.run());
         }
+        let (told, mut changes) = (hub.clone(), ports.auth.revocations().changes());
+        tasks.spawn(async move {
+            while changes.changed().await.is_ok() {
+                told.look_for_revoked();
+                tokio::time::sleep(REVOKED_EVERY).await;
+            }
+        });
         let counted = hub.clone();
         tasks.spawn(async move {
             loop {
@@ -84,12 +95,16 @@ impl Gateway {
         let replays = Semaphore::new(config.replays);
         let engine = Engine::default();
         let shared = Arc::new(Shared { hub, log: ports.log, config, replays, engine });
-        Gateway { shared, guard: ports.guard, auth: ports.auth, health: ports.health, tasks }
+        Gateway { shared, auth: ports.auth, revocations: ports.revocations, health: ports.health, tasks }
     }
 
     /// Its HTTP side.
     pub fn api(&self) -> Arc<Api> {
-        Arc::new(Api { shared: self.shared.clone(), guard: self.guard.clone(), auth: self.auth.clone() })
+        Arc::new(Api {
+            shared: self.shared.clone(),
+            auth: self.auth.clone(),
+            revocations: self.revocations.clone(),
+        })
     }
 
     /// Turns unready, keeps serving for the configured delay, then lets its streams go at the set pace.

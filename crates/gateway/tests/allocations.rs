@@ -27,7 +27,6 @@ use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_gateway::config::Config;
 use foghorn_gateway::service::{Gateway, Ports};
-use foghorn_http::guard::Guard;
 use foghorn_http::serve::{Limits, serve};
 use foghorn_telemetry::health::Health;
 use prometheus_client::registry::Registry;
@@ -92,8 +91,8 @@ impl Stage {
             log: Arc::new(EmptyLog),
             shards: ShardCount::ONE,
             policies: Arc::default(),
-            guard: Guard::new(&[], &[]),
             auth: Arc::new(foghorn_auth::Authenticator::open()),
+            revocations: Arc::new(foghorn_auth::revocation::InMemory),
             clock: Clock::default(),
             health: health.clone(),
         };

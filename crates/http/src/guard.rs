@@ -3,7 +3,7 @@
 //! A server on 127.0.0.1 is reachable by every website that its user visits, directly (cross-origin
 //! requests) or by a name that the attacker points there (DNS rebinding). So both are checked even there.
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::problem::Problem;
 
@@ -11,18 +11,67 @@ use crate::problem::Problem;
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
     hosts: Vec<String>,
-    origins: Vec<String>,
+    origins: Vec<Listed>,
     any_host: bool,
     tls: bool,
 }
 
+/// Whose request it is, as far as a browser says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asker {
+    /// A page of the server's own origin, or no page at all.
+    Own,
+    /// A page of a listed origin, as the browser names it.
+    Listed(HeaderValue),
+}
+
+/// Origins that are listed. In lower case, as browsers send them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Listed {
+    One(String),
+    /// `https://*.example.com`: those of one label more, and no other.
+    Below {
+        /// `https://`
+        scheme: String,
+        /// `.example.com`, with a port if there is one.
+        domain: String,
+    },
+}
+
+impl Listed {
+    fn new(origin: &str) -> Self {
+        let origin = origin.trim_end_matches('/').to_ascii_lowercase();
+        match origin.split_once("://*.") {
+            Some((scheme, domain)) => {
+                Listed::Below { scheme: format!("{scheme}://"), domain: format!(".{domain}") }
+            }
+            None => Listed::One(origin),
+        }
+    }
+
+    fn is(&self, origin: &str) -> bool {
+        match self {
+            Listed::One(one) => one == origin,
+            Listed::Below { scheme, domain } => {
+                let label =
+                    origin.strip_prefix(scheme.as_str()).and_then(|rest| rest.strip_suffix(domain.as_str()));
+                label.is_some_and(|label| {
+                    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+                    !label.is_empty() && label.bytes().all(plain)
+                })
+            }
+        }
+    }
+}
+
 impl Guard {
     /// Serves loopback names and the listed hosts (names or addresses without a port); of origins the
-    /// listed ones (`https://app.example.com`) and the server's own. `*` among the hosts serves all.
+    /// server's own and the listed ones: `https://app.example.com`, or `https://*.example.com` for those of
+    /// one label more. `*` among the hosts serves all.
     pub fn new(hosts: &[String], origins: &[String]) -> Self {
         Guard {
             hosts: hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
-            origins: origins.iter().map(|o| o.trim_end_matches('/').to_ascii_lowercase()).collect(),
+            origins: origins.iter().map(|origin| Listed::new(origin)).collect(),
             any_host: hosts.iter().any(|h| h == "*"),
             tls: false,
         }
@@ -35,19 +84,22 @@ impl Guard {
         Guard { tls, ..self }
     }
 
-    /// `Ok` when the request may go on.
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Whose request it is, when it may go on.
+    pub fn check(&self, headers: &HeaderMap) -> Result<Asker, Problem> {
         let host = self.check_host(headers)?;
         let mut origins = headers.get_all(header::ORIGIN).iter();
         match (origins.next(), origins.next()) {
-            (None, _) => Ok(()),
-            (Some(origin), None) => {
-                let origin = origin.to_str().unwrap_or("?").to_ascii_lowercase();
+            (None, _) => Ok(Asker::Own),
+            (Some(named), None) => {
+                let origin = named.to_str().unwrap_or("?").to_ascii_lowercase();
+                if self.origins.iter().any(|listed| listed.is(&origin)) {
+                    return Ok(Asker::Listed(named.clone()));
+                }
                 // Without TLS here a proxy may have it.
                 let plain = origin.strip_prefix("http://").filter(|_| !self.tls);
                 let authority = plain.or_else(|| origin.strip_prefix("https://"));
                 let same = authority.is_some_and(|a| a.eq_ignore_ascii_case(&host));
-                if same || self.origins.contains(&origin) { Ok(()) } else { Err(refused_origin(&origin)) }
+                if same { Ok(Asker::Own) } else { Err(refused_origin(&origin)) }
             }
             (Some(_), Some(_)) => Err(refused_origin("(several)")),
         }
@@ -128,5 +180,34 @@ mod tests {
             assert_eq!(refused, expected, "{host} {origin:?}");
         }
         assert_eq!(guard.check(&HeaderMap::new()).err().map(|p| p.code), Some("host"));
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_one_label_and_nothing_else() {
+        let guard = Guard::new(&[], &["https://*.example.com".into(), "http://*.app.localhost:3000".into()]);
+        for (origin, listed) in [
+            ("https://a.example.com", true),
+            ("https://A-1.Example.com", true),
+            ("https://example.com", false),
+            ("https://.example.com", false),
+            ("https://a.b.example.com", false),
+            ("http://a.example.com", false),
+            ("https://a.example.com:8443", false),
+            ("https://a.example.com.evil.example", false),
+            ("https://evil.example/.example.com", false),
+            ("https://evil.example?.example.com", false),
+            ("https://user@.example.com", false),
+            ("https://aexample.com", false),
+            ("http://one.app.localhost:3000", true),
+            ("http://one.app.localhost", false),
+            ("null", false),
+        ] {
+            let asker = guard.check(&headers("localhost:8080", Some(origin))).ok();
+            let expected = listed.then(|| Asker::Listed(origin.parse().unwrap()));
+            assert_eq!(asker, expected, "{origin}");
+        }
+        // The server's own needs no leave, and gets none: another scheme would be another origin.
+        let own = guard.check(&headers("localhost:8080", Some("http://localhost:8080")));
+        assert_eq!(own.ok(), Some(Asker::Own));
     }
 }

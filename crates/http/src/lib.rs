@@ -4,6 +4,7 @@
 //! Read first: [`serve::serve`] and [`problem::Problem`].
 
 pub mod body;
+pub mod cors;
 pub mod guard;
 pub mod hint;
 pub mod listen;

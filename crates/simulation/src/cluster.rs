@@ -20,7 +20,6 @@ use foghorn_fanout::publish::Publisher;
 use foghorn_fanout::relay::Relay;
 use foghorn_gateway::config::Config as GatewayConfig;
 use foghorn_gateway::service::{Api, Gateway, Ports};
-use foghorn_http::guard::Guard;
 use foghorn_telemetry::health::Health;
 use foghorn_telemetry::shutdown::{self, Trigger};
 use parking_lot::Mutex;
@@ -342,8 +341,8 @@ impl Cluster {
             log,
             shards: self.world.shards,
             policies: self.policies(),
-            guard: Guard::new(&["*".to_owned()], &[]),
             auth: Arc::new(Authenticator::open()),
+            revocations: Arc::new(foghorn_auth::revocation::InMemory),
             clock: process.clock(),
             health: Health::default(),
         };

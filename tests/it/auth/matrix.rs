@@ -199,6 +199,7 @@ async fn a_cluster_answers_each_credential_as_the_table_says() {
     let servers = Servers { gateway: cluster.gateways[0].url(""), fanout: cluster.fanouts[1].url("") };
     check_all(&issuer, &servers).await;
     super::doors::check(&issuer, &cluster).await;
+    super::cors::check(&issuer, &cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

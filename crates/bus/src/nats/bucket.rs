@@ -112,7 +112,7 @@ impl Bucket {
 
 /// Whether a message with these headers says that its key was deleted, by `nats kv del` or `purge` or by
 /// the server.
-fn is_marker(headers: &[u8]) -> bool {
+pub(super) fn is_marker(headers: &[u8]) -> bool {
     String::from_utf8_lossy(headers).lines().filter_map(|line| line.split_once(':')).any(|(name, value)| {
         match name {
             "KV-Operation" => matches!(value.trim(), "DEL" | "PURGE"),

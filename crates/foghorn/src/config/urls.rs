@@ -45,16 +45,27 @@ pub(super) fn postgres(url: &str) -> Result<(), String> {
     })
 }
 
-/// A page's origin, as browsers send it.
+/// A page's origin, as browsers send it, or those of one label more: `https://*.example.com`.
 pub(super) fn origin(text: &str) -> Result<(), String> {
-    let wrong = |what: &str| format!("{what}; write it as browsers do: https://app.example.com");
-    let url = parsed(Url::parse(text)).map_err(|what| wrong(&what))?;
+    let wrong = |what: &str| {
+        format!("{what}; write it as browsers do: https://app.example.com, or https://*.example.com")
+    };
+    // The wildcard stands for a label, so with some label it has to be an origin.
+    let one = text.replacen("://*.", "://label.", 1);
+    if one.contains('*') {
+        return Err(wrong("has a * that is not the whole first label"));
+    }
+    let url = parsed(Url::parse(&one)).map_err(|what| wrong(&what))?;
     within(&url, &["http", "https"]).map_err(|what| wrong(&what))?;
     // Compared as text, so it has to be what a browser makes of it: no path, no port that goes without saying.
-    if text.trim_end_matches('/').eq_ignore_ascii_case(&url.origin().ascii_serialization()) {
-        return Ok(());
+    if !one.trim_end_matches('/').eq_ignore_ascii_case(&url.origin().ascii_serialization()) {
+        return Err(wrong("is more than scheme, host and port, or names the scheme's own port"));
     }
-    Err(wrong("is more than scheme, host and port, or names the scheme's own port"))
+    let domain = url.host_str().and_then(|host| host.strip_prefix("label.")).unwrap_or_default();
+    if one != text && !domain.contains('.') && domain != "localhost" {
+        return Err(wrong("is for every site of a top-level domain"));
+    }
+    Ok(())
 }
 
 /// A name that requests may have as their `Host`, without a port; or `*`.
@@ -112,7 +123,13 @@ mod tests {
         for good in ["postgres://foghorn@127.0.0.1/foghorn", "postgresql:///db?host=/run/postgresql"] {
             assert_eq!(postgres(good), Ok(()), "{good}");
         }
-        for good in ["https://app.example.com", "http://localhost:3000/", "https://App.example.com"] {
+        for good in [
+            "https://app.example.com",
+            "http://localhost:3000/",
+            "https://App.example.com",
+            "https://*.example.com",
+            "http://*.localhost:3000",
+        ] {
             assert_eq!(origin(good), Ok(()), "{good}");
         }
         for good in ["*", "localhost", "app.example.com", "10.0.0.1", "[::1]", "my_service"] {
@@ -137,7 +154,24 @@ mod tests {
                 ],
             ),
             (postgres, &["", "hunter2", "mysql://u:hunter2@a/b", "postgres://u:hunter2@bad host/x"]),
-            (origin, &["", "app.example.com", "https://a/path", "https://a:443", "null", "*"]),
+            (
+                origin,
+                &[
+                    "",
+                    "app.example.com",
+                    "https://a/path",
+                    "https://a:443",
+                    "null",
+                    "*",
+                    "https://*",
+                    "https://*.com",
+                    "https://*.*.example.com",
+                    "https://a.*.example.com",
+                    "https://a*.example.com",
+                    "*://app.example.com",
+                    "https://*.127.0.0.1",
+                ],
+            ),
             (host, &["", "http://a:80", "a:80", "::1", "a b", "a..b", "*.example.com"]),
         ];
         for (check, bad) in cases {

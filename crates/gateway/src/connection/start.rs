@@ -45,6 +45,9 @@ impl Connection {
             Ok(resolved) => resolved,
             Err(end) => return self.finish(end),
         };
+        if self.life.is_revoked() {
+            return self.finish(StreamEnd::Revoked);
+        }
         self.courses = resolved.courses;
         let cursor = cursor(&self.courses);
         let reset = foremost(&resolved.resets);

@@ -176,10 +176,45 @@ async fn a_stream_whose_socket_took_nothing_ends_as_slow() {
     assert_eq!(stream.life.ending(), StreamEnd::ClientGone, "there was nothing to take");
 }
 
+/// Of a token that ends then.
+fn term(ends: Timestamp, notice: Duration) -> Term {
+    let mut identity = foghorn_auth::token::Identity::default();
+    identity.expires = ends;
+    Term::new(Arc::new(identity), notice)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_revoked_ends_wherever_it_is_and_sends_nothing_more() {
+    use foghorn_auth::revocation::{Key, Revocation};
+
+    // The rig's streams all have the id 0.
+    let now = rig(1 << 20, nothing_in_the_log).hub.clock.now();
+    let revoked = Revocation { key: Key::stream(0), said: now, until: now.plus(Duration::from_secs(60)) };
+    let ending = r#"{"reason":"revoked"}"#;
+    // Before it has begun: no event of its replay is sent.
+    let rig_of_now = rig(1 << 20, nothing_in_the_log);
+    let mut connection = rig_of_now.listen("a", &[], Begin::Now);
+    rig_of_now.hub.revocations.apply([revoked]);
+    let (read, _) = until(&mut connection, "stream-end").await;
+    assert!(read.contains(ending) && !read.contains("connected"), "{read}");
+    assert_eq!(connection.next_chunk().await, None);
+    // While it waits for something to send.
+    let quiet = rig(1 << 20, nothing_in_the_log);
+    let mut connection = quiet.listen("a", &[], Begin::Now);
+    until(&mut connection, "stream-live").await;
+    quiet.hub.revocations.apply([revoked]);
+    quiet.hub.look_for_revoked();
+    quiet.hub.apply(&batch(1, 10, 11, "a", None, "too late"));
+    let (read, _) = until(&mut connection, "stream-end").await;
+    assert!(read.contains(ending) && !read.contains("too late"), "{read}");
+    drop(connection);
+    assert_eq!(quiet.hub.metrics.ended_so_far(StreamEnd::Revoked), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_lasts_no_longer_than_its_term_and_is_told_once_before() {
     let rig = rig(1 << 20, nothing_in_the_log);
-    let over = Term::new(Timestamp::default(), Duration::ZERO);
+    let over = term(Timestamp::default(), Duration::ZERO);
     let mut connection = rig.listen("a", &[], Begin::Now).until(Some(over));
     let (read, _) = until(&mut connection, "stream-end").await;
     assert!(read.contains("event: connected") && read.contains(r#"{"reason":"token-expired"}"#), "{read}");
@@ -189,7 +224,7 @@ async fn a_stream_lasts_no_longer_than_its_term_and_is_told_once_before() {
     assert_eq!(rig.hub.metrics.ended_so_far(StreamEnd::TokenExpired), 1);
 
     let hour = Duration::from_secs(3600);
-    let soon = Term::new(rig.hub.clock.now().plus(hour), 2 * hour);
+    let soon = term(rig.hub.clock.now().plus(hour), 2 * hour);
     let mut connection = rig.listen("a", &[], Begin::Now).until(Some(soon));
     let (read, _) = until(&mut connection, "stream-expiring").await;
     assert!(!read.contains("stream-end"), "{read}");

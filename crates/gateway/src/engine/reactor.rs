@@ -112,6 +112,7 @@ pub(super) struct Reactor {
     /// Which shards are stale, after so many changes.
     stale: Vec<bool>,
     stale_changes: u64,
+    revoked_looks: u64,
     /// Views with something to be written, in turn.
     waiting: VecDeque<Key>,
     /// When views have to push what they have gathered, unless they have done so already.
@@ -165,6 +166,7 @@ impl Reactor {
             stale: vec![false; usize::from(shards.get())],
             // Looked at before anything is told.
             stale_changes: u64::MAX,
+            revoked_looks: hub.revoked_looks(),
             hub,
             waiting: VecDeque::new(),
             gathering: BinaryHeap::new(),
@@ -204,6 +206,7 @@ impl Reactor {
                 self.adopt(handed, membership);
             }
             self.let_go();
+            self.end_revoked();
             self.inbox.set_staying(self.listeners.len() - self.leaving);
             self.sweep_waiting();
             let busy = more || !self.waiting.is_empty();
@@ -732,8 +735,8 @@ impl Reactor {
         }
         match listener.seat.due() {
             Due::Nothing(_) => true,
-            Due::End => {
-                self.finish(key, StreamEnd::TokenExpired);
+            Due::End(end) => {
+                self.finish(key, end);
                 false
             }
             Due::Telling(ends) => {
@@ -756,7 +759,7 @@ impl Reactor {
     fn until_term(&self, key: Key, wait: Duration) -> Duration {
         match self.listeners[key as usize].seat.due() {
             Due::Nothing(term) => term.map_or(wait, |term| term.min(wait)),
-            Due::Telling(_) | Due::End => Duration::ZERO,
+            Due::Telling(_) | Due::End(_) => Duration::ZERO,
         }
     }
 
@@ -782,6 +785,18 @@ impl Reactor {
                 self.finish(narrow(at), StreamEnd::Drain);
             }
         }
+    }
+
+    /// Ends the streams that were revoked.
+    fn end_revoked(&mut self) {
+        let looks = self.hub.revoked_looks();
+        if std::mem::replace(&mut self.revoked_looks, looks) == looks {
+            return;
+        }
+        let revoked = |listener: &Listener| !listener.ends() && listener.seat.is_revoked();
+        let revoked = self.listeners.iter().filter(|(_, listener)| revoked(listener));
+        let keys: Vec<Key> = revoked.map(|(key, _)| narrow(key)).collect();
+        keys.into_iter().for_each(|key| self.finish(key, StreamEnd::Revoked));
     }
 
     /// Ends a stream after what it is being written, saying why and where to go on.

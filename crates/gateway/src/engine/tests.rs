@@ -10,7 +10,6 @@ use foghorn_core::position::{Epoch, Position};
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
 use foghorn_core::sse::Decoder;
-use foghorn_http::guard::Guard;
 use foghorn_http::serve::{Limits, serve};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -64,8 +63,8 @@ impl Stage {
         let shared = Arc::new(Shared { hub: hub.clone(), log: log.clone(), config, replays, engine });
         let api = Arc::new(Api {
             shared: shared.clone(),
-            guard: Guard::new(&[], &[]),
             auth: Arc::new(foghorn_auth::Authenticator::open()),
+            revocations: Arc::new(foghorn_auth::revocation::InMemory),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
