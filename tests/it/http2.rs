@@ -344,7 +344,7 @@ async fn listeners_over_http2_that_never_read_cost_little_and_others_nothing() {
     let beside = lateness(&process, &mut listeners, &texts("beside")).await;
     let grown = resident(process.process().pid()).saturating_sub(before);
     assert!(grown < IDLERS * 128 * 1024, "{grown} bytes for {IDLERS}");
-    assert!(beside < alone * 3 + Duration::from_millis(150), "{beside:?} beside them, {alone:?} alone");
+    assert!(beside < alone * 2 + Duration::from_millis(100), "{beside:?} beside them, {alone:?} alone");
     // In the end they are let go, for a reason that is counted.
     until("the end of their streams", LIMIT, async || (connections().await == 3.0).then_some(())).await;
     let slow = metric(process.http(), "foghorn_gateway_streams_ended_total{reason=\"slow\"}").await;
@@ -411,7 +411,7 @@ async fn who_floods_a_connection_over_http2_is_cut_off_and_honest_listeners_noti
     println!("taken back {rapid:?}, large {large:?}, small {small:?}, bombs {bombed:?}");
     let grown = resident(process.process().pid()).saturating_sub(before);
     assert!(grown < 32 << 20, "{grown} bytes");
-    assert!(beside < alone * 3 + Duration::from_millis(150), "{beside:?} beside them, {alone:?} alone");
+    assert!(beside < alone * 2 + Duration::from_millis(100), "{beside:?} beside them, {alone:?} alone");
     until("nothing to be left of them", LIMIT, async || {
         (metric(&address, "foghorn_gateway_connections ").await == 3.0).then_some(())
     })

@@ -237,6 +237,9 @@ async fn postgres_may_be_killed_at_any_moment() {
     subject.server.kill();
     let all = replay_all(&subject, 0, &["a"], 10_000, 4 << 20).await.unwrap();
     assert_eq!(all.len(), usize::try_from(total).unwrap());
+    let before = Epoch::new(epoch.get() - 1);
+    let reset = reset_of(replay(&subject, before, 7, &["a"], 10, 1000).await);
+    assert_eq!(reset, (ResetReason::Epoch, epoch, 0));
     subject.journal.trim(at(&subject, 500).await).await.unwrap();
     let query = ReplayQuery {
         shard: SHARD,
@@ -248,7 +251,9 @@ async fn postgres_may_be_killed_at_any_moment() {
         fill: false,
         digest: Digest::NONE,
     };
-    subject.log.replay(query).await.unwrap_err();
+    subject.log.replay(query.clone()).await.unwrap_err();
+    // Nor is it for whoever comes from the epoch before: its beginning is in PostgreSQL alone.
+    subject.log.replay(ReplayQuery { epoch: before, ..query }).await.unwrap_err();
     let rest = replay_all(&subject, 500, &["a"], 10_000, 4 << 20).await.unwrap();
     assert_eq!(rest.len(), usize::try_from(total - 500).unwrap());
 }

@@ -78,16 +78,13 @@ pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<Output> {
 pub(crate) fn lines(
     command: &mut Command,
     limit: Duration,
-    mut each: impl FnMut(&str) + Send,
+    each: impl FnMut(&str) + Send,
 ) -> Result<ExitStatus> {
     let line = describe(command);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = start(command, &line)?;
     let stderr = child.stderr.take().expect("stderr is piped");
-    thread::scope(|scope| {
-        scope.spawn(move || each_line(stderr, &mut each));
-        supervise(child, &line, limit)
-    })
+    supervise_reading(child, &line, limit, stderr, each)
 }
 
 /// Like [`run`], and gives each line of its standard output to `each` as well.
@@ -100,23 +97,29 @@ pub(crate) fn run_and_read(
     command.stdout(Stdio::piped());
     let mut child = start(command, &line)?;
     let stdout = child.stdout.take().expect("stdout is piped");
-    let status = thread::scope(|scope| {
-        scope.spawn(move || {
-            each_line(stdout, &mut |text| {
-                println!("{text}");
-                each(text);
-            });
-        });
-        supervise(child, &line, limit)
+    let status = supervise_reading(child, &line, limit, stdout, |text| {
+        println!("{text}");
+        each(text);
     })?;
     succeeded(&line, status, "")
 }
 
-/// Ends with the last of the command's group that could write, which is stopped at the limit.
-fn each_line(pipe: impl Read, each: &mut dyn FnMut(&str)) {
-    for text in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-        each(&String::from_utf8_lossy(&text));
-    }
+fn supervise_reading(
+    child: Child,
+    line: &str,
+    limit: Duration,
+    pipe: impl Read + Send,
+    mut each: impl FnMut(&str) + Send,
+) -> Result<ExitStatus> {
+    thread::scope(|scope| {
+        // It ends with the last of the command's group, which is stopped at the limit.
+        scope.spawn(move || {
+            for text in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                each(&String::from_utf8_lossy(&text));
+            }
+        });
+        supervise(child, line, limit)
+    })
 }
 
 /// The command as a person would type it.

@@ -135,13 +135,13 @@ pub enum StoreError {
     Unavailable(String),
 }
 
+/// Whether a revocation is kept, once that is known.
+pub type Keeping<'a> = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
+
 /// Where revocations outlive the process, and from where others hear of them.
 pub trait Store: Send + Sync + 'static {
     /// Keeps one. Then it holds in every process, in each as soon as it looks.
-    fn keep(
-        &self,
-        revocation: Revocation,
-    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>>;
+    fn keep(&self, revocation: Revocation) -> Keeping<'_>;
 }
 
 /// Keeps nothing: revocations are gone with the process, as everything else of it is.
@@ -149,7 +149,7 @@ pub trait Store: Send + Sync + 'static {
 pub struct InMemory;
 
 impl Store for InMemory {
-    fn keep(&self, _: Revocation) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
+    fn keep(&self, _: Revocation) -> Keeping<'_> {
         Box::pin(std::future::ready(Ok(())))
     }
 }

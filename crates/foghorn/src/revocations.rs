@@ -3,7 +3,6 @@
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-use foghorn_auth::revocation::{InMemory, REVOCATIONS_MAX, Revocation, Revocations, Store, StoreError};
+use foghorn_auth::revocation::{
+    InMemory, Keeping, REVOCATIONS_MAX, Revocation, Revocations, Store, StoreError,
+};
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::clock::Clock;
 use foghorn_bus::nats::{Bus, BusError, NatsRevocations, RecordError, Seen};
@@ -57,10 +59,7 @@ impl Metrics {
 struct InNats(NatsRevocations);
 
 impl Store for InNats {
-    fn keep(
-        &self,
-        revocation: Revocation,
-    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
+    fn keep(&self, revocation: Revocation) -> Keeping<'_> {
         Box::pin(async move {
             let ttl = revocation.until.since(Clock::default().now());
             let put = self.0.put(&revocation.key.to_string(), revocation.value(), ttl).await;
@@ -84,13 +83,8 @@ pub(crate) async fn of_cluster(
         return Ok(None);
     };
     let records = records?;
-    let mut following = Following {
-        store: InNats(records.clone()),
-        records,
-        seen: Seen::default(),
-        revocations: revocations.clone(),
-        metrics,
-    };
+    let store: Arc<dyn Store> = Arc::new(InNats(records.clone()));
+    let mut following = Following { records, seen: Seen::default(), revocations: revocations.clone() };
     let mut backoff = Backoff::default();
     let first = async {
         while let Err(error) = following.look().await {
@@ -101,45 +95,35 @@ pub(crate) async fn of_cluster(
     if process.unless_stopped(first).await.is_none() {
         return Ok(None);
     }
-    let store: Arc<dyn Store> = Arc::new(InNats(following.records.clone()));
-    tokio::spawn(following.run());
+    let upkeep = Upkeep::new(store.clone(), revocations.clone(), metrics);
+    tokio::spawn(following.run(upkeep));
     Ok(Some(store))
 }
 
-/// Keeps a process's knowledge current.
+/// Takes in what others have revoked.
 struct Following {
     records: NatsRevocations,
-    store: InNats,
     seen: Seen,
     revocations: Arc<Revocations>,
-    metrics: Metrics,
 }
 
 impl Following {
-    async fn run(mut self) {
-        let mut forgotten = tokio::time::Instant::now();
+    async fn run(mut self, mut upkeep: Upkeep) {
         let mut told = false;
         loop {
             // Jittered, so that a cluster's processes don't all look together.
             tokio::time::sleep(LOOK_EVERY.mul_f64(rand::random_range(0.5..1.0))).await;
             let looked = self.look().await;
-            self.metrics.unseen.set(i64::from(looked.is_err()));
-            match looked {
-                Ok(()) => told = false,
-                Err(error) => {
-                    self.metrics.failures.inc();
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(%error, "can't look for what is revoked; what is known goes on being refused");
-                    }
-                    continue;
+            upkeep.metrics.unseen.set(i64::from(looked.is_err()));
+            if let Err(error) = looked {
+                upkeep.metrics.failures.inc();
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "can't look for what is revoked; what is known goes on being refused");
                 }
+                continue;
             }
-            say(&self.store, &self.revocations, &self.metrics).await;
-            if forgotten.elapsed() >= FORGET_EVERY {
-                forgotten = tokio::time::Instant::now();
-                self.revocations.forget_ended(Clock::default().now());
-            }
-            self.metrics.known.set(i64::try_from(self.revocations.len()).unwrap_or(i64::MAX));
+            told = false;
+            upkeep.turn().await;
         }
     }
 
@@ -161,15 +145,38 @@ impl Following {
     }
 }
 
-/// Keeps what streams that were closed leave to be kept. What fails is tried again.
-async fn say(store: &dyn Store, revocations: &Revocations, metrics: &Metrics) {
-    let mut unsaid = revocations.take_unsaid().into_iter();
-    while let Some(revocation) = unsaid.next() {
-        if let Err(error) = store.keep(revocation).await {
-            metrics.failures.inc();
-            tracing::warn!(%error, "can't keep the revocation of a closed stream's token; trying again");
-            revocations.say_later(std::iter::once(revocation).chain(unsaid));
-            return;
+/// What is to be done about a process's revocations now and then.
+struct Upkeep {
+    store: Arc<dyn Store>,
+    revocations: Arc<Revocations>,
+    metrics: Metrics,
+    forgotten: Instant,
+}
+
+impl Upkeep {
+    fn new(store: Arc<dyn Store>, revocations: Arc<Revocations>, metrics: Metrics) -> Self {
+        Upkeep { store, revocations, metrics, forgotten: Instant::now() }
+    }
+
+    async fn turn(&mut self) {
+        self.say().await;
+        if self.forgotten.elapsed() >= FORGET_EVERY {
+            self.forgotten = Instant::now();
+            self.revocations.forget_ended(Clock::default().now());
+        }
+        self.metrics.known.set(i64::try_from(self.revocations.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Keeps what streams that were closed leave to be kept. What fails is tried again.
+    async fn say(&self) {
+        let mut unsaid = self.revocations.take_unsaid().into_iter();
+        while let Some(revocation) = unsaid.next() {
+            if let Err(error) = self.store.keep(revocation).await {
+                self.metrics.failures.inc();
+                tracing::warn!(%error, "can't keep the revocation of a closed stream's token; trying again");
+                self.revocations.say_later(std::iter::once(revocation).chain(unsaid));
+                return;
+            }
         }
     }
 }
@@ -183,10 +190,7 @@ struct InFile {
 }
 
 impl Store for InFile {
-    fn keep(
-        &self,
-        revocation: Revocation,
-    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
+    fn keep(&self, revocation: Revocation) -> Keeping<'_> {
         Box::pin(async move {
             let _turn = self.writing.lock().await;
             let now = Clock::default().now();
@@ -224,13 +228,11 @@ pub(crate) fn of_standalone(
             Arc::new(InFile { path, revocations: revocations.clone(), writing: Mutex::default() })
         }
     };
-    let (kept, revocations) = (store.clone(), revocations.clone());
+    let mut upkeep = Upkeep::new(store.clone(), revocations.clone(), metrics);
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            say(&*kept, &revocations, &metrics).await;
-            revocations.forget_ended(Clock::default().now());
-            metrics.known.set(i64::try_from(revocations.len()).unwrap_or(i64::MAX));
+            upkeep.turn().await;
         }
     });
     Ok(store)
