@@ -70,9 +70,8 @@ struct Filled {
 /// Why what the ring holds may not be what the journal has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doubt {
-    /// What came is of another history than the ring: the log is to say which of the two is right.
-    Which,
-    /// The same, and at this position the two have other digests; the ring's.
+    /// What came is of another history than the ring: the log is to say which of the two is right. What the ring
+    /// had at this position when it came; it may have taken in something of the other history by now.
     At(Epoch, u64, Digest),
     /// The journal has the newest entry whose digest the ring knows, and after it, at this position, another
     /// event.
@@ -233,7 +232,6 @@ impl Ingest {
             tokio::time::sleep(wait).await;
             let At { epoch, after, digest } = match doubt {
                 None => self.at(),
-                Some(Doubt::Which) => self.verified(),
                 Some(Doubt::At(epoch, after, digest)) => At { epoch, after, digest },
                 Some(Doubt::Other(epoch, after)) => At { epoch, after, digest: Digest::OTHER },
             };
@@ -272,9 +270,13 @@ impl Ingest {
 
     /// The newest entry that the log can compare with the journal's. What follows it up to the head is
     /// asked for once more.
-    fn verified(&self) -> At {
+    fn newest_known(&self) -> Doubt {
         let known = self.hub.with_ring(self.shard, |ring| Some((ring?.epoch(), ring?.newest_digest()?)));
-        known.map_or_else(|| self.at(), |(epoch, (after, digest))| At { epoch, after, digest })
+        let nothing = || {
+            let At { epoch, after, digest } = self.at();
+            Doubt::At(epoch, after, digest)
+        };
+        known.map_or_else(nothing, |(epoch, (after, digest))| Doubt::At(epoch, after, digest))
     }
 
     /// Takes in what the log answered; whether there is more to ask for at once.
@@ -370,7 +372,7 @@ impl Ingest {
     fn differs(&self, state: &mut State, asked: Option<Doubt>, page: &Batch) {
         let Some(doubt) = asked else { return self.doubt(state, page) };
         let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.first_other(page)));
-        if let (Doubt::Which | Doubt::At(..), Some(seq)) = (doubt, other) {
+        if let (Doubt::At(..), Some(seq)) = (doubt, other) {
             // The journal has the entry that the question began with, and others after it.
             tracing::error!(shard = %self.shard, seq, "the ring has events that the journal has not; the log is told");
             state.doubt = Some(Doubt::Other(page.epoch, seq));
@@ -378,7 +380,7 @@ impl Ingest {
         }
         // It moved meanwhile, or the journal no longer has what could be compared.
         state.retry_at = Instant::now() + state.fill_backoff.next_wait();
-        state.doubt = Some(Doubt::Which);
+        state.doubt = Some(self.newest_known());
     }
 
     /// What came is of another history than the ring.
@@ -387,7 +389,7 @@ impl Ingest {
         if state.doubt.is_none() {
             let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.other_digest(batch)));
             let at = other.map(|(seq, digest)| Doubt::At(batch.epoch, seq, digest));
-            state.doubt = Some(at.unwrap_or(Doubt::Which));
+            state.doubt = Some(at.unwrap_or_else(|| self.newest_known()));
             tracing::warn!(shard = %self.shard, "what comes has other events than the ring at the same positions; asking the log which are right");
         }
     }

@@ -219,3 +219,23 @@ async fn other_events_after_the_last_digest_that_is_known_are_told_to_the_log() 
     let took = until(&mut running, &hub, 2, 12).await;
     assert!(took < POLL_AFTER, "nothing is begun anew in the same epoch: listeners would not be told");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_in_while_the_ring_is_in_doubt_does_not_vouch_for_what_was_there() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let log = TestLog::new(1, 10, 10, |query| match query.digest {
+        Digest::OTHER => Ok(Replay::Reset { reason: ResetReason::Epoch, epoch: Epoch::new(2), after: 12 }),
+        Digest(12) => Ok(Replay::Page(batch(1, 12, 15, "a", None, "y"))),
+        _ => page(1, query.after, query.after),
+    });
+    let sender = feed.opens();
+    sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
+    sender.send(with_digests(&live(1, 12, 13), Digest(12), Digest::NONE)).unwrap();
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 1, 13).await;
+    let other = |from, to| batch(1, from, to, "a", None, "y");
+    sender.send(Arc::new(other(12, 13))).unwrap();
+    sender.send(with_digests(&other(13, 15), Digest::NONE, Digest(15))).unwrap();
+    let took = until(&mut running, &hub, 2, 12).await;
+    assert!(took < POLL_AFTER, "the log is asked about what the ring had before: {took:?}");
+}
