@@ -259,13 +259,22 @@ impl PostgresLog {
         let limit = Limit { events: limit.events + usize::from(query.holds_digest()), ..limit };
         let found = read(&*self.journal, query.shard, query.after - back, limit).await;
         // The log lacks what is never replayed: better late than not at all.
-        if let Err(error) = &found
-            && self.policies.get().all().iter().any(|policy| !policy.replay)
-        {
-            return Err(error.clone());
-        }
-        let Some(mut found) = found.ok().filter(|found| found.epoch == query.epoch) else {
-            return Ok(Journaled::Begins(u64::MAX));
+        let needed = self.policies.get().all().iter().any(|policy| !policy.replay);
+        let unread = |why| if needed { Err(why) } else { Ok(Journaled::Begins(u64::MAX)) };
+        let mut found = match found {
+            Ok(found) if found.epoch == query.epoch => found,
+            // Of an epoch that is over it is not to be had any more.
+            Ok(found) if found.epoch > query.epoch => return Ok(Journaled::Begins(u64::MAX)),
+            // Perhaps only this process has yet to hear of the gateway's.
+            Ok(_) if needed => {
+                let now = bounds(&*self.journal, query.shard).await?;
+                if now.epoch == query.epoch {
+                    return Err(not_followed(query.shard));
+                }
+                return self.other_epoch(query, topics, None, now).await.map(Journaled::Page);
+            }
+            Ok(_) => return Ok(Journaled::Begins(u64::MAX)),
+            Err(error) => return unread(error),
         };
         if found.from > query.after {
             return Ok(Journaled::Begins(found.from));
@@ -275,7 +284,7 @@ impl PostgresLog {
             if self.doubts.confirmed(lost, LOSS_PATIENCE, Instant::now()) {
                 return Err(self.regressed(query).await?);
             }
-            return Ok(Journaled::Begins(u64::MAX));
+            return unread(not_followed(query.shard));
         }
         let holds = found.entries.first().is_some_and(|entry| entry.seq <= query.after);
         if holds {
@@ -288,7 +297,7 @@ impl PostgresLog {
                 let next = read(&*self.journal, query.shard, query.after, limit).await;
                 found = match next.ok().filter(|next| next.epoch == query.epoch) {
                     Some(next) if next.from == query.after => next,
-                    _ => return Ok(Journaled::Begins(u64::MAX)),
+                    _ => return unread(not_followed(query.shard)),
                 };
             }
         }
