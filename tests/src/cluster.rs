@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::foghorn::Foghorn;
 use crate::nats::NatsServer;
-use crate::network::Site;
+use crate::network::{Network, Site};
 use crate::port::Port;
 use crate::postgres::PostgresServer;
 use crate::wait::until;
@@ -69,6 +69,25 @@ pub struct Sites {
     pub gateways: [Site; 2],
     /// Whether the first of each service is told of the first NATS server only, and the second of the second.
     pub pinned: bool,
+}
+
+impl Sites {
+    /// How many hosts of a network [`on`](Self::on) takes.
+    pub const HOSTS: usize = 9;
+
+    /// Each part on a host of its own; PostgreSQL is in the hub.
+    #[must_use]
+    pub fn on(network: &Network) -> Self {
+        let host = |number| network.host(number).clone();
+        Sites {
+            nats: [host(0), host(1), host(2)],
+            postgres: network.hub().clone(),
+            eventlogs: [host(3), host(4)],
+            fanouts: [host(5), host(6)],
+            gateways: [host(7), host(8)],
+            pinned: false,
+        }
+    }
 }
 
 impl Cluster {

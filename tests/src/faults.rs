@@ -9,8 +9,9 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::PATIENCE;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Sites};
 use crate::foghorn::Foghorn;
+use crate::network::{Network, Site};
 
 /// Most faults under way at a time.
 const AT_ONCE: usize = 3;
@@ -45,6 +46,19 @@ pub enum Fault {
     LameDuck,
     /// A shard's stream gets another leader, as its leader is asked to.
     StepDown(u8),
+    /// No packet comes through between its host and those of others.
+    CutOff(Peers),
+}
+
+/// Those that a process is cut off from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peers {
+    /// Every NATS server; of these, the other two.
+    Nats,
+    /// Both event logs.
+    EventLogs,
+    /// PostgreSQL.
+    Postgres,
 }
 
 impl fmt::Display for Part {
@@ -64,6 +78,9 @@ impl Fault {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Fault::CutOff(Peers::Nats) => "cut-off-from-nats",
+            Fault::CutOff(Peers::EventLogs) => "cut-off-from-eventlogs",
+            Fault::CutOff(Peers::Postgres) => "cut-off-from-postgres",
             Fault::Kill => "kill",
             Fault::Hang => "hang",
             Fault::Stop => "stop",
@@ -81,9 +98,45 @@ struct Active {
     part: Part,
 }
 
+/// Where the parts are on a network whose links can be cut.
+#[derive(Debug)]
+pub struct Links {
+    network: Network,
+    sites: Sites,
+}
+
+impl Links {
+    /// Those of a cluster that was started at these sites of the network.
+    #[must_use]
+    pub fn new(network: Network, sites: Sites) -> Self {
+        Links { network, sites }
+    }
+
+    fn change(&self, part: Part, from: Peers, what: fn(&Network, &Site, &Site)) {
+        let Sites { nats, eventlogs, fanouts, gateways, postgres, .. } = &self.sites;
+        let site = match part {
+            Part::Gateway(number) => &gateways[number],
+            Part::Fanout(number) => &fanouts[number],
+            Part::EventLog(number) => &eventlogs[number],
+            Part::Nats(number) => &nats[number],
+            Part::Postgres => postgres,
+        };
+        let others = match from {
+            Peers::Nats => &nats[..],
+            Peers::EventLogs => &eventlogs[..],
+            Peers::Postgres => std::slice::from_ref(postgres),
+        };
+        for other in others.iter().filter(|other| *other != site) {
+            what(&self.network, site, other);
+        }
+    }
+}
+
 /// Chooses faults, makes them, and takes them back in time.
 #[derive(Debug)]
 pub struct Nemesis {
+    /// Without them nothing is cut off.
+    links: Option<Links>,
     random: fastrand::Rng,
     active: Vec<Active>,
     next: Instant,
@@ -95,9 +148,10 @@ pub struct Nemesis {
 impl Nemesis {
     /// Faults that the seed chooses, one after the other in `every` on average.
     #[must_use]
-    pub fn new(seed: u64, every: Duration) -> Self {
+    pub fn new(seed: u64, every: Duration, links: Option<Links>) -> Self {
         let next = Instant::now() + every;
         Nemesis {
+            links,
             random: fastrand::Rng::with_seed(seed),
             active: Vec::new(),
             next,
@@ -153,7 +207,10 @@ impl Nemesis {
             Part::Nats(number) if cluster.leader_now(0).await == Some(number) => ", leader of shard 0",
             _ => "",
         };
-        begin(cluster, fault, part).await;
+        match (fault, &self.links) {
+            (Fault::CutOff(from), Some(links)) => links.change(part, from, Network::cut),
+            _ => begin(cluster, fault, part).await,
+        }
         if matches!(fault, Fault::StepDown(_)) {
             return Some(format!("step-down {name}"));
         }
@@ -164,6 +221,19 @@ impl Nemesis {
 
     fn choose(&mut self, cluster: &Cluster) -> (Fault, Part) {
         let random = &mut self.random;
+        if self.links.is_some() && random.usize(0..4) == 0 {
+            let turn = random.usize(0..2);
+            let (from, part) = match random.usize(0..7) {
+                0 => (Peers::Nats, Part::Gateway(turn)),
+                1 => (Peers::Nats, Part::Fanout(turn)),
+                2 => (Peers::Nats, Part::EventLog(turn)),
+                3 => (Peers::Nats, Part::Nats(random.usize(0..cluster.nats.len()))),
+                4 => (Peers::EventLogs, Part::Gateway(turn)),
+                5 => (Peers::EventLogs, Part::Fanout(turn)),
+                _ => (Peers::Postgres, Part::EventLog(turn)),
+            };
+            return (Fault::CutOff(from), part);
+        }
         let service = [Fault::Kill, Fault::Kill, Fault::Hang, Fault::Hang, Fault::Stop][random.usize(0..5)];
         match random.usize(0..12) {
             0 | 1 => (service, Part::Gateway(random.usize(0..cluster.gateways.len()))),
@@ -186,6 +256,10 @@ impl Nemesis {
     async fn undo(&mut self, cluster: &mut Cluster, active: &Active) -> String {
         let Active { fault, part, .. } = active;
         match (part, fault) {
+            (_, Fault::CutOff(from)) => {
+                let links = self.links.as_ref().expect("it was cut with them");
+                links.change(*part, *from, Network::mend);
+            }
             (Part::Nats(number), Fault::Hang) => cluster.nats[*number].signal(Signal::SIGCONT),
             (Part::Nats(number), _) => cluster.nats[*number].restart().await,
             (Part::Postgres, Fault::Hang) => cluster.postgres.resume(),

@@ -14,24 +14,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{RECOVERY, judge, plan, relaying};
 
-/// Three for NATS, one for the event logs, one for each fan-out and gateway. PostgreSQL is in the hub.
-const HOSTS: usize = 8;
-const EVENTLOGS: usize = 3;
-const FANOUTS: usize = 4;
-const GATEWAYS: usize = 6;
-
-fn sites(network: &Network) -> Sites {
-    let pair = |first: usize| [network.host(first).clone(), network.host(first + 1).clone()];
-    Sites {
-        nats: [0, 1, 2].map(|number| network.host(number).clone()),
-        postgres: network.hub().clone(),
-        eventlogs: [network.host(EVENTLOGS).clone(), network.host(EVENTLOGS).clone()],
-        fanouts: pair(FANOUTS),
-        gateways: pair(GATEWAYS),
-        pinned: false,
-    }
-}
-
 /// Waits until a gateway says that its live feed is silent, or that it is not.
 async fn feed_stale(gateway: &Foghorn, stale: f64) {
     until(&format!("foghorn_gateway_feed_stale {stale}"), RECOVERY, async || {
@@ -40,23 +22,29 @@ async fn feed_stale(gateway: &Foghorn, stale: f64) {
     .await;
 }
 
-/// Cuts a site off from some hosts, or mends that.
-fn each(network: &Network, site: &Site, others: std::ops::Range<usize>, what: fn(&Network, &Site, &Site)) {
-    for number in others {
-        what(network, site, network.host(number));
+/// Cuts a site off from others, or mends that.
+fn each<'a>(
+    network: &Network,
+    site: &Site,
+    others: impl IntoIterator<Item = &'a Site>,
+    what: fn(&Network, &Site, &Site),
+) {
+    for other in others {
+        what(network, site, other);
     }
 }
 
 #[test]
 fn a_gateway_cut_off_from_nats_and_the_log_says_so_within_five_seconds_and_catches_up() {
-    Network::run(HOSTS, |network| async move {
-        let cluster = Cluster::start_at(1, &sites(&network)).await;
+    Network::run(Sites::HOSTS, |network| async move {
+        let sites = Sites::on(&network);
+        let cluster = Cluster::start_at(1, &sites).await;
         let load = Load::start(&cluster, Plan { stay: true, ..plan() }).await;
         let mut stream =
             SseClient::connect(&cluster.gateways[0].url("/api/events/load.0.0"), &[]).await.unwrap();
         load.acked(200).await;
-        let gateway = network.host(GATEWAYS);
-        each(&network, gateway, 0..EVENTLOGS + 1, Network::cut);
+        let others = || sites.nats.iter().chain(&sites.eventlogs);
+        each(&network, &sites.gateways[0], others(), Network::cut);
         let cut = Instant::now();
         let limit = Duration::from_secs(15);
         stream.collect_until(limit, |block| block.event_type() == "stream-stale").await;
@@ -64,7 +52,7 @@ fn a_gateway_cut_off_from_nats_and_the_log_says_so_within_five_seconds_and_catch
         assert!(cut.elapsed() < Duration::from_secs(8), "{:?}", cut.elapsed());
         // The others go on, past what a client of NATS takes to leave a server that is silent.
         load.acked(400).await;
-        each(&network, gateway, 0..EVENTLOGS + 1, Network::mend);
+        each(&network, &sites.gateways[0], others(), Network::mend);
         let mended = Instant::now();
         stream.collect_until(limit, |block| block.event_type() == "stream-live").await;
         // Connecting again is tried every 4 s at the latest.
@@ -76,8 +64,9 @@ fn a_gateway_cut_off_from_nats_and_the_log_says_so_within_five_seconds_and_catch
 
 #[test]
 fn a_relay_cut_off_from_nats_is_replaced_within_three_seconds() {
-    Network::run(HOSTS, |network| async move {
-        let cluster = Cluster::start_at(1, &sites(&network)).await;
+    Network::run(Sites::HOSTS, |network| async move {
+        let sites = Sites::on(&network);
+        let cluster = Cluster::start_at(1, &sites).await;
         let load = Load::start(&cluster, plan()).await;
         load.acked(200).await;
         let first = relaying(&cluster).await;
@@ -94,8 +83,8 @@ fn a_relay_cut_off_from_nats_is_replaced_within_three_seconds() {
                 drop(post(&url, &json!({ "channel": "probe", "data": "x" })).await);
             }
         });
-        let cut_off = network.host(FANOUTS + first);
-        each(&network, cut_off, 0..EVENTLOGS, Network::cut);
+        let cut_off = &sites.fanouts[first];
+        each(&network, cut_off, &sites.nats, Network::cut);
         let (end, mut last) = (Instant::now() + Duration::from_secs(7), Instant::now());
         let mut silence = Duration::ZERO;
         while Instant::now() < end {
@@ -110,7 +99,7 @@ fn a_relay_cut_off_from_nats_is_replaced_within_three_seconds() {
         assert!(silence < Duration::from_secs(6), "nothing for {silence:?}");
         let leads = metric(&cluster.fanouts[1 - first], "foghorn_fanout_relay_leader").await;
         assert_eq!(leads, Some(1.0), "the other relays now");
-        each(&network, cut_off, 0..EVENTLOGS, Network::mend);
+        each(&network, cut_off, &sites.nats, Network::mend);
         load.acked(200).await;
         judge(load, &cluster).await;
     });
@@ -118,16 +107,16 @@ fn a_relay_cut_off_from_nats_is_replaced_within_three_seconds() {
 
 #[test]
 fn a_nats_server_cut_off_from_the_others_keeps_its_clients_waiting_but_loses_nothing() {
-    Network::run(HOSTS, |network| async move {
+    Network::run(Sites::HOSTS, |network| async move {
         // The first of each service is with the first server.
-        let sites = Sites { pinned: true, ..sites(&network) };
+        let sites = Sites { pinned: true, ..Sites::on(&network) };
         let cluster = Cluster::start_at(1, &sites).await;
         let load = Load::start(&cluster, plan()).await;
         load.acked(200).await;
-        each(&network, network.host(0), 1..3, Network::cut);
+        each(&network, &sites.nats[0], &sites.nats[1..], Network::cut);
         feed_stale(&cluster.gateways[0], 1.0).await;
         load.acked(200).await;
-        each(&network, network.host(0), 1..3, Network::mend);
+        each(&network, &sites.nats[0], &sites.nats[1..], Network::mend);
         feed_stale(&cluster.gateways[0], 0.0).await;
         load.acked(100).await;
         judge(load, &cluster).await;

@@ -1,16 +1,16 @@
 //! `soak`: random faults from a seed, for minutes or hours, on a whole cluster under load, and the oracle's verdict.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use foghorn_tests::cluster::{Cluster, metric};
-use foghorn_tests::faults::Nemesis;
+use foghorn_tests::cluster::{Cluster, Sites, metric};
+use foghorn_tests::faults::{Links, Nemesis};
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::load::{Counts, Load, Plan};
-use futures::FutureExt;
+use foghorn_tests::network::Network;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -21,7 +21,7 @@ const METRICS: [&str; 3] =
     ["foghorn_gateway_gaps_total", "foghorn_gateway_gaps_filled_total", "foghorn_gateway_regresses_total"];
 
 /// Runs a cluster under load and faults, and judges what everybody heard.
-#[derive(Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "soak")]
 struct Arguments {
     /// How long.
@@ -45,18 +45,20 @@ struct Arguments {
     /// Mean seconds between two faults.
     #[arg(long, default_value_t = 6.0)]
     every: f64,
+    /// Nobody is cut off from anybody: for who isn't root, and so may not make the network that it takes.
+    #[arg(long)]
+    no_partitions: bool,
     /// Prints the summary as JSON, on the last line.
     #[arg(long)]
     json: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     println!("seed {seed}, {} minutes", arguments.minutes);
     // A server that can't be started again is a panic of the harness; the seed is worth knowing then too.
-    match AssertUnwindSafe(soak(&arguments, seed)).catch_unwind().await {
+    match catch_unwind(AssertUnwindSafe(|| run(&arguments, seed))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => {
             println!("FAILED; again: cargo xtask soak --minutes {} --seed {seed}", arguments.minutes);
@@ -65,14 +67,27 @@ async fn main() -> ExitCode {
     }
 }
 
+fn run(arguments: &Arguments, seed: u64) {
+    if arguments.no_partitions {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+        return runtime.block_on(soak(arguments, seed, &Sites::default(), None));
+    }
+    let arguments = arguments.clone();
+    Network::run(Sites::HOSTS, move |network| async move {
+        let sites = Sites::on(&network);
+        let links = Links::new(network, sites.clone());
+        soak(&arguments, seed, &sites, Some(links)).await;
+    });
+}
+
 /// Panics at the end when something went against a promise: so every process's log is kept and its end shown.
-async fn soak(arguments: &Arguments, seed: u64) {
-    let mut cluster = Cluster::start(arguments.shards).await;
+async fn soak(arguments: &Arguments, seed: u64, sites: &Sites, links: Option<Links>) {
+    let mut cluster = Cluster::start_at(arguments.shards, sites).await;
     let pause = Duration::from_secs_f64(arguments.publishers as f64 / arguments.rate);
     let Arguments { publishers, listeners, .. } = *arguments;
     let plan = Plan { publishers, listeners, pause, stay: false, seed };
     let load = Load::start(&cluster, plan).await;
-    let mut nemesis = Nemesis::new(seed, Duration::from_secs_f64(arguments.every));
+    let mut nemesis = Nemesis::new(seed, Duration::from_secs_f64(arguments.every), links);
     let mut progress = Progress::new();
     let end = Instant::now() + Duration::from_secs_f64(arguments.minutes * 60.0);
     while Instant::now() < end && load.violations().is_empty() {
