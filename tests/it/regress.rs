@@ -42,6 +42,8 @@ struct Stage {
     /// One at each gateway, since before the first event.
     listening: Vec<Listening>,
     published: usize,
+    /// What PostgreSQL was said to have.
+    durable: Vec<String>,
     _config: TempDir,
 }
 
@@ -66,29 +68,55 @@ impl Stage {
             listening.push(Listening::start(&gateway.url("/api/events?channels=c"), None).await);
         }
         let data = data.into();
-        Stage { cluster, database, store, data, copies, listening, published: 0, _config: config }
+        Stage {
+            cluster,
+            database,
+            store,
+            data,
+            copies,
+            listening,
+            published: 0,
+            durable: Vec::new(),
+            _config: config,
+        }
     }
 
     /// Publishes the next events, each until it is acked, by turns.
     async fn publish(&mut self, events: usize) {
         for _ in 0..events {
-            self.published += 1;
-            let text = self.published.to_string();
-            let event = json!({ "channel": "c", "id": text, "data": text });
-            let turn = self.published % self.cluster.fanouts.len();
-            let url = self.cluster.fanouts[turn].url("/api/publish");
-            until("an ack", LIMIT, async || {
-                post(&url, &event).await.ok().filter(|reply| reply.status == 200).map(drop)
-            })
-            .await;
+            self.publish_one("accepted").await;
         }
+    }
+
+    /// The same, each until it is acked as durable.
+    async fn publish_durably(&mut self, events: usize) {
+        for _ in 0..events {
+            self.publish_one("durable").await;
+            self.durable.push(self.published.to_string());
+        }
+    }
+
+    async fn publish_one(&mut self, ack: &str) {
+        self.published += 1;
+        let text = self.published.to_string();
+        let event = json!({ "channel": "c", "id": text, "data": text, "ack": ack });
+        let turn = self.published % self.cluster.fanouts.len();
+        let url = self.cluster.fanouts[turn].url("/api/publish");
+        until("an ack", LIMIT, async || {
+            let reply = post(&url, &event).await.ok().filter(|reply| reply.status == 200)?;
+            (ack == "accepted" || reply.body["durable"] == true).then_some(())
+        })
+        .await;
     }
 
     /// Waits until all who listen have heard the last event that was published.
     async fn heard(&self) {
-        let last = self.published.to_string();
+        self.heard_all(&self.published.to_string()).await;
+    }
+
+    async fn heard_all(&self, last: &str) {
         for listening in &self.listening {
-            listening.until_heard(&last, LIMIT).await;
+            listening.until_heard(last, LIMIT).await;
         }
     }
 
@@ -100,16 +128,14 @@ impl Stage {
         leaving.leave().await
     }
 
-    /// Waits until the log has all of the journal.
+    /// Waits until the log has all of the journal, and the journal what the log was to give back to it.
     async fn logged(&self) {
-        let last = self.journal().await.last().map_or(0, |(seq, _)| *seq);
         until("the log", LIMIT, async || {
             let mut connection = PgConnection::connect(&self.database).await.ok()?;
-            let head: i64 = sqlx::query_scalar("SELECT head FROM foghorn.shards WHERE shard = 0")
-                .fetch_one(&mut connection)
-                .await
-                .ok()?;
-            (head == i64::try_from(last).unwrap()).then_some(())
+            let sql = "SELECT head, EXISTS (SELECT FROM foghorn.lost) FROM foghorn.shards WHERE shard = 0";
+            let (head, lost): (i64, bool) = sqlx::query_as(sql).fetch_one(&mut connection).await.ok()?;
+            let last = self.journal().await.last().map_or(0, |(seq, _)| *seq);
+            (!lost && head == i64::try_from(last).unwrap()).then_some(())
         })
         .await;
     }
@@ -207,7 +233,7 @@ impl Stage {
         for (query, cursor, first) in [("&last=1000", None, 1), ("", Some(cursor.to_string()), 6)] {
             let url = gateway.url(&format!("/api/events?channels=c{query}"));
             let listening = Listening::start(&url, cursor.as_ref()).await;
-            listening.until_heard(&self.published.to_string(), LIMIT).await;
+            listening.until_heard(&journal.last().unwrap().1, LIMIT).await;
             let (_, heard) = listening.leave().await;
             assert!(heard.resets.is_empty(), "{:?}", heard.resets);
             heard.assert_begins(first);
@@ -224,6 +250,10 @@ impl Stage {
         self.logged().await;
         let journal = self.journal().await;
         assert_eq!(self.table().await, journal, "the table equals the journal");
+        for text in &self.durable {
+            assert!(journal.iter().any(|(_, data)| data == text), "{text} was durable");
+        }
+        self.heard_all(&journal.last().unwrap().1).await;
         self.replay(&journal).await;
         for (turn, listening) in std::mem::take(&mut self.listening).into_iter().enumerate() {
             let (_, heard) = listening.leave().await;
@@ -345,4 +375,18 @@ async fn a_database_restored_from_a_backup_catches_up_and_nobody_is_told() {
     stage.put_database_back().await;
     stage.publish(10).await;
     stage.judge(returning, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acked_as_durable_is_heard_though_the_journal_lost_it() {
+    let mut stage = Stage::new().await;
+    stage.publish(20).await;
+    stage.heard().await;
+    stage.copy_journal().await;
+    let returning = stage.leaves().await;
+    stage.publish_durably(20).await;
+    stage.put_journal_back(true);
+    stage.cluster.nats.restart().await;
+    stage.publish(5).await;
+    stage.judge(returning, &["epoch"]).await;
 }

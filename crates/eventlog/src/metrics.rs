@@ -58,6 +58,7 @@ pub struct Metrics {
     retained: Family<OfClass, Counter>,
     fenced: Family<OfShard, Counter>,
     regresses: Family<OfShard, Counter>,
+    resent: Family<OfShard, Counter>,
     writer: Family<OfShard, Gauge>,
 }
 
@@ -80,6 +81,7 @@ impl Default for Metrics {
             retained: Family::default(),
             fenced: Family::default(),
             regresses: Family::default(),
+            resent: Family::default(),
             writer: Family::default(),
         }
     }
@@ -142,6 +144,11 @@ impl Metrics {
             "Times the journal held other entries than the log or a gateway had, and a new epoch was asked for",
             m.regresses.clone(),
         );
+        r.register(
+            "foghorn_log_resent_events",
+            "Events that the journal had lost and the log appended to it again",
+            m.resent.clone(),
+        );
         metrics
     }
 
@@ -149,7 +156,7 @@ impl Metrics {
     pub(crate) fn of_shards(&self, shards: ShardCount) {
         for shard in shards.shards() {
             let of = OfShard { shard: u32::from(shard.get()) };
-            for counters in [&self.holes, &self.regresses, &self.fenced] {
+            for counters in [&self.holes, &self.regresses, &self.resent, &self.fenced] {
                 drop(counters.get_or_create(&of));
             }
         }
@@ -206,6 +213,10 @@ impl Metrics {
 
     pub(crate) fn regressed(&self, shard: Shard) {
         self.regresses.get_or_create(&OfShard { shard: u32::from(shard.get()) }).inc();
+    }
+
+    pub(crate) fn resent(&self, shard: Shard, events: usize) {
+        self.resent.get_or_create(&OfShard { shard: u32::from(shard.get()) }).inc_by(events as u64);
     }
 
     pub(crate) fn fenced(&self, shard: Shard) {

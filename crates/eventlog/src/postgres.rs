@@ -18,6 +18,7 @@ mod partitions;
 mod recent;
 mod regress;
 mod replay;
+mod resend;
 mod rows;
 mod state;
 

@@ -105,6 +105,13 @@ impl Record {
         self.event.ttl.is_some_and(|ttl| now.since(self.time).as_secs() >= u64::from(ttl.seconds()))
     }
 
+    /// What is left of its ttl at `now`; a second if that is less.
+    pub(crate) fn rest_of_ttl(&self, now: Timestamp) -> Option<Ttl> {
+        let ttl = u64::from(self.event.ttl?.seconds());
+        // Never above what it was, so it is a ttl.
+        Ttl::new(ttl.saturating_sub(now.since(self.time).as_secs()).max(1)).ok()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         event_bytes(&self.event)
     }

@@ -112,6 +112,7 @@ impl Cluster {
     pub fn new(world: &Arc<World>, gateways: usize, fanouts: usize, logs: usize) -> Arc<Self> {
         let tables = Tables::default();
         tables.break_on_purpose(Broken {
+            lost_forgotten: world.is(Mutant::LostForGood),
             heads_unfenced: world.is(Mutant::WritersUnfenced) || world.is(Mutant::HeadsUnfenced),
             terms_unfenced: world.is(Mutant::WritersUnfenced),
             digests_unknown: world.is(Mutant::WritersDontCompare),

@@ -336,6 +336,11 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
 /// if any.
 fn put_all_back(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>, lasts: Duration) {
     let world = &cluster.world;
+    // Later copies are of a time that is given up with this. Put back afterwards, what they have may be all that is
+    // left to compare: a known limit.
+    if let Some(all) = backups.iter().rposition(|backup| matches!(backup, Backup::All(..))) {
+        backups.truncate(all + 1);
+    }
     let found = backups.iter().rev().find_map(|backup| match backup {
         Backup::All(copies, tables) => Some((copies, tables)),
         _ => None,
@@ -351,6 +356,8 @@ fn put_all_back(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>, lasts: Durati
         cluster.witness(*shard, copy.last());
         cluster.servers.restore(*shard, copy, true);
     }
+    // It takes longer than a second: epochs are numbered by seconds, and their record is put back too.
+    cluster.servers.change_leader(world.millis(1000..3000), 0, Duration::ZERO);
     world.note(Cause::DatabaseBack);
     cluster.tables.restore(tables);
     cluster.bucket.wipe();

@@ -59,13 +59,15 @@ pub enum Mutant {
     DurableTooEarly,
     /// The log says that it has what the journal lost.
     ReplacedIsDurable,
+    /// What the journal lost stays lost, though the log has it.
+    LostForGood,
     /// Events come without their ttl.
     TtlForgotten,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 29] = [
+    pub const ALL: [Mutant; 30] = [
         Mutant::RelaySkips,
         Mutant::GapsHidden,
         Mutant::LogVouchesTooFar,
@@ -94,6 +96,7 @@ impl Mutant {
         Mutant::FullDropsOldest,
         Mutant::DurableTooEarly,
         Mutant::ReplacedIsDurable,
+        Mutant::LostForGood,
         Mutant::TtlForgotten,
     ];
 

@@ -102,6 +102,7 @@ pub fn judge(
     let mut violations = cluster.world.wrongs();
     truth.begun(&mut violations);
     truth.journal(acked, &mut violations);
+    truth.durable(cluster, acked, &mut violations);
     truth.log(cluster, &mut violations);
     for client in clients {
         let mut judged = Judged {
@@ -224,6 +225,31 @@ impl Truth {
                 Some(_) if lost => {}
                 Some(times) => say(format!("{} is stored {times} times", acked.data)),
                 None => say(format!("{} was acked and was never stored", acked.data)),
+            }
+        }
+    }
+
+    /// What was acked as durable is in the journal in the end, whatever that lost, unless the log lost it too, or
+    /// it has expired.
+    fn durable(&self, cluster: &Cluster, acked: &[Acked], violations: &mut Vec<Violation>) {
+        let mut say = |what| violations.push(Violation { who: "log".to_owned(), what });
+        if cluster.tables.lost() > 0 {
+            say(format!("{} ranges still wait to come back", cluster.tables.lost()));
+        }
+        if self.caused(Duration::MAX, |cause| cause == Cause::DatabaseBack) {
+            return;
+        }
+        let there: HashSet<&str> =
+            self.history.iter().filter(|stored| !stored.lost).map(|stored| stored.data.as_str()).collect();
+        for acked in acked.iter().filter(|acked| acked.durable && !there.contains(acked.data.as_str())) {
+            let stored = self.history.iter().filter(|stored| stored.data == acked.data);
+            let expires = stored.clone().any(|stored| {
+                let taken =
+                    |(of, seq, _): &(Shard, u64, RetentionClass)| *of == stored.shard && *seq >= stored.seq;
+                stored.ttl.is_some() || self.gone.iter().any(taken)
+            });
+            if !expires && !acked.channel.starts_with("l.") {
+                say(format!("{} was acked as durable, lost, and didn't come back", acked.data));
             }
         }
     }
@@ -517,8 +543,8 @@ impl<'a> Judged<'a, '_> {
             self.say(at, &format!("{data} was not asked for"));
         }
         let truth = self.truth;
-        // Of whichever life: a loss is noticed a moment later, and then told.
-        let known = truth.at(shard, seq).find(|stored| stored.data == data);
+        // Of whichever life: a loss is noticed a moment later, and then told. What came back may be where it was.
+        let known = truth.at(shard, seq).filter(|stored| stored.data == data).last();
         match (known, segment.shards.get_mut(&shard)) {
             (Some(known), Some(course)) => {
                 let last = course.given.last().map(|(seq, _)| *seq);
@@ -599,8 +625,12 @@ impl<'a> Judged<'a, '_> {
             ResetReason::Subscription => false,
         };
         let is_true = moves.iter().any(|moved| true_of(*moved));
-        // It may stay where it is: at the end of what is still the same.
-        let stays = reason == ResetReason::Cursor && moves.is_empty();
+        // It may stay where it is: at the end of what is still the same, having passed what it wasn't owed.
+        let stays = |shard: Shard| {
+            let lost = |cause| lost_all(cause, shard) || cause == Cause::RecordBack(shard);
+            segment.at.get(shard) == id.get(shard) && truth.caused(at, lost)
+        };
+        let stays = reason == ResetReason::Cursor && truth.shards.shards().any(stays);
         if !is_true && !stays {
             self.say(at, &format!("reset for {reason} from {:?} to {id:?}, and that is not so", segment.at));
         }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::append::{Batch, append};
 use super::breaker::InHand;
+use super::resend::{self, Lost, LostRow};
 use super::rows::Reader;
 use super::state::{self, Kept, Known, WriteError, WriterHead, log_error};
 use super::tables::Session;
@@ -218,10 +219,29 @@ impl Writing {
         epoch: Epoch,
         start: u64,
         kept: Option<Kept>,
+        resent_since: Option<Timestamp>,
     ) -> Result<WriterHead, WriteError> {
         match self {
-            Writing::Postgres(connection) => state::begin_epoch(connection, head, epoch, start, kept).await,
-            Writing::Memory(session) => session.begin_epoch(head, epoch, start, kept).await,
+            Writing::Postgres(connection) => {
+                state::begin_epoch(connection, head, epoch, start, kept, resent_since).await
+            }
+            Writing::Memory(session) => session.begin_epoch(head, epoch, start, kept, resent_since).await,
+        }
+    }
+
+    /// See [`resend::lost`].
+    pub(super) async fn lost(&mut self, shard: Shard) -> Result<Option<(Lost, Vec<LostRow>)>, WriteError> {
+        match self {
+            Writing::Postgres(connection) => resend::lost(connection, shard).await,
+            Writing::Memory(session) => session.lost(shard).await,
+        }
+    }
+
+    /// See [`resend::came_back`].
+    pub(super) async fn came_back(&mut self, shard: Shard, lost: Lost, upto: u64) -> Result<(), WriteError> {
+        match self {
+            Writing::Postgres(connection) => resend::came_back(connection, shard, lost, upto).await,
+            Writing::Memory(session) => session.came_back(shard, lost, upto).await,
         }
     }
 

@@ -6,10 +6,12 @@ use foghorn_bus::log::LogError;
 use foghorn_core::policy::RetentionClass;
 use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::shard::Shard;
+use foghorn_core::time::Timestamp;
 use sqlx::PgConnection;
 
 use super::explain::words;
 use super::partitions::LOCK;
+use super::resend::write_down;
 use crate::record::{Columns, Record, to_i64, to_u64};
 use crate::standing::{Ancestor, Standing, parse_era};
 
@@ -85,13 +87,15 @@ pub(super) struct Kept {
 }
 
 /// Records that the journal is in a new epoch: it has to do with the one before as far as `kept` says, or
-/// else nothing, and then its first seq comes after `start`.
+/// else nothing, and then its first seq comes after `start`. What the journal lost comes back to it, as far
+/// as it isn't older than `resent_since`.
 pub(super) async fn begin_epoch(
     connection: &mut PgConnection,
     head: WriterHead,
     epoch: Epoch,
     start: u64,
     kept: Option<Kept>,
+    resent_since: Option<Timestamp>,
 ) -> Result<WriterHead, WriteError> {
     let mut tx = sqlx::Connection::begin(connection).await?;
     // Retention drops partitions and raises floors under the same lock: of the epoch that it sees.
@@ -115,6 +119,10 @@ pub(super) async fn begin_epoch(
     .await?;
     if moved.rows_affected() == 0 {
         return Err(WriteError::Fenced);
+    }
+    if let Some(since) = resent_since {
+        let through = kept.map_or(0, |kept| kept.through);
+        write_down(&mut tx, head, epoch, through, since).await?;
     }
     if let Some(kept) = kept {
         inherit(&mut tx, head, epoch, kept).await?;

@@ -16,6 +16,7 @@ use super::Database;
 use super::append::{Batch, Sorted};
 use super::connection::Store;
 use super::partitions::slice;
+use super::resend::{Lost, LostRow, PAGE};
 use super::state::{Kept, WriteError, WriterHead};
 use crate::record::Record;
 use crate::source::{Limit, Order, Rows, Source, Span};
@@ -47,6 +48,7 @@ struct State {
     holes: Vec<(Shard, Epoch, u64, u64)>,
     ancestors: BTreeMap<(Shard, Epoch), Ancestor>,
     eras: BTreeMap<(Shard, Epoch, u64), String>,
+    lost: BTreeMap<(Shard, Epoch, u64), (u64, Timestamp)>,
     broken: Broken,
     evidence: Evidence,
 }
@@ -60,6 +62,8 @@ pub struct Broken {
     pub terms_unfenced: bool,
     /// The log can't be compared with the journal: it knows no digests.
     pub digests_unknown: bool,
+    /// Nobody finds what is to come back.
+    pub lost_forgotten: bool,
     /// A connection says what is gone as it was when it was first asked.
     pub asked_once: bool,
 }
@@ -179,6 +183,11 @@ impl Tables {
         self.0.lock().ancestors.len()
     }
 
+    /// How many ranges wait to come back.
+    pub fn lost(&self) -> usize {
+        self.0.lock().lost.len()
+    }
+
     /// How often a row was stored at a position that had one: never, if writers are fenced.
     pub fn doubles(&self) -> u64 {
         self.0.lock().evidence.doubles
@@ -285,6 +294,28 @@ impl State {
             self.eras.remove(&(shard, old, since));
             self.eras.insert((shard, epoch, since), text);
         }
+    }
+
+    /// What the log has of epochs before this one beyond `through` is to come back.
+    fn write_down(&mut self, head: WriterHead, epoch: Epoch, through: u64, since: Timestamp) {
+        let ancestors = self.ancestors_of(head.shard).into_iter().map(|a| (a.epoch, a.upto));
+        let had = ancestors.chain([(head.epoch, head.seq)]);
+        for (old, upto) in had.filter(|(old, upto)| *old < epoch && old.get() > 0 && *upto > through) {
+            self.lost.entry((head.shard, old, through)).or_insert((upto, since));
+        }
+    }
+
+    /// Whether an event is in the shard's epoch, or one that it continues, later than in `epoch`.
+    fn is_back(&self, shard: Shard, epoch: Epoch, record: &Record) -> bool {
+        let Some(key) = record.key else { return false };
+        let now = self.shards.get(&shard).map(|row| (row.epoch, u64::MAX));
+        let ancestors = self.ancestors_of(shard).into_iter().map(|a| (a.epoch, a.upto));
+        ancestors.chain(now).filter(|(later, _)| *later > epoch).any(|(later, upto)| {
+            let mut events = self.events.range((shard, later, 0)..=(shard, later, upto));
+            events.any(|(_, event)| {
+                event.record.key == Some(key) && event.record.event.channel == record.event.channel
+            })
+        })
     }
 
     fn append(
@@ -400,6 +431,7 @@ impl Session {
         epoch: Epoch,
         start: u64,
         kept: Option<Kept>,
+        resent_since: Option<Timestamp>,
     ) -> Result<WriterHead, WriteError> {
         self.run("begin epoch", |state| {
             let (shard, old) = (head.shard, head.epoch);
@@ -407,6 +439,9 @@ impl Session {
             let (seq, digest) = kept.map_or((start, Digest::NONE), |kept| (kept.head, kept.digest));
             let start = if kept.is_some() { row.start.min(seq) } else { start };
             *row = Row { epoch, start, head: seq, digest, term: row.term };
+            if let Some(since) = resent_since {
+                state.write_down(head, epoch, kept.map_or(0, |kept| kept.through), since);
+            }
             match kept {
                 Some(kept) => state.inherit(shard, old, epoch, kept),
                 None => state.ancestors.retain(|(of, _), _| *of != shard),
@@ -416,6 +451,33 @@ impl Session {
             Ok(WriterHead { epoch, seq, digest, ..head })
         })
         .await?
+    }
+
+    pub(super) async fn lost(&self, shard: Shard) -> Result<Option<(Lost, Vec<LostRow>)>, WriteError> {
+        let found = self.run("lost", |state| {
+            if state.broken.lost_forgotten {
+                return None;
+            }
+            let ranges =
+                state.lost.range((shard, Epoch::new(0), 0)..=(shard, Epoch::new(u64::MAX), u64::MAX));
+            let (&(_, epoch, after), &(upto, since)) = { ranges }.next()?;
+            let rows = state.events.range((shard, epoch, after + 1)..=(shard, epoch, upto));
+            let rows = rows.map(|(_, event)| &event.record).filter(|record| record.time >= since).take(PAGE);
+            let rows = rows
+                .map(|record| LostRow { record: record.clone(), there: state.is_back(shard, epoch, record) });
+            Some((Lost { epoch, after, upto }, rows.collect()))
+        });
+        Ok(found.await?)
+    }
+
+    pub(super) async fn came_back(&self, shard: Shard, lost: Lost, upto: u64) -> Result<(), WriteError> {
+        let done = self.run("came back", |state| {
+            let Some((until, since)) = state.lost.remove(&(shard, lost.epoch, lost.after)) else { return };
+            if upto < until {
+                state.lost.insert((shard, lost.epoch, upto), (until, since));
+            }
+        });
+        Ok(done.await?)
     }
 
     pub(super) async fn record_hole(&self, head: WriterHead, upto: u64) -> Result<WriterHead, WriteError> {

@@ -16,7 +16,7 @@ use foghorn_core::entry::Entry;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 use futures::StreamExt;
-use futures::future::{BoxFuture, FutureExt, OptionFuture};
+use futures::future::{BoxFuture, FutureExt, OptionFuture, join};
 use futures::stream::BoxStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use super::append::Batch;
 use super::chores::chores;
 use super::connection::Writing;
 use super::measure::measure;
+use super::resend::resend;
 use super::state::{Known, WriteError, WriterHead};
 use super::{Database, Head};
 use crate::metrics::Metrics;
@@ -188,11 +189,12 @@ impl Tenure<'_> {
             let at = Position { shard: writer.shard, epoch: head.epoch, seq: head.seq };
             let tail = writer.journal.tail(at);
             let reached = AtomicU64::new(head.seq);
-            let mut chores = pin!(chores(writer, head.epoch, &reached));
+            let beside = join(chores(writer, head.epoch, &reached), resend(writer, head.epoch, &reached));
+            let mut beside = pin!(beside);
             let realign = tokio::select! {
                 biased;
                 realign = self.follow(tail, &mut head, &reached) => realign?,
-                never = &mut chores => match never {},
+                (never, _) = &mut beside => match never {},
             };
             if head.seq > seq {
                 backoff.reset();
@@ -234,8 +236,9 @@ impl Tenure<'_> {
             }
             // What the epoch has lost of its beginning already is a hole like another.
             let begins = bounds.first.min(bounds.first_seq).saturating_sub(1);
-            head =
-                on_database(writer, async |c| c.begin_epoch(head, bounds.epoch, begins, kept).await).await?;
+            let since = writer.resent_since(head).await?;
+            let begin = async |c: &mut Writing| c.begin_epoch(head, bounds.epoch, begins, kept, since).await;
+            head = on_database(writer, begin).await?;
         }
         if start > head.seq {
             writer.metrics.hole(shard);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foghorn_bus::journal::Appended;
+use foghorn_bus::journal::{Appended, Size};
 use foghorn_core::entry::{self, Entry, InvalidEntry, NewEntry};
 use foghorn_core::event::{Event, EventError, Ttl};
 use foghorn_core::position::{Digest, Epoch, Position};
@@ -171,6 +171,13 @@ impl Servers {
         let state = self.state.lock();
         let stream = &state.streams[shard.index()];
         (stream.created, stream.first, stream.last)
+    }
+
+    /// How full a stream is; an entry is as good as a byte.
+    pub(super) fn size(&self, shard: Shard) -> Size {
+        let state = self.state.lock();
+        let bytes = state.streams[shard.index()].entries.len() as u64;
+        Size { bytes, most: state.most.map(|most| most as u64) }
     }
 
     /// How often a shard has lost something.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use foghorn_bus::Future;
 use foghorn_bus::backoff::Backoff;
-use foghorn_bus::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage};
+use foghorn_bus::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage, Size};
 use foghorn_core::entry::{Entry, NewEntry};
 use foghorn_core::event::FRAME_BYTES_DEFAULT;
 use foghorn_core::position::{Digest, Epoch, Position};
@@ -542,6 +542,13 @@ impl Journal for SimJournal {
                 bounds.last = bounds.first.saturating_sub(1);
             }
             Ok(bounds)
+        })
+    }
+
+    fn size(&self, shard: Shard) -> Future<'_, Result<Option<Size>, JournalError>> {
+        Box::pin(async move {
+            in_time(self.0.look(shard)).await?;
+            Ok(Some(self.0.servers.size(shard)))
         })
     }
 
