@@ -56,6 +56,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         policies: config.checked_policies().map_err(Misconfigured)?,
         auth,
         revocations: kept,
+        proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
         health: process.health.clone(),
     };
@@ -102,6 +103,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         leases: Arc::new(leases),
         log: remote_log(&config, &process)?,
         auth,
+        proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
     };
     let policies = config.checked_policies().map_err(Misconfigured)?;

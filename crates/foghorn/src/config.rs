@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use foghorn_core::event::FRAME_BYTES_DEFAULT;
 use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::shard::ShardCount;
+use foghorn_http::client::{ForwardedBy, Network, Proxies};
 use foghorn_http::guard::Guard;
 use foghorn_http::tls::Identity;
 use foghorn_telemetry::logging::LogFormat;
@@ -76,6 +77,10 @@ pub(crate) struct Http {
     pub hosts: Vec<String>,
     /// Origins whose pages may use the API, besides the server's own.
     pub origins: Vec<String>,
+    /// Networks of proxies that are believed about whose requests they pass on, `10.0.0.0/8` or single addresses.
+    pub trusted_proxies: Vec<String>,
+    /// In which header they say it.
+    pub forwarded_by: ForwardedBy,
     /// Most connections to one listener; more wait. Above `gateway.connections`, or a gateway could never
     /// take the connection on which it says that it is full.
     pub connections: usize,
@@ -174,7 +179,14 @@ impl Default for Config {
 
 impl Default for Http {
     fn default() -> Self {
-        Http { hosts: Vec::new(), origins: Vec::new(), connections: 101_000, tls: Tls::default() }
+        Http {
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            trusted_proxies: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()],
+            forwarded_by: ForwardedBy::XForwardedFor,
+            connections: 101_000,
+            tls: Tls::default(),
+        }
     }
 }
 
@@ -249,6 +261,17 @@ impl std::fmt::Debug for Postgres {
 impl Default for EventLog {
     fn default() -> Self {
         EventLog { url: "http://127.0.0.1:50052".to_owned() }
+    }
+}
+
+impl Http {
+    /// The proxies that are believed.
+    pub(crate) fn proxies(&self) -> Result<Proxies, String> {
+        let networks = self.trusted_proxies.iter().map(|text| {
+            text.parse::<Network>().map_err(|what| format!("http.trusted_proxies: {text:?} {what}"))
+        });
+        let networks: Result<Vec<_>, _> = networks.collect();
+        networks.map(|networks| Proxies::new(networks, self.forwarded_by))
     }
 }
 

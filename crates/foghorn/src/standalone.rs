@@ -32,6 +32,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let kept = revocations::of_standalone(data, auth.revocations(), &process)?;
     let policies = config.checked_policies().map_err(Misconfigured)?;
     let shards = config.shard_count().map_err(Misconfigured)?;
+    let proxies = config.http.proxies().map_err(Misconfigured)?;
     let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let feed = Arc::new(MemoryLive::new(shards, config.gateway.feed_bytes, bus_metrics));
     let fanout = Fanout::new(
@@ -41,6 +42,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             leases: Arc::new(MemoryLeases::new()),
             log: log.clone(),
             auth: auth.clone(),
+            proxies: proxies.clone(),
             clock: Clock::default(),
         },
         policies.clone(),
@@ -58,6 +60,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             policies,
             auth,
             revocations: kept,
+            proxies,
             clock: Clock::default(),
             health: process.health.clone(),
         },

@@ -27,6 +27,7 @@ use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_gateway::config::Config;
 use foghorn_gateway::service::{Gateway, Ports};
+use foghorn_http::client::Proxies;
 use foghorn_http::serve::{Limits, serve};
 use foghorn_telemetry::health::Health;
 use prometheus_client::registry::Registry;
@@ -92,6 +93,7 @@ impl Stage {
             shards: ShardCount::ONE,
             policies: Arc::default(),
             auth: Arc::new(foghorn_auth::Authenticator::open()),
+            proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
             clock: Clock::default(),
             health: health.clone(),

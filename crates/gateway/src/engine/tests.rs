@@ -10,6 +10,7 @@ use foghorn_core::position::{Epoch, Position};
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
 use foghorn_core::sse::Decoder;
+use foghorn_http::client::Proxies;
 use foghorn_http::serve::{Limits, serve};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -65,6 +66,7 @@ impl Stage {
             shared: shared.clone(),
             auth: Arc::new(foghorn_auth::Authenticator::open()),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
+            limits: Arc::new(crate::limits::Limits::new(Proxies::default(), &shared.config)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
