@@ -6,6 +6,7 @@
 //! publisher goes on with a new stream, from the first event without a good answer; so each channel's
 //! events keep their order through the retry.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use foghorn_auth::Caller;
@@ -47,8 +48,8 @@ pub(crate) fn check(
     }
 }
 
-/// Publishes `requests` until they end, the journal fails, the publisher goes away or it is time to
-/// drain. Whatever was read is answered.
+/// Publishes `requests` until they end, the journal fails, the publisher goes away or may no longer publish, or it
+/// is time to drain. Whatever was read is answered.
 pub(crate) async fn run(
     publisher: Arc<Publisher>,
     caller: Caller,
@@ -60,6 +61,7 @@ pub(crate) async fn run(
     let mut pipeline = Pipeline::new(publisher.clone(), Door::Grpc);
     let mut entering: OptionFuture<Entering> = None.into();
     let mut is_entering = false;
+    let mut lapsed = pin!(publisher.auth.lapsed(&caller));
     let mut end = None;
     loop {
         if end.is_none()
@@ -98,6 +100,16 @@ pub(crate) async fn run(
                 Ok(None) => end = Some(End::Done),
                 Err(status) => end = Some(End::Failed(status)),
             },
+            refusal = &mut lapsed, if end.is_none() => {
+                let error = PublishError::from(refusal);
+                publisher.refused(Door::Grpc, &error);
+                // What waits to be let in is not, however long ago it came.
+                if std::mem::take(&mut is_entering) {
+                    entering = None.into();
+                    pipeline.push(Err(error.clone()));
+                }
+                end = Some(End::Failed(error.to_status()));
+            }
             () = publisher.shutdown.wait(), if end.is_none() => {
                 end = Some(End::Failed(PublishError::draining().to_status()));
             }
