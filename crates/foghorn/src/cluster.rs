@@ -36,7 +36,7 @@ use crate::revocations;
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
-    let tls = process::identity(&config)?;
+    let preamble = process::preamble(&config)?;
     let process = Process::start()?;
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
@@ -62,7 +62,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     };
     let gateway = Gateway::start(config.gateway.clone(), ports, &mut process.registry.write());
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(process::listen(http)?, gateway.api(), &config, tls, stopped);
+    let http = spawn_http(process::listen(http)?, gateway.api(), &config, preamble, stopped);
 
     process.shutdown.wait().await;
     gateway.drain(|| _ = stop.send_replace(true)).await;
@@ -73,7 +73,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
 pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
-    let tls = process::identity(&config)?;
+    let preamble = process::preamble(&config)?;
     let process = Process::start()?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
@@ -116,7 +116,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
-    let http = spawn_http(http, Arc::new(fanout.http()), &config, tls, process.shutdown.receiver());
+    let http = spawn_http(http, Arc::new(fanout.http()), &config, preamble, process.shutdown.receiver());
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),

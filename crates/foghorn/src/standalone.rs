@@ -22,7 +22,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
     // On a laptop nobody has to configure anything; elsewhere it isn't reached without.
     let auth = process::authenticator(&config, config.allow_anonymous || !config.auth.is_configured())?;
-    let tls = process::identity(&config)?;
+    let preamble = process::preamble(&config)?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let process = Process::start()?;
@@ -71,7 +71,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(http, Arc::new(router), &config, tls, stopped);
+    let http = spawn_http(http, Arc::new(router), &config, preamble, stopped);
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),

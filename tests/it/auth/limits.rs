@@ -15,7 +15,7 @@ use futures::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::Code;
 
@@ -94,13 +94,12 @@ async fn a_browser_of_fifty_streams_and_an_office_of_five_hundred_pass_by_defaul
     assert_eq!(live, 500);
 }
 
-/// A stream over HTTP/1.1 after TLS, to its end.
-async fn over_tls(server: &Foghorn, address: &str) -> String {
-    let socket = TcpStream::connect(server.http()).await.unwrap();
+/// What is answered over HTTP/1.1 after TLS, to its end.
+async fn over_tls(server: &Foghorn, socket: TcpStream, path: &str, forwarded: &str) -> String {
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let mut stream = tls::connector(&["http/1.1"]).connect(name, socket).await.unwrap();
-    let head = format!("Host: {}\r\nX-Forwarded-For: {address}\r\nConnection: close", server.http());
-    stream.write_all(format!("GET {STREAM} HTTP/1.1\r\n{head}\r\n\r\n").as_bytes()).await.unwrap();
+    let head = format!("Host: {}\r\nX-Forwarded-For: {forwarded}\r\nConnection: close", server.http());
+    stream.write_all(format!("GET {path} HTTP/1.1\r\n{head}\r\n\r\n").as_bytes()).await.unwrap();
     let mut text = String::new();
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
     text
@@ -144,7 +143,8 @@ async fn an_address_beyond_its_limit_is_told_when_to_come_back_over_every_protoc
         let limited = "foghorn_gateway_limited_total{by=\"address\"}";
         assert!(metric(&server.url(""), limited).await >= 26.0);
     }
-    let limited = over_tls(&secure, "2001:db8:0:1::99").await;
+    let socket = TcpStream::connect(secure.http()).await.unwrap();
+    let limited = over_tls(&secure, socket, STREAM, "2001:db8:0:1::99").await;
     assert!(limited.starts_with("HTTP/1.1 200 OK\r\n") && limited.contains("\"limited\""), "{limited}");
     // The proxy itself is not limited: it names nobody.
     for _ in 0..BURST + 10 {
@@ -177,6 +177,40 @@ async fn what_an_address_says_that_is_no_trusted_proxy_is_not_believed() {
     })
     .await;
     assert_eq!(live, BURST, "the header that the proxies write is believed, and only that");
+}
+
+/// A connection from a load balancer on 127.0.0.2 that says it is from 203.0.113.`client`.
+async fn balanced(server: &Foghorn, client: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut socket = socket.connect(server.http().parse().unwrap()).await.unwrap();
+    let addresses = [203, 0, 113, client, 127, 0, 0, 1, 0x12, 0x34, 0, 80];
+    let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &addresses].concat();
+    socket.write_all(&header).await.unwrap();
+    socket
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_behind_a_load_balancer_that_passes_tcp_on_have_their_own_limits() {
+    let issuer = Issuer::new();
+    let folder = tempfile::tempdir().unwrap();
+    let variables = tls::variables(folder.path());
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let listed = [("FOGHORN_HTTP_PROXY_PROTOCOL", "127.0.0.2")];
+    let server = issuer.standalone("", &[&TIGHT[..], &variables, &listed].concat()).await;
+    let history = "/api/channels/open.a/events";
+    let answers = join_all((0..BURST + 10).map(|n| {
+        let server = &server;
+        // It is no proxy that could say it is somebody else.
+        async move { over_tls(server, balanced(server, 66).await, history, &format!("192.0.2.{n}")).await }
+    }))
+    .await;
+    let begin = |status: &str| answers.iter().filter(|answer| answer.starts_with(status)).count();
+    assert_eq!((begin("HTTP/1.1 200"), begin("HTTP/1.1 429")), (BURST, 10), "{answers:?}");
+    let other = over_tls(&server, balanced(&server, 9).await, history, "").await;
+    assert!(other.starts_with("HTTP/1.1 200"), "{other}");
+    let limited = over_tls(&server, balanced(&server, 66).await, STREAM, "").await;
+    assert!(limited.contains("\"limited\""), "{limited}");
 }
 
 fn event(channel: &str) -> Value {
@@ -244,7 +278,8 @@ async fn a_subject_beyond_its_limit_is_told_when_to_come_back_and_no_other_is() 
 async fn gateways_and_fan_outs_of_a_cluster_limit_too() {
     let issuer = Issuer::new();
     let (nats, config) = (NatsServer::start().await, issuer.config(""));
-    let environment = [&TIGHT[..], &[CLOSED]].concat();
+    // Nothing is known of the log, so a stream is let in and soon ended.
+    let environment = [&TIGHT[..], &[CLOSED, ("FOGHORN_GATEWAY_LOG_PATIENCE", "1s")]].concat();
     let (bus, nowhere) = (nats.url(), "http://127.0.0.1:1");
     let common = [
         "--config",
@@ -261,7 +296,6 @@ async fn gateways_and_fan_outs_of_a_cluster_limit_too() {
     let gateway = Foghorn::spawn(&[&["gateway"][..], &common].concat(), &environment).await;
     let fanout = [&["fanout", "--grpc", "127.0.0.1:0"][..], &common].concat();
     let fanout = Foghorn::spawn(&fanout, &environment).await;
-    // Nothing is known of the log, so a stream is no more than let in.
     let first = async |address: String| {
         let mut stream = open(&gateway, &address, None).await;
         stream.next().await

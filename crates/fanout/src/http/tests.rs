@@ -153,7 +153,13 @@ async fn open(bench: &Bench) -> (tokio::sync::watch::Sender<bool>, SocketAddr) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    tokio::spawn(foghorn_http::serve::serve(listener, handler, Default::default(), None, stopped));
+    tokio::spawn(foghorn_http::serve::serve(
+        listener,
+        handler,
+        Default::default(),
+        Default::default(),
+        stopped,
+    ));
     (stop, address)
 }
 
