@@ -233,7 +233,12 @@ async fn a_subject_beyond_its_limit_is_told_when_to_come_back_and_no_other_is() 
     assert_eq!(live, SUBJECT_BURST);
     assert!(is_live(&mut open(&server, OFFICE, Some(&bob)).await).await);
     assert!(metric(server.http(), "foghorn_gateway_limited_total{by=\"subject\"}").await >= 7.0);
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_subject_publishes_beyond_its_limit_is_refused_whole_and_a_grpc_stream_is_slowed_down() {
+    let issuer = Issuer::new();
+    let server = issuer.standalone("", &TIGHT).await;
     let [shop, other, slow] =
         ["shop", "other", "slow"].map(|subject| issuer.token(subject, &json!({ "publish": ["open.>"] })));
     // A request is taken whole or not at all, or its events would change places.
