@@ -20,6 +20,11 @@ use crate::refusal::Refusal;
 use crate::revocation::Revocations;
 use crate::token::{Identity, Rules, TokenError, verify};
 
+/// How often at least the time of day is looked at for a token in use: it can be set.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A timer may be early by less than this.
+const CLOCK_TICK: Duration = Duration::from_millis(1);
+
 /// Knows callers by their tokens. Shared by all of a service's doors.
 pub struct Authenticator {
     keys: Keys,
@@ -137,6 +142,23 @@ impl Authenticator {
         access::may_publish_something(caller)
     }
 
+    /// Returns once a caller's token is no longer good, with why; never for whoever has none.
+    pub async fn lapsed(&self, caller: &Caller) -> Refusal {
+        let Some(identity) = caller.identity() else { return std::future::pending().await };
+        let mut changes = self.revocations.changes();
+        loop {
+            changes.mark_unchanged();
+            if let Err(refusal) = self.check_token(identity) {
+                return refusal;
+            }
+            let left = identity.expires.since((self.now)());
+            tokio::select! {
+                Ok(()) = changes.changed() => {}
+                () = tokio::time::sleep(left.clamp(CLOCK_TICK, LOOK_EVERY)) => {}
+            }
+        }
+    }
+
     fn check_caller(&self, caller: &Caller) -> Result<(), Refusal> {
         caller.identity().map_or(Ok(()), |identity| self.check_token(identity))
     }
@@ -246,6 +268,32 @@ mod tests {
         assert!(auth.caller_by(Some(&other)).is_ok());
         let before = header(json!({ "jti": "3", "iat": NOW + 30 }));
         assert_eq!(auth.caller_by(Some(&before)).map(|_| ()), revoked);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_is_waited_for_until_its_token_ends_or_is_revoked() {
+        let clock = Arc::new(AtomicI64::new(NOW));
+        let auth = authenticator(true, &clock);
+        let by = |claims| auth.caller_by(Some(&format!("Bearer {}", token("k", &claims)))).unwrap();
+        let (one, other) = (by(json!({ "jti": "1" })), by(json!({ "jti": "2" })));
+        let early = Duration::from_secs(3600);
+        for caller in [&Caller::Unchecked, &Caller::Anonymous, &one] {
+            assert!(tokio::time::timeout(early, auth.lapsed(caller)).await.is_err(), "{caller:?}");
+        }
+        let revoke = async {
+            tokio::time::sleep(early).await;
+            auth.revocations().apply([Revocation {
+                key: Key::token_id("1"),
+                said: at(NOW),
+                until: at(NOW + 60),
+            }]);
+            tokio::time::Instant::now()
+        };
+        let (refusal, revoked) = tokio::join!(auth.lapsed(&one), revoke);
+        assert_eq!(refusal, Refusal::BadCredential(TokenError::Revoked));
+        assert_eq!(revoked.elapsed(), Duration::ZERO);
+        clock.store(NOW + 90, Ordering::SeqCst);
+        assert_eq!(auth.lapsed(&other).await, Refusal::BadCredential(TokenError::Expired));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub enum StreamEnd {
     LogUnavailable,
     /// The gateway holds as many streams as it may.
     Overload,
+    /// Whoever asked for it asks too often.
+    Limited,
     /// The token that it was opened with is no longer valid.
     TokenExpired,
     /// An operator has revoked what it was opened with, or the stream itself.
@@ -68,12 +70,13 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 8] = [
+    pub const ALL: [StreamEnd; 9] = [
         StreamEnd::Drain,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
         StreamEnd::LogUnavailable,
         StreamEnd::Overload,
+        StreamEnd::Limited,
         StreamEnd::TokenExpired,
         StreamEnd::Revoked,
         StreamEnd::Internal,
@@ -87,6 +90,7 @@ impl StreamEnd {
             StreamEnd::Slow => "slow",
             StreamEnd::LogUnavailable => "log-unavailable",
             StreamEnd::Overload => "overload",
+            StreamEnd::Limited => "limited",
             StreamEnd::TokenExpired => "token-expired",
             StreamEnd::Revoked => "revoked",
             StreamEnd::Internal => "internal",

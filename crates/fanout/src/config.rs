@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use foghorn_http::limit::Rate;
+
 /// What fan-out may take, and how long. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,6 +36,16 @@ pub struct Config {
     /// for a loss. Default 250 ms.
     #[serde(with = "humantime_serde")]
     pub beacon_interval: Duration,
+    /// Requests to publish over HTTP from each client address, over time; 0 for no limit. Default 0: services
+    /// publish a lot from one address.
+    pub address_per_minute: u32,
+    /// How many at once. Default 1,000.
+    pub address_burst: u32,
+    /// Events that each subject may publish through this process, over time; 0 for no limit. Default 0.
+    pub subject_per_second: u32,
+    /// How many at once; with a limit at least `batch_events`, as a request is taken whole or not at all.
+    /// Default 1,000.
+    pub subject_burst: u32,
 }
 
 impl Default for Config {
@@ -48,11 +60,25 @@ impl Default for Config {
             stream_bytes: 4 << 20,
             inflight_bytes: 64 << 20,
             beacon_interval: Duration::from_millis(250),
+            address_per_minute: 0,
+            address_burst: 1000,
+            subject_per_second: 0,
+            subject_burst: 1000,
         }
     }
 }
 
 impl Config {
+    /// How often each client address may ask.
+    pub(crate) fn address_rate(&self) -> Rate {
+        Rate::per_minute(self.address_per_minute, self.address_burst)
+    }
+
+    /// How much each subject may publish.
+    pub(crate) fn subject_rate(&self) -> Rate {
+        Rate::per_second(self.subject_per_second, self.subject_burst)
+    }
+
     /// What is wrong, by key, if anything.
     pub fn check(&self) -> Result<(), String> {
         let mebibyte = 1 << 20;
@@ -87,7 +113,18 @@ impl Config {
                 "beacon_interval must be 10ms to 800ms: gateways take a second of silence for a loss",
             ),
         ];
-        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, what)| Err(format!("fanout.{what}")))
+        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, what)| Err(format!("fanout.{what}")))?;
+        self.address_rate().check("fanout.address_per_minute", "fanout.address_burst")?;
+        self.subject_rate().check("fanout.subject_per_second", "fanout.subject_burst")?;
+        let burst = usize::try_from(self.subject_burst).unwrap_or(usize::MAX);
+        if self.subject_per_second > 0 && burst < self.batch_events {
+            return Err(format!(
+                "fanout.subject_burst ({burst}) must be at least fanout.batch_events ({}): a request is taken \
+                 whole or not at all",
+                self.batch_events
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -105,6 +142,10 @@ mod tests {
         let small = Config { inflight_bytes: 1000, ..Config::default() };
         let error = small.check().unwrap_err();
         assert!(error.starts_with("fanout.inflight_bytes (1000)"), "{error}");
+        let limited = Config { subject_per_second: 1, subject_burst: 999, ..Config::default() };
+        let error = limited.check().unwrap_err();
+        assert!(error.starts_with("fanout.subject_burst (999)"), "{error}");
+        assert_eq!(Config { batch_events: 999, ..limited }.check(), Ok(()));
         let config: Config = serde_json::from_str(r#"{"durable_deadline": "2s"}"#).unwrap();
         assert_eq!(config.durable_deadline, Duration::from_secs(2));
         assert!(serde_json::from_str::<Config>(r#"{"durable_dealine": "2s"}"#).is_err());

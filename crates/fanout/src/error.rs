@@ -3,12 +3,16 @@
 use foghorn_auth::Refusal;
 use foghorn_bus::journal::AppendError;
 use foghorn_core::event::EventError;
+use foghorn_http::limit::Exceeded;
 use foghorn_http::problem::Problem;
 use http::StatusCode;
 use tonic::{Code, Status};
 
 /// The metadata key under which a gRPC status says its problem type.
 pub const PROBLEM_METADATA: &str = "foghorn-problem";
+
+/// The longest that anybody is told to wait, in seconds.
+const HOUR: u32 = 3600;
 
 /// Why an event (or a whole request) was refused: what was wrong, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +39,10 @@ enum Kind {
     Invalid,
     TooLarge,
     Overloaded,
+    /// It has to wait for so many seconds, and a part of one.
+    Limited {
+        seconds: u32,
+    },
     Draining,
     Full,
     Unavailable,
@@ -57,6 +65,14 @@ impl PublishError {
     pub(crate) fn overloaded() -> Self {
         let message = "as many events are being published as this server takes at a time; retry later";
         PublishError::new(Kind::Overloaded, "overloaded", message, true)
+    }
+
+    /// Whoever publishes does so too fast, which a key says the limit of.
+    pub(crate) fn limited(key: &str, exceeded: Exceeded) -> Self {
+        let message =
+            format!("nothing of this request is published: it is more than {key} allows; retry later");
+        let seconds = u32::try_from(exceeded.wait.as_secs()).unwrap_or(u32::MAX);
+        PublishError::new(Kind::Limited { seconds }, "rate-limited", message, true)
     }
 
     /// The server is stopping.
@@ -104,6 +120,7 @@ impl PublishError {
             Kind::Forbidden => "denied",
             Kind::Invalid | Kind::TooLarge => "invalid",
             Kind::Overloaded => "overloaded",
+            Kind::Limited { .. } => "limited",
             Kind::Draining => "draining",
             Kind::Full => "full",
             Kind::Unavailable => "unavailable",
@@ -124,6 +141,10 @@ impl PublishError {
             Kind::Invalid => (StatusCode::BAD_REQUEST, None),
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
             Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Some(1..=3)),
+            Kind::Limited { seconds } => {
+                let seconds = seconds.min(HOUR);
+                (StatusCode::TOO_MANY_REQUESTS, Some(seconds + 1..=seconds + 3))
+            }
             Kind::Full => (StatusCode::TOO_MANY_REQUESTS, Some(5..=15)),
             Kind::Draining | Kind::Unavailable | Kind::Lost => (StatusCode::SERVICE_UNAVAILABLE, Some(1..=3)),
             Kind::Refused => (StatusCode::BAD_GATEWAY, None),
@@ -145,7 +166,7 @@ impl PublishError {
             Kind::Unknown => Code::Unauthenticated,
             Kind::Forbidden => Code::PermissionDenied,
             Kind::Invalid | Kind::TooLarge => Code::InvalidArgument,
-            Kind::Overloaded | Kind::Full => Code::ResourceExhausted,
+            Kind::Overloaded | Kind::Limited { .. } | Kind::Full => Code::ResourceExhausted,
             Kind::Draining | Kind::Unavailable | Kind::Lost => Code::Unavailable,
             Kind::Refused => Code::FailedPrecondition,
         };
@@ -210,6 +231,7 @@ fn title(code: &str) -> &'static str {
         "bad-json" => "The body is not JSON",
         "bad-event" => "The event is malformed",
         "overloaded" => "Too much is being published at a time",
+        "rate-limited" => "Too many requests",
         "draining" => "This server is stopping",
         "journal-full" => "The journal is full",
         "journal-unavailable" => "The journal can't be reached",

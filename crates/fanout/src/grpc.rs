@@ -53,6 +53,7 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         let caller = self.caller(&request)?;
         let trace = trace_of(&request);
         let request = request.into_inner();
+        self.publisher.check_rate(&caller, 1).map_err(|error| self.refuse(&error))?;
         let _room = self.publisher.room(1, request.data.len()).await.map_err(|error| self.refuse(&error))?;
         let input = input(request, trace).map_err(|error| self.refuse(&error))?;
         let published = self.publisher.publish(Door::Grpc, &caller, input).await;
@@ -73,6 +74,7 @@ impl v1::publisher_server::Publisher for GrpcDoor {
             let what = format!("{} events in one batch; at most {most} are taken", events.len());
             return Err(self.refuse(&PublishError::too_large("too-many-events", what)));
         }
+        self.publisher.check_rate(&caller, events.len()).map_err(|error| self.refuse(&error))?;
         let bytes = events.iter().map(|event| event.data.len()).sum();
         let _room = self.publisher.room(events.len(), bytes).await.map_err(|error| self.refuse(&error))?;
         let checked =

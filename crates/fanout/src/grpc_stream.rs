@@ -1,11 +1,12 @@
 //! `PublishStream`: events as they come, answers in their order, read no faster than the journal takes
-//! them and the publisher reads the answers.
+//! them, the publisher reads the answers and its subject may publish.
 //!
 //! When the journal fails an event in a way that a retry can heal, the stream takes in no more: what it
 //! has is answered (later events of that channel as not tried), then it ends with UNAVAILABLE. The
 //! publisher goes on with a new stream, from the first event without a good answer; so each channel's
 //! events keep their order through the retry.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use foghorn_auth::Caller;
@@ -20,7 +21,7 @@ use crate::grpc::{input, result};
 use crate::pipeline::Pipeline;
 use crate::publish::{Checked, Door, Publisher};
 
-/// An event that has been read, and the future that makes room for it.
+/// An event that has been read, and waits for its turn and for room.
 type Entering = BoxFuture<'static, Result<Checked, PublishError>>;
 
 /// Why nothing more is read.
@@ -47,8 +48,8 @@ pub(crate) fn check(
     }
 }
 
-/// Publishes `requests` until they end, the journal fails, the publisher goes away or it is time to
-/// drain. Whatever was read is answered.
+/// Publishes `requests` until they end, the journal fails, the publisher goes away or may no longer publish, or it
+/// is time to drain. Whatever was read is answered.
 pub(crate) async fn run(
     publisher: Arc<Publisher>,
     caller: Caller,
@@ -59,7 +60,8 @@ pub(crate) async fn run(
     let own_room = Arc::new(Semaphore::new(publisher.config.stream_bytes));
     let mut pipeline = Pipeline::new(publisher.clone(), Door::Grpc);
     let mut entering: OptionFuture<Entering> = None.into();
-    let mut waits_for_room = false;
+    let mut is_entering = false;
+    let mut lapsed = pin!(publisher.auth.lapsed(&caller));
     let mut end = None;
     loop {
         if end.is_none()
@@ -67,7 +69,7 @@ pub(crate) async fn run(
         {
             end = Some(End::Failed(error.to_status()));
         }
-        let may_read = end.is_none() && !waits_for_room && pipeline.len() < publisher.config.stream_events;
+        let may_read = end.is_none() && !is_entering && pipeline.len() < publisher.config.stream_events;
         tokio::select! {
             place = answers.reserve(), if pipeline.has_answer() => {
                 // Nobody reads answers any more: what has none may or may not be stored.
@@ -77,8 +79,8 @@ pub(crate) async fn run(
                 }
             }
             moved = pipeline.step(), if pipeline.is_working() => debug_assert!(moved, "something is on its way"),
-            entered = &mut entering, if waits_for_room => {
-                waits_for_room = false;
+            entered = &mut entering, if is_entering => {
+                is_entering = false;
                 entering = None.into();
                 // If the journal failed meanwhile, this one may not overtake the failed one.
                 let not_tried = pipeline.broken().map(PublishError::not_tried);
@@ -89,14 +91,25 @@ pub(crate) async fn run(
             request = requests.message(), if may_read => match request {
                 Ok(Some(request)) => match check(&publisher, &caller, request, &trace) {
                     Ok(checked) => {
-                        entering = Some(enter(publisher.clone(), own_room.clone(), checked)).into();
-                        waits_for_room = true;
+                        let entered = enter(publisher.clone(), caller.clone(), own_room.clone(), checked);
+                        entering = Some(entered).into();
+                        is_entering = true;
                     }
                     Err(error) => pipeline.push(Err(error)),
                 },
                 Ok(None) => end = Some(End::Done),
                 Err(status) => end = Some(End::Failed(status)),
             },
+            refusal = &mut lapsed, if end.is_none() => {
+                let error = PublishError::from(refusal);
+                publisher.refused(Door::Grpc, &error);
+                // What waits to be let in is not, however long ago it came.
+                if std::mem::take(&mut is_entering) {
+                    entering = None.into();
+                    pipeline.push(Err(error.clone()));
+                }
+                end = Some(End::Failed(error.to_status()));
+            }
             () = publisher.shutdown.wait(), if end.is_none() => {
                 end = Some(End::Failed(PublishError::draining().to_status()));
             }
@@ -110,9 +123,15 @@ pub(crate) async fn run(
     }
 }
 
-/// Waits for room in this stream and among all.
-fn enter(publisher: Arc<Publisher>, own_room: Arc<Semaphore>, mut checked: Checked) -> Entering {
+/// Waits until its subject may publish one more, and for room in this stream and among all.
+fn enter(
+    publisher: Arc<Publisher>,
+    caller: Caller,
+    own_room: Arc<Semaphore>,
+    mut checked: Checked,
+) -> Entering {
     Box::pin(async move {
+        publisher.wait_for_rate(&caller).await?;
         let bytes = checked.bytes().min(publisher.config.stream_bytes);
         let own = own_room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
         let own = own.map_err(|_| PublishError::draining())?;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foghorn_auth::Caller;
 use foghorn_http::body::{BodyRoom, json, read_json};
+use foghorn_http::client::{AddressLimiter, Proxies};
 use foghorn_http::problem::Problem;
 use foghorn_http::query::bad_value;
 use foghorn_http::{Handler, Response};
@@ -33,6 +34,7 @@ pub const PATH: &str = "/api/publish";
 /// Answers `POST /api/publish`, and that there is nothing else.
 pub struct PublishHandler {
     publisher: Arc<Publisher>,
+    addresses: AddressLimiter,
 }
 
 /// What a request takes of the room for all events being published, from its first byte on.
@@ -59,9 +61,19 @@ struct JsonPosition {
 }
 
 impl PublishHandler {
-    /// Publishes with `publisher`.
-    pub fn new(publisher: Arc<Publisher>) -> Self {
-        PublishHandler { publisher }
+    /// Publishes with `publisher`, for each client address as often as its configuration says; who they are,
+    /// `proxies` say.
+    pub fn new(publisher: Arc<Publisher>, proxies: Proxies) -> Self {
+        let addresses = AddressLimiter::new(proxies, publisher.config.address_rate());
+        PublishHandler { publisher, addresses }
+    }
+
+    /// Counts a request of an address.
+    fn check_address(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Problem> {
+        let checked = self.addresses.check(peer, headers);
+        checked.map_err(|exceeded| {
+            refuse(&self.publisher, &PublishError::limited("fanout.address_per_minute", exceeded))
+        })
     }
 
     async fn answer<B>(&self, request: Request<B>) -> Result<Response, Problem>
@@ -101,6 +113,7 @@ impl PublishHandler {
         let requested = read(&body, self.publisher.config.batch_events, trace).inspect_err(refused)?;
         // The events have copies of what they need.
         drop(body);
+        self.publisher.check_rate(caller, requested.events.len()).inspect_err(refused)?;
         room.grow(bytes_of(requested.events.len(), 0)).await.inspect_err(refused)?;
         let (indices, events): (Vec<usize>, Vec<_>) = requested
             .events
@@ -139,9 +152,15 @@ impl Handler for PublishHandler {
     fn handle(
         &self,
         request: Request<Incoming>,
-        _peer: SocketAddr,
+        peer: SocketAddr,
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
-        Box::pin(async move { self.answer(request).await.unwrap_or_else(Problem::into_response) })
+        Box::pin(async move {
+            let answered = match self.check_address(peer, request.headers()) {
+                Ok(()) => self.answer(request).await,
+                Err(problem) => Err(problem),
+            };
+            answered.unwrap_or_else(Problem::into_response)
+        })
     }
 }
 

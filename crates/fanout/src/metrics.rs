@@ -18,6 +18,7 @@ use crate::publish::{Ack, Door};
 pub struct Metrics {
     publishes: Family<PublishLabels, Counter>,
     publish_seconds: Family<DoorLabel, Histogram, Buckets>,
+    pub(crate) rate_waits: Counter,
     pub(crate) relay_leader: Family<ShardLabel, Gauge>,
     pub(crate) relay_lag_entries: Family<ShardLabel, Gauge>,
     pub(crate) relay_lag_seconds: Family<ShardLabel, Gauge<f64, std::sync::atomic::AtomicU64>>,
@@ -75,6 +76,7 @@ impl Metrics {
         let metrics = Metrics {
             publishes: Family::default(),
             publish_seconds: Family::new_with_constructor(Buckets),
+            rate_waits: Counter::default(),
             relay_leader: Family::default(),
             relay_lag_entries: Family::default(),
             relay_lag_seconds: Family::default(),
@@ -97,6 +99,11 @@ impl Metrics {
             "publish_seconds",
             "From taking in an event to its answer",
             m.publish_seconds.clone(),
+        );
+        registry.register(
+            "publish_rate_waits",
+            "Times that a gRPC stream waited because its subject had published as much as it may",
+            m.rate_waits.clone(),
         );
         registry.register("relay_leader", "1 where this process relays the shard", m.relay_leader.clone());
         registry.register(

@@ -88,6 +88,7 @@ async fn answer(publisher: &Publisher, request: Request) -> Answer {
     let caller = publisher.auth.caller_by(request.authorization.as_ref().map(Secret::reveal));
     let caller = caller.map_err(PublishError::from).inspect_err(refused)?;
     publisher.check_may(&caller).inspect_err(refused)?;
+    publisher.check_rate(&caller, 1).inspect_err(refused)?;
     let _room = publisher.room(1, request.data.len()).await.inspect_err(refused)?;
     let input = input(request).inspect_err(refused)?;
     publisher.publish(Door::Nats, &caller, input).await

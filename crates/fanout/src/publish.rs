@@ -18,6 +18,7 @@ use foghorn_core::entry::{Key, NewEntry};
 use foghorn_core::event::{Event, EventError, EventId, EventType, Ttl, parse_data};
 use foghorn_core::policy::Policies;
 use foghorn_core::position::Position;
+use foghorn_http::limit::{Exceeded, Limiter};
 use foghorn_telemetry::shutdown::Shutdown;
 
 use crate::config::Config;
@@ -134,6 +135,8 @@ pub struct Publisher {
     metrics: Metrics,
     pub(crate) shutdown: Shutdown,
     rooms: Rooms,
+    /// What each subject publishes.
+    subjects: Limiter,
 }
 
 impl Publisher {
@@ -148,7 +151,8 @@ impl Publisher {
         shutdown: Shutdown,
     ) -> Self {
         let rooms = Rooms::new(config.inflight_bytes);
-        Publisher { journal, log, policies, auth, config, metrics, shutdown, rooms }
+        let subjects = Limiter::new(config.subject_rate());
+        Publisher { journal, log, policies, auth, config, metrics, shutdown, rooms, subjects }
     }
 
     /// Publishes one event and waits for what its ack class promises.
@@ -172,6 +176,32 @@ impl Publisher {
     /// An error for whoever may publish nothing at all.
     pub(crate) fn check_may(&self, caller: &Caller) -> Result<(), PublishError> {
         Ok(self.auth.check_publisher(caller)?)
+    }
+
+    /// Counts the events of a request, all or none of them: some alone would turn a channel's order around when
+    /// the others are published again.
+    pub(crate) fn check_rate(&self, caller: &Caller, events: usize) -> Result<(), PublishError> {
+        let counted = self.count(caller, events);
+        counted.map_err(|exceeded| PublishError::limited("fanout.subject_per_second", exceeded))
+    }
+
+    /// Counts an event of a stream, waiting until its subject may publish one, or it is time to drain.
+    pub(crate) async fn wait_for_rate(&self, caller: &Caller) -> Result<(), PublishError> {
+        while let Err(Exceeded { wait }) = self.count(caller, 1) {
+            self.metrics.rate_waits.inc();
+            // Jittered, so that of several streams of one subject each has its turn.
+            let wait = wait.mul_f64(1.0 + rand::random::<f64>());
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.shutdown.wait() => return Err(PublishError::draining()),
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, caller: &Caller, events: usize) -> Result<(), Exceeded> {
+        let Some(identity) = caller.identity() else { return Ok(()) };
+        self.subjects.check_all(identity.subject.as_str(), u32::try_from(events).unwrap_or(u32::MAX))
     }
 
     /// Room for a request of so many events and bytes of data, waiting at most 2 s.

@@ -12,6 +12,7 @@ use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::nats::Requests;
 use foghorn_core::policy::Policies;
+use foghorn_http::client::Proxies;
 use foghorn_rpc::v1::publisher_server::PublisherServer;
 use foghorn_telemetry::health::{Health, Part};
 use foghorn_telemetry::shutdown::Shutdown;
@@ -38,6 +39,8 @@ pub struct Ports {
     pub log: Arc<dyn EventLog>,
     /// Who may publish.
     pub auth: Arc<Authenticator>,
+    /// Who is believed about whom they ask for.
+    pub proxies: Proxies,
     /// What counts as now.
     pub clock: Clock,
 }
@@ -84,7 +87,7 @@ impl Fanout {
 
     /// What answers [`crate::http::PATH`].
     pub fn http(&self) -> PublishHandler {
-        PublishHandler::new(self.publisher.clone())
+        PublishHandler::new(self.publisher.clone(), self.ports.proxies.clone())
     }
 
     /// What answers `foghorn.v1.Publisher`.

@@ -36,7 +36,7 @@ use crate::revocations;
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
-    let tls = process::identity(&config)?;
+    let preamble = process::preamble(&config)?;
     let process = Process::start()?;
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
@@ -56,12 +56,13 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         policies: config.checked_policies().map_err(Misconfigured)?,
         auth,
         revocations: kept,
+        proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
         health: process.health.clone(),
     };
     let gateway = Gateway::start(config.gateway.clone(), ports, &mut process.registry.write());
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(process::listen(http)?, gateway.api(), &config, tls, stopped);
+    let http = spawn_http(process::listen(http)?, gateway.api(), &config, preamble, stopped);
 
     process.shutdown.wait().await;
     gateway.drain(|| _ = stop.send_replace(true)).await;
@@ -72,7 +73,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
 pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
-    let tls = process::identity(&config)?;
+    let preamble = process::preamble(&config)?;
     let process = Process::start()?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
@@ -102,6 +103,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         leases: Arc::new(leases),
         log: remote_log(&config, &process)?,
         auth,
+        proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
     };
     let policies = config.checked_policies().map_err(Misconfigured)?;
@@ -114,7 +116,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
-    let http = spawn_http(http, Arc::new(fanout.http()), &config, tls, process.shutdown.receiver());
+    let http = spawn_http(http, Arc::new(fanout.http()), &config, preamble, process.shutdown.receiver());
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),

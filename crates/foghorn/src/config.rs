@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use foghorn_core::event::FRAME_BYTES_DEFAULT;
 use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::shard::ShardCount;
+use foghorn_http::client::{ForwardedBy, Network, NoNetwork, Proxies};
 use foghorn_http::guard::Guard;
 use foghorn_http::tls::Identity;
 use foghorn_telemetry::logging::LogFormat;
@@ -76,6 +77,12 @@ pub(crate) struct Http {
     pub hosts: Vec<String>,
     /// Origins whose pages may use the API, besides the server's own.
     pub origins: Vec<String>,
+    /// Networks of proxies that are believed about whose requests they pass on, `10.0.0.0/8` or single addresses.
+    pub trusted_proxies: Vec<String>,
+    /// In which header they say it.
+    pub forwarded_by: ForwardedBy,
+    /// Networks of load balancers whose every connection begins with a header of the PROXY protocol, version 2.
+    pub proxy_protocol: Vec<String>,
     /// Most connections to one listener; more wait. Above `gateway.connections`, or a gateway could never
     /// take the connection on which it says that it is full.
     pub connections: usize,
@@ -174,7 +181,15 @@ impl Default for Config {
 
 impl Default for Http {
     fn default() -> Self {
-        Http { hosts: Vec::new(), origins: Vec::new(), connections: 101_000, tls: Tls::default() }
+        Http {
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            trusted_proxies: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()],
+            forwarded_by: ForwardedBy::XForwardedFor,
+            proxy_protocol: Vec::new(),
+            connections: 101_000,
+            tls: Tls::default(),
+        }
     }
 }
 
@@ -252,6 +267,19 @@ impl Default for EventLog {
     }
 }
 
+impl Http {
+    /// The proxies that are believed.
+    pub(crate) fn proxies(&self) -> Result<Proxies, String> {
+        let networks = networks("http.trusted_proxies", &self.trusted_proxies)?;
+        Ok(Proxies::new(networks, self.forwarded_by))
+    }
+
+    /// Whose connections begin with whom they are from.
+    pub(crate) fn proxied(&self) -> Result<Vec<Network>, String> {
+        networks("http.proxy_protocol", &self.proxy_protocol)
+    }
+}
+
 impl Tls {
     /// Whether the HTTP listener speaks TLS.
     pub(crate) fn is_configured(&self) -> bool {
@@ -265,6 +293,11 @@ impl Tls {
         }
         Identity::load(&self.certificate, &self.key).map(|identity| Some(Arc::new(identity)))
     }
+}
+
+fn networks(key: &str, texts: &[String]) -> Result<Vec<Network>, String> {
+    let read = |text: &String| text.parse().map_err(|what: NoNetwork| format!("{key}: {text:?} {what}"));
+    texts.iter().map(read).collect()
 }
 
 impl Config {

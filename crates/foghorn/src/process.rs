@@ -13,8 +13,7 @@ use foghorn_bus::clock::Clock;
 use foghorn_http::Handler;
 use foghorn_http::cors::Guarded;
 use foghorn_http::listen::Reserved;
-use foghorn_http::serve::{Limits, serve};
-use foghorn_http::tls::Identity;
+use foghorn_http::serve::{Limits, Preamble, serve};
 use foghorn_telemetry::admin::{Admin, SharedRegistry};
 use foghorn_telemetry::health::{Health, Part};
 use foghorn_telemetry::shutdown::{self, Shutdown};
@@ -125,7 +124,7 @@ pub(crate) fn spawn_http(
     listener: TcpListener,
     handler: Arc<dyn Handler>,
     config: &Config,
-    tls: Option<Arc<Identity>>,
+    preamble: Preamble,
     stop: watch::Receiver<bool>,
 ) -> tokio::task::JoinHandle<()> {
     let limits = Limits {
@@ -135,12 +134,13 @@ pub(crate) fn spawn_http(
         ..Limits::default()
     };
     let handler = Arc::new(Guarded::new(config.guard(), handler));
-    tokio::spawn(serve(listener, handler, limits, tls, stop))
+    tokio::spawn(serve(listener, handler, limits, preamble, stop))
 }
 
-/// The HTTP listener's certificate and key, if it is to speak TLS.
-pub(crate) fn identity(config: &Config) -> Result<Option<Arc<Identity>>, Misconfigured> {
-    config.http.tls.load().map_err(Misconfigured)
+/// What the HTTP listener's connections begin with.
+pub(crate) fn preamble(config: &Config) -> Result<Preamble, Misconfigured> {
+    let proxied = config.http.proxied().map_err(Misconfigured)?;
+    Ok(Preamble { proxied: proxied.into(), tls: config.http.tls.load().map_err(Misconfigured)? })
 }
 
 /// Serves the admin port until the process ends: probes must see it drain.
@@ -149,8 +149,9 @@ pub(crate) fn spawn_admin(config: &Config, process: &Process) -> anyhow::Result<
     let listener = listen(reserve("admin", config.listen.admin)?)?;
     let (forever, stop) = watch::channel(false);
     tokio::spawn(async move {
-        // Without TLS: probes know no certificate.
-        serve(listener, Arc::new(admin), Limits { connections: 256, ..Limits::default() }, None, stop).await;
+        let limits = Limits { connections: 256, ..Limits::default() };
+        // Without TLS: probes know no certificate, and come by no proxy.
+        serve(listener, Arc::new(admin), limits, Preamble::default(), stop).await;
         drop(forever);
     });
     Ok(())

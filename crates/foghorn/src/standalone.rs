@@ -22,7 +22,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
     // On a laptop nobody has to configure anything; elsewhere it isn't reached without.
     let auth = process::authenticator(&config, config.allow_anonymous || !config.auth.is_configured())?;
-    let tls = process::identity(&config)?;
+    let preamble = process::preamble(&config)?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let process = Process::start()?;
@@ -32,6 +32,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let kept = revocations::of_standalone(data, auth.revocations(), &process)?;
     let policies = config.checked_policies().map_err(Misconfigured)?;
     let shards = config.shard_count().map_err(Misconfigured)?;
+    let proxies = config.http.proxies().map_err(Misconfigured)?;
     let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
     let feed = Arc::new(MemoryLive::new(shards, config.gateway.feed_bytes, bus_metrics));
     let fanout = Fanout::new(
@@ -41,6 +42,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             leases: Arc::new(MemoryLeases::new()),
             log: log.clone(),
             auth: auth.clone(),
+            proxies: proxies.clone(),
             clock: Clock::default(),
         },
         policies.clone(),
@@ -58,6 +60,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             policies,
             auth,
             revocations: kept,
+            proxies,
             clock: Clock::default(),
             health: process.health.clone(),
         },
@@ -68,7 +71,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(http, Arc::new(router), &config, tls, stopped);
+    let http = spawn_http(http, Arc::new(router), &config, preamble, stopped);
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use foghorn_http::limit::Rate;
+
 /// Most threads for streams: more than one a core gains nothing.
 const REACTORS_MAX: usize = 256;
 
@@ -58,6 +60,14 @@ pub struct Config {
     pub last_total: usize,
     /// Threads that write to the streams that are level; 0 for as many as there are cores.
     pub reactors: usize,
+    /// Requests from each client address, over time; 0 for no limit.
+    pub address_per_minute: u32,
+    /// How many at once.
+    pub address_burst: u32,
+    /// Streams that each subject may open, over time; 0 for no limit.
+    pub subject_per_minute: u32,
+    /// How many at once.
+    pub subject_burst: u32,
 }
 
 impl Default for Config {
@@ -81,6 +91,12 @@ impl Default for Config {
             drain_window: Duration::from_secs(5),
             last_total: 1000,
             reactors: 0,
+            // An office of 500 behind one address, with four pages each.
+            address_per_minute: 6000,
+            address_burst: 2000,
+            // A browser with 50 pages, restarted a few times.
+            subject_per_minute: 600,
+            subject_burst: 200,
         }
     }
 }
@@ -97,6 +113,16 @@ impl Config {
     pub(crate) fn reactors(&self) -> usize {
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         if self.reactors == 0 { cores } else { self.reactors }
+    }
+
+    /// How often each client address may ask.
+    pub(crate) fn address_rate(&self) -> Rate {
+        Rate::per_minute(self.address_per_minute, self.address_burst)
+    }
+
+    /// How often each subject may open a stream.
+    pub(crate) fn subject_rate(&self) -> Rate {
+        Rate::per_minute(self.subject_per_minute, self.subject_burst)
     }
 
     /// What is wrong with it, naming the key.
@@ -118,6 +144,8 @@ impl Config {
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;
         within("drain_window", self.drain_window, 0, 3600)?;
+        self.address_rate().check("gateway.address_per_minute", "gateway.address_burst")?;
+        self.subject_rate().check("gateway.subject_per_minute", "gateway.subject_burst")?;
         if self.reactors > REACTORS_MAX {
             return Err(format!("gateway.reactors must be at most {REACTORS_MAX}, not {}", self.reactors));
         }

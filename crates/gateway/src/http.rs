@@ -31,6 +31,7 @@ use foghorn_http::{Handler, Response};
 use crate::connection::{Begin, Connection, Shared, goodbye};
 use crate::engine;
 use crate::history::{self, Asked};
+use crate::limits::{Limited, Limits};
 use crate::revoke;
 use crate::seat::Term;
 use crate::subscription::{Form, Subscription};
@@ -53,6 +54,8 @@ const KEYS: &[&str] = &[
 ];
 /// The key of a token in the URL.
 pub(crate) const TOKEN: &str = "token";
+/// What `/api/events/` is followed by that is no channel there.
+const NOT_CHANNELS: [&str; 3] = ["stats", "ticket", "subscribe"];
 /// Most milliseconds in `batch=`.
 const BATCH_MS_MAX: u32 = 5000;
 /// Most types in `events=`.
@@ -64,15 +67,19 @@ pub struct Api {
     pub(crate) shared: Arc<Shared>,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) revocations: Arc<dyn Store>,
+    pub(crate) limits: Arc<Limits>,
 }
 
 impl Handler for Api {
     fn handle(
         &self,
         request: Request<Incoming>,
-        _peer: SocketAddr,
+        peer: SocketAddr,
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
         Box::pin(async move {
+            if let Err(limited) = self.limits.check_address(peer, request.headers()) {
+                return self.limited(&request, limited);
+            }
             if request.uri().path() == revoke::PATH {
                 return self.revoke(request).await.unwrap_or_else(Problem::into_response);
             }
@@ -132,6 +139,9 @@ impl Api {
             return Err(self.refused(&Refusal::NoCredential("listening to broadcast".to_owned())));
         }
         let subscription = subscription(&query, &all, shards)?;
+        if let Err(limited) = self.limits.check_subject(&caller) {
+            return Ok(self.stream_later(limited));
+        }
         let begin = begin(headers, &query, self.shared.hub.clock.now())?;
         let hub = &self.shared.hub;
         if hub.is_draining() || hub.connections() >= self.shared.config.connections {
@@ -151,6 +161,30 @@ impl Api {
         let term = term.map(|identity| Term::new(identity, self.auth.expiring_notice()));
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id).until(term);
         Ok(stream_of(connection))
+    }
+
+    /// Whoever asks too often is told to come back later: a stream in its own words, as a browser would never
+    /// come back after another status.
+    fn limited<B>(&self, request: &Request<B>, limited: Limited) -> Response {
+        if request.method() == Method::GET && is_stream(request.uri().path()) {
+            return self.stream_later(limited);
+        }
+        self.shared.hub.metrics.limited(limited.by);
+        // Rounded up, and jittered, so that those refused together do not come back together.
+        let seconds = u32::try_from(limited.wait.as_secs()).unwrap_or(u32::MAX);
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
+            .detail("more requests come from this address than gateway.address_per_minute allows")
+            .retry_after(seconds.saturating_add(rand::random_range(1..=3)))
+            .into_response()
+    }
+
+    fn stream_later(&self, Limited { by, wait }: Limited) -> Response {
+        let metrics = &self.shared.hub.metrics;
+        metrics.limited(by);
+        metrics.ended(StreamEnd::Limited);
+        let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let retry_ms = self.shared.config.retry_ms().saturating_add(wait);
+        event_stream(full(goodbye(StreamEnd::Limited, retry_ms)))
     }
 
     /// Who asks. A token in the URL ends up in logs and histories, so it has to be allowed.
@@ -217,6 +251,16 @@ impl Api {
                 "draining": hub.is_draining(), "positions": positions,
             }),
         )
+    }
+}
+
+/// Whether a path is a stream's, whatever it names.
+fn is_stream(path: &str) -> bool {
+    let Ok(segments) = percent_decode(path) else { return false };
+    match &segments[..] {
+        [api, events] => api == "api" && events == "events",
+        [api, events, name] => api == "api" && events == "events" && !NOT_CHANNELS.contains(&name.as_str()),
+        _ => false,
     }
 }
 

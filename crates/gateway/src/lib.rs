@@ -28,6 +28,7 @@ mod gathering;
 mod history;
 mod http;
 mod keep_alive;
+mod limits;
 mod revoke;
 mod seat;
 

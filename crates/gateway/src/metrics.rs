@@ -14,6 +14,8 @@ use foghorn_core::policy::Policies;
 use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::shard::Shard;
 
+use crate::limits::By;
+
 /// A type that some policy lists, or `other`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TypeLabel {
@@ -23,6 +25,11 @@ pub struct TypeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLabel {
+    by: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,6 +88,7 @@ pub struct Metrics {
     delivered: Family<TypeLabel, Counter>,
     ended: Family<ReasonLabel, Counter>,
     refused: Family<ReasonLabel, Counter>,
+    limited: Family<ByLabel, Counter>,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
     log_errors: Counter,
@@ -126,6 +134,11 @@ impl Metrics {
             m.delivered.clone(),
         );
         r.register("refusals", "Requests refused for who made them, by problem type", m.refused.clone());
+        r.register(
+            "limited",
+            "Requests and streams told to come back later, by whose limit",
+            m.limited.clone(),
+        );
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
         r.register("replay_failures", "Requests to the event log that failed", m.log_errors.clone());
@@ -158,6 +171,9 @@ impl Metrics {
         for end in StreamEnd::ALL {
             drop(m.ended.get_or_create(&ReasonLabel { reason: end.as_str() }));
         }
+        for by in By::ALL {
+            drop(m.limited.get_or_create(&ByLabel { by: by.as_str() }));
+        }
         for source in [Source::Ring, Source::Log] {
             drop(m.replayed.get_or_create(&source.label()));
         }
@@ -186,6 +202,11 @@ impl Metrics {
     /// Somebody may not.
     pub fn refused(&self, why: &Refusal) {
         self.refused.get_or_create(&ReasonLabel { reason: why.code() }).inc();
+    }
+
+    /// Somebody asks too often.
+    pub(crate) fn limited(&self, by: By) {
+        self.limited.get_or_create(&ByLabel { by: by.as_str() }).inc();
     }
 
     /// A stream was reset.

@@ -14,6 +14,7 @@ use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_core::policy::Policies;
 use foghorn_core::shard::ShardCount;
+use foghorn_http::client::Proxies;
 use foghorn_telemetry::health::Health;
 
 use crate::config::Config;
@@ -23,6 +24,7 @@ use crate::engine::Engine;
 pub use crate::http::Api;
 use crate::hub::Hub;
 use crate::ingest::Ingest;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 
 /// How often at most all streams are looked at for what was revoked.
@@ -40,6 +42,8 @@ pub struct Ports {
     pub policies: Arc<Policies>,
     /// Who may listen.
     pub auth: Arc<Authenticator>,
+    /// Who is believed about whom they ask for.
+    pub proxies: Proxies,
     /// Where what operators revoke is kept.
     pub revocations: Arc<dyn Store>,
     /// What counts as now.
@@ -53,6 +57,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     auth: Arc<Authenticator>,
     revocations: Arc<dyn Store>,
+    limits: Arc<Limits>,
     health: Health,
     /// Ends with the gateway.
     tasks: JoinSet<()>,
@@ -94,8 +99,16 @@ impl Gateway {
         });
         let replays = Semaphore::new(config.replays);
         let engine = Engine::default();
+        let limits = Arc::new(Limits::new(ports.proxies, &config));
         let shared = Arc::new(Shared { hub, log: ports.log, config, replays, engine });
-        Gateway { shared, auth: ports.auth, revocations: ports.revocations, health: ports.health, tasks }
+        Gateway {
+            shared,
+            auth: ports.auth,
+            revocations: ports.revocations,
+            limits,
+            health: ports.health,
+            tasks,
+        }
     }
 
     /// Its HTTP side.
@@ -104,6 +117,7 @@ impl Gateway {
             shared: self.shared.clone(),
             auth: self.auth.clone(),
             revocations: self.revocations.clone(),
+            limits: self.limits.clone(),
         })
     }
 

@@ -27,7 +27,8 @@ use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_gateway::config::Config;
 use foghorn_gateway::service::{Gateway, Ports};
-use foghorn_http::serve::{Limits, serve};
+use foghorn_http::client::Proxies;
+use foghorn_http::serve::{Limits, Preamble, serve};
 use foghorn_telemetry::health::Health;
 use prometheus_client::registry::Registry;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -92,6 +93,7 @@ impl Stage {
             shards: ShardCount::ONE,
             policies: Arc::default(),
             auth: Arc::new(foghorn_auth::Authenticator::open()),
+            proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
             clock: Clock::default(),
             health: health.clone(),
@@ -104,7 +106,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(serve(listener, gateway.api(), Limits::default(), None, stopped));
+        tokio::spawn(serve(listener, gateway.api(), Limits::default(), Preamble::default(), stopped));
         let stage = Stage { feed, address, health, published: 0, _gateway: gateway, _stop: stop };
         while !stage.health.missing().is_empty() {
             tokio::task::yield_now().await;

@@ -4,9 +4,11 @@
 //! Read first: [`serve::serve`] and [`problem::Problem`].
 
 pub mod body;
+pub mod client;
 pub mod cors;
 pub mod guard;
 pub mod hint;
+pub mod limit;
 pub mod listen;
 mod pace;
 pub mod problem;

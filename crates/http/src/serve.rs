@@ -1,7 +1,9 @@
-//! The accept loop, and how a connection begins: with TLS or without, over HTTP/1.1 or HTTP/2.
+//! The accept loop, and how a connection begins: with a word from a proxy or without, with TLS or without, over
+//! HTTP/1.1 or HTTP/2.
 
 mod http1;
 mod http2;
+mod proxied;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::Handler;
+use crate::client::Network;
 use crate::stall::StallLimit;
 use crate::takeover::{Open, Places};
 use crate::tls::{H2, Identity};
@@ -49,6 +52,16 @@ pub struct Limits {
     pub idle: Duration,
 }
 
+/// What comes on a connection before HTTP. By default nothing does.
+#[derive(Debug, Clone, Default)]
+pub struct Preamble {
+    /// From these networks each connection begins with a header of the PROXY protocol, which is believed; from
+    /// others none does.
+    pub proxied: Arc<[Network]>,
+    /// With an identity all that is spoken is TLS.
+    pub tls: Option<Arc<Identity>>,
+}
+
 /// Who asks, and who answers.
 #[derive(Clone)]
 struct Peer {
@@ -70,23 +83,23 @@ impl Default for Limits {
 }
 
 /// Serves until `stop` turns true, then finishes the requests under way (streams end by themselves,
-/// their service lets them go) and returns. With an identity all that is spoken is TLS.
+/// their service lets them go) and returns.
 pub async fn serve(
     listener: TcpListener,
     handler: Arc<dyn Handler>,
     limits: Limits,
-    tls: Option<Arc<Identity>>,
+    preamble: Preamble,
     stop: watch::Receiver<bool>,
 ) {
     let follow = async {
-        match &tls {
+        match &preamble.tls {
             Some(identity) => identity.follow().await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
         () = follow => {}
-        () = accept(listener, handler, limits, tls.clone(), stop) => {}
+        () = accept(listener, handler, limits, preamble.clone(), stop) => {}
     }
 }
 
@@ -94,7 +107,7 @@ async fn accept(
     listener: TcpListener,
     handler: Arc<dyn Handler>,
     limits: Limits,
-    tls: Option<Arc<Identity>>,
+    preamble: Preamble,
     mut stop: watch::Receiver<bool>,
 ) {
     let (places, mut on_close) = Places::new();
@@ -111,7 +124,8 @@ async fn accept(
                 Ok((socket, address)) => {
                     let socket = prepared(socket, limits, address);
                     let peer = Peer { address, handler: handler.clone() };
-                    tokio::spawn(connection(socket, places.take(), peer, tls.clone(), limits, stop.clone()));
+                    let (open, preamble) = (places.take(), preamble.clone());
+                    tokio::spawn(connection(socket, open, peer, preamble, limits, stop.clone()));
                 }
                 Err(error) => accept_failed(&error).await,
             },
@@ -146,13 +160,13 @@ fn prepared(socket: TcpStream, limits: Limits, peer: SocketAddr) -> StallLimit<T
 async fn connection(
     socket: StallLimit<TcpStream>,
     open: Open,
-    peer: Peer,
-    tls: Option<Arc<Identity>>,
+    mut peer: Peer,
+    preamble: Preamble,
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
     let begun = tokio::select! {
-        begun = tokio::time::timeout(limits.head_deadline, begin(socket, tls)) => begun,
+        begun = tokio::time::timeout(limits.head_deadline, begin(socket, &mut peer.address, preamble)) => begun,
         () = stopped(&mut stop) => return,
     };
     let address = peer.address;
@@ -178,11 +192,16 @@ async fn connection(
     }
 }
 
-/// What is spoken on a connection, by ALPN or by its first bytes. None when nothing is.
+/// What is spoken on a connection, by ALPN or by its first bytes. None when nothing is. Whom it is from, a proxy may
+/// say before.
 async fn begin(
-    socket: StallLimit<TcpStream>,
-    tls: Option<Arc<Identity>>,
+    mut socket: StallLimit<TcpStream>,
+    from: &mut SocketAddr,
+    Preamble { proxied, tls }: Preamble,
 ) -> std::io::Result<Option<(Transport, Version)>> {
+    if proxied.iter().any(|network| network.has(from.ip())) {
+        *from = proxied::read(&mut socket).await?.unwrap_or(*from);
+    }
     let (transport, is_http2) = match tls {
         None => {
             let is_http2 = http2::is_spoken(socket.get_ref()).await?;

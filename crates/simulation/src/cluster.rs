@@ -20,6 +20,7 @@ use foghorn_fanout::publish::Publisher;
 use foghorn_fanout::relay::Relay;
 use foghorn_gateway::config::Config as GatewayConfig;
 use foghorn_gateway::service::{Api, Gateway, Ports};
+use foghorn_http::client::Proxies;
 use foghorn_telemetry::health::Health;
 use foghorn_telemetry::shutdown::{self, Trigger};
 use parking_lot::Mutex;
@@ -335,6 +336,9 @@ impl Cluster {
             log_patience: Duration::from_secs(8),
             drain_window: Duration::from_secs(2),
             stale_after: Duration::from_secs(if self.world.is(Mutant::SilenceUntold) { 3600 } else { 5 }),
+            // By the system's clock, and nobody here is known by address or token.
+            address_per_minute: 0,
+            subject_per_minute: 0,
             ..GatewayConfig::default()
         };
         let ports = Ports {
@@ -343,6 +347,7 @@ impl Cluster {
             shards: self.world.shards,
             policies: self.policies(),
             auth: Arc::new(Authenticator::open()),
+            proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
             clock: process.clock(),
             health: Health::default(),

@@ -8,7 +8,8 @@ use tonic::{Code, Request};
 use super::{Issuer, bearer, claims};
 use crate::deployment::Cluster;
 
-fn of<T>(message: T, authorization: Option<&str>) -> Request<T> {
+/// A request with metadata `authorization`.
+pub(super) fn of<T>(message: T, authorization: Option<&str>) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(value) = authorization {
         request.metadata_mut().insert("authorization", MetadataValue::try_from(value).unwrap());

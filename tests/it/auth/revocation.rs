@@ -2,17 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use foghorn_rpc::v1::{PublishRequest, publisher_client::PublisherClient};
+use foghorn_rpc::v1::{PublishRequest, PublishResult, publisher_client::PublisherClient};
 use foghorn_tests::PATIENCE;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{Reply, request};
+use foghorn_tests::http2::Http2;
 use foghorn_tests::sse::{NoBlock, SseClient};
+use foghorn_tests::tls;
 use foghorn_tests::wait::until;
+use futures::channel::mpsc;
 use http::Method;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
+use tonic::{Code, Streaming};
 
+use super::doors::of;
 use super::{Issuer, bearer, claims, now};
 use crate::deployment::{Cluster, wait_ready};
 
@@ -51,6 +57,33 @@ async fn ends(mut stream: SseClient, since: Instant) {
     let said = (last.event_type(), last.json()["reason"].clone(), end);
     assert_eq!(said, ("stream-end", json!("revoked"), NoBlock::End), "{blocks:?}");
     assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
+}
+
+/// A publisher's stream that has published one event, and could more.
+async fn publishing(
+    server: &Foghorn,
+    token: &str,
+) -> (mpsc::Sender<PublishRequest>, Streaming<PublishResult>) {
+    let (mut sender, requests) = mpsc::channel(8);
+    let event = PublishRequest { channel: "members.b".into(), data: "first".into(), ..Default::default() };
+    sender.try_send(event).unwrap();
+    let mut grpc = PublisherClient::connect(format!("http://{}", server.grpc())).await.unwrap();
+    let mut answers = grpc.publish_stream(of(requests, Some(&bearer(token)))).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().result;
+    assert!(matches!(answer, Some(foghorn_rpc::v1::publish_result::Result::Ok(_))), "{answer:?}");
+    (sender, answers)
+}
+
+/// The publisher's stream ends in time, though it says no more.
+async fn is_ended(
+    (sender, mut answers): (mpsc::Sender<PublishRequest>, Streaming<PublishResult>),
+    since: Instant,
+) {
+    let status = timeout(PATIENCE, answers.message()).await.expect("it stays open").unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+    assert_eq!(status.metadata().get("foghorn-problem").unwrap(), "bad-credential");
+    assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
+    drop(sender);
 }
 
 /// The problem type with which a gateway answers a token; empty when it takes it.
@@ -121,10 +154,17 @@ async fn what_is_revoked_ends_in_the_whole_cluster_and_no_door_takes_it_again() 
     let (one, _) = listen(&gateways[0], &ann).await;
     let (two, _) = listen(&gateways[1], &other).await;
     let (mut bobs, _) = listen(&gateways[1], &bob).await;
+    let publishers =
+        (publishing(&cluster.fanouts[0], &ann).await, publishing(&cluster.fanouts[1], &other).await);
     let said = Instant::now();
     let answer = issuer.revoke(&gateways[0], &json!({ "subject": "ann" })).await;
     assert_eq!((answer.status, &answer.body["revoked"]), (200, &json!("subject")), "{}", answer.body);
-    tokio::join!(ends(one, said), ends(two, said));
+    tokio::join!(
+        ends(one, said),
+        ends(two, said),
+        is_ended(publishers.0, said),
+        is_ended(publishers.1, said)
+    );
     answered(&cluster, &ann, "bad-credential").await;
     answered(&cluster, &other, "bad-credential").await;
     answered(&cluster, &issuer.issued("ann", "4", 1), "").await;
@@ -236,4 +276,53 @@ async fn standalone_knows_what_was_revoked_after_a_restart_and_only_operators_re
         assert_eq!(publish(&server, &ann).await, "bad-credential", "{restart}");
         assert_eq!(history(&server, &issuer.issued("ann", "2", -1)).await, "", "{restart}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_over_tls_and_http2_end_when_they_are_revoked() {
+    let issuer = Issuer::new();
+    let folder = tempfile::tempdir().unwrap();
+    let variables = tls::variables(folder.path());
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    for environment in [&[][..], &variables] {
+        let server = issuer.standalone("", environment).await;
+        let [ann, bob] = ["ann", "bob"].map(|subject| issuer.issued(subject, subject, -1));
+        let connection = Http2::connect(&server.url("")).await.unwrap();
+        let open = async |token: &str| {
+            let headers = [("authorization", bearer(token))];
+            let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+            let path = "/api/events?channels=members.a";
+            let mut stream = connection.listen(path, &headers).await.unwrap();
+            stream.collect_until(PATIENCE, |block| block.event_type() == "stream-live").await;
+            stream
+        };
+        let (one, other, mut bobs) = (open(&ann).await, open(&ann).await, open(&bob).await);
+        let (alone, id) = listen(&server, &bob).await;
+        let said = Instant::now();
+        assert_eq!(issuer.revoke(&server, &json!({ "subject": "ann" })).await.status, 200);
+        tokio::join!(ends(one, said), ends(other, said));
+        // Others on the same connection stay.
+        assert_eq!(publish(&server, &bob).await, "");
+        bobs.collect_until(PATIENCE, |block| block.data.as_deref() == Some("heard")).await;
+        // By its id, and with it all that its token opened.
+        let said = Instant::now();
+        assert_eq!(issuer.revoke(&server, &json!({ "connection": id })).await.status, 200);
+        tokio::join!(ends(alone, said), ends(bobs, said));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publishers_stream_ends_with_its_token() {
+    let issuer = Issuer::new();
+    let server = issuer.standalone("", &[]).await;
+    let mut claims = claims("ann", 0, &json!({ "publish": ["members.>"] }));
+    let expires = now() + 3;
+    claims["exp"] = json!(expires);
+    let short = issuer.ec.mint("ec", &claims).unwrap();
+    let long = issuer.issued("bob", "1", -1);
+    let began = Instant::now();
+    let (stream, _goes_on) = (publishing(&server, &short).await, publishing(&server, &long).await);
+    // In so long at most, as seconds are counted.
+    is_ended(stream, began + Duration::from_secs(3)).await;
+    assert!(now() >= expires, "no sooner than the token");
 }

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::testing::{Bench, bench};
 
 async fn post(bench: &Bench, body: &str) -> (u16, Value, Option<u32>) {
-    let handler = PublishHandler::new(bench.publisher.clone());
+    let handler = PublishHandler::new(bench.publisher.clone(), Proxies::default());
     let request = Request::post(PATH).header(header::HOST, "localhost");
     let request = request.header(header::CONTENT_TYPE, "application/json");
     let request = request.body(http_body_util::Full::new(Bytes::from(body.to_owned()))).unwrap();
@@ -148,12 +148,18 @@ async fn a_full_house_refuses_what_it_can_not_hold() {
 
 /// A door on a socket, until the first is dropped.
 async fn open(bench: &Bench) -> (tokio::sync::watch::Sender<bool>, SocketAddr) {
-    let handler = Arc::new(PublishHandler::new(bench.publisher.clone()));
+    let handler = Arc::new(PublishHandler::new(bench.publisher.clone(), Proxies::default()));
     let handler = Arc::new(Guarded::new(Guard::default(), handler));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    tokio::spawn(foghorn_http::serve::serve(listener, handler, Default::default(), None, stopped));
+    tokio::spawn(foghorn_http::serve::serve(
+        listener,
+        handler,
+        Default::default(),
+        Default::default(),
+        stopped,
+    ));
     (stop, address)
 }
 

@@ -129,6 +129,8 @@ impl Http {
         for origin in &self.origins {
             urls::origin(origin).map_err(|what| format!("http.origins: {origin:?} {what}"))?;
         }
+        self.proxies()?;
+        self.proxied()?;
         if is_empty(&self.tls.certificate) != is_empty(&self.tls.key) {
             return Err("http.tls.certificate and http.tls.key go together: give both PEM files, or neither"
                 .to_owned());
@@ -199,6 +201,10 @@ mod tests {
             ("http.connections = 100000", "http.connections", "gateway.connections (100000)"),
             ("standalone.data = \"\"", "standalone.data", "ephemeral = true"),
             ("limits.event_bytes = 1", "limits.event_bytes", "1024"),
+            ("http.trusted_proxies = [\"10.0.0.0/33\"]", "http.trusted_proxies", "10.0.0.0/8"),
+            ("http.proxy_protocol = [\"lb.internal\"]", "http.proxy_protocol", "10.0.0.0/8"),
+            ("gateway.address_burst = 0", "gateway.address_burst", "between 1 and 1000000"),
+            ("fanout.subject_per_second = 9000000", "fanout.subject_per_second", "at most 1000000"),
             ("http.tls.key = \"tls.key\"", "http.tls.certificate", "go together"),
             ("log.filter = \"foghorn=loud\"", "log.filter", ""),
             ("auth.keys = [{ algorithm = \"HS256\", secret = \"hunter2\" }]", "auth.keys", "at least 32"),

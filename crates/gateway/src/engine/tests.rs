@@ -10,7 +10,8 @@ use foghorn_core::position::{Epoch, Position};
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
 use foghorn_core::sse::Decoder;
-use foghorn_http::serve::{Limits, serve};
+use foghorn_http::client::Proxies;
+use foghorn_http::serve::{Limits, Preamble, serve};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -65,11 +66,12 @@ impl Stage {
             shared: shared.clone(),
             auth: Arc::new(foghorn_auth::Authenticator::open()),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
+            limits: Arc::new(crate::limits::Limits::new(Proxies::default(), &shared.config)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(serve(listener, api, Limits::default(), None, stopped));
+        tokio::spawn(serve(listener, api, Limits::default(), Preamble::default(), stopped));
         Stage { hub, log, address, journal, shared, _stop: stop }
     }
 

@@ -3,7 +3,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
-use crate::serve::{Limits, serve};
+use crate::serve::{Limits, Preamble, serve};
 
 /// Answers everything with 401, as what it is.
 struct Refusing;
@@ -29,7 +29,7 @@ async fn heads(requests: &[(&str, &str)]) -> Vec<String> {
         listener,
         Arc::new(Guarded::new(guard, Arc::new(Refusing))),
         Limits::default(),
-        None,
+        Preamble::default(),
         stopped,
     ));
     let mut heads = Vec::new();

@@ -54,7 +54,7 @@ async fn an_answer_that_nobody_reads_is_let_go_and_its_connection_reset() {
     let (dropped, mut on_drop) = mpsc::channel(8);
     let (_stop, stopped) = watch::channel(false);
     let limits = Limits { write_stall: Duration::from_millis(200), ..Limits::default() };
-    tokio::spawn(serve(listener, Arc::new(Endlessly(dropped)), limits, None, stopped));
+    tokio::spawn(serve(listener, Arc::new(Endlessly(dropped)), limits, Preamble::default(), stopped));
 
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
@@ -78,7 +78,7 @@ async fn over_http2(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(serve(listener, Arc::new(Endlessly(dropped)), limits, None, stopped));
+    tokio::spawn(serve(listener, Arc::new(Endlessly(dropped)), limits, Preamble::default(), stopped));
     let socket = TcpStream::connect(address).await.unwrap();
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(65_535)
@@ -137,4 +137,72 @@ async fn over_http2_a_connection_without_a_request_is_ended_and_one_with_a_strea
     .await
     .expect("an idle connection is kept");
     read.frame().await.unwrap().unwrap();
+}
+
+/// Answers with whom it is asked by.
+struct Echo;
+
+impl Handler for Echo {
+    fn handle(
+        &self,
+        _: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = crate::Response> + Send + '_>> {
+        Box::pin(async move { Response::new(crate::body::full(peer.to_string())) })
+    }
+}
+
+/// From 203.0.113.9:4660.
+const PROXIED: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\x0a\0\0\x01\x12\x34\0\x50";
+/// The proxy's own.
+const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+/// A connection to a server that is told by the networks' proxies who asks, and on which these bytes were sent.
+async fn sent(networks: &[&str], bytes: &[u8]) -> (TcpStream, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let preamble =
+        Preamble { proxied: networks.iter().map(|text| text.parse().unwrap()).collect(), tls: None };
+    let limits = Limits { head_deadline: Duration::from_millis(300), ..Limits::default() };
+    tokio::spawn(serve(listener, Arc::new(Echo), limits, preamble, stopped));
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(bytes).await.unwrap();
+    (socket, stop)
+}
+
+/// All that is answered, until the server has closed the connection.
+async fn answered(networks: &[&str], bytes: &[u8]) -> String {
+    let (mut socket, _stop) = sent(networks, bytes).await;
+    let mut answer = Vec::new();
+    // It may be reset, with what was sent and not read.
+    let _closed = timeout(Duration::from_secs(20), socket.read_to_end(&mut answer)).await.expect("kept open");
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn whom_a_connection_is_from_is_believed_of_the_listed_networks_alone() {
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let with = |header: &[u8]| [header, request].concat();
+    let listed = ["10.0.0.0/8", "127.0.0.1"];
+    let answer = answered(&listed, &with(PROXIED)).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("203.0.113.9:4660"), "{answer}");
+    assert!(answered(&listed, &with(LOCAL)).await.contains("\r\n127.0.0.1:"));
+    // They have to say it, and whole, and in time.
+    for bytes in [with(b""), PROXIED[..20].to_vec(), with(b"PROXY TCP4 1.1.1.1 1.1.1.1 1 1\r\n")] {
+        assert_eq!(answered(&listed, &bytes).await, "");
+    }
+    // Others can't.
+    assert!(answered(&["10.0.0.0/8"], &with(PROXIED)).await.starts_with("HTTP/1.1 400"));
+    assert!(answered(&["10.0.0.0/8"], &with(b"")).await.contains("\r\n127.0.0.1:"));
+}
+
+#[tokio::test]
+async fn http2_may_follow_whom_a_connection_is_from() {
+    let (socket, _stop) = sent(&["127.0.0.0/8"], PROXIED).await;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
+    tokio::spawn(connection);
+    let body = sender.send_request(asked()).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "203.0.113.9:4660");
 }

@@ -1,0 +1,66 @@
+//! How often somebody may ask: by where they are, and by who they are.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use foghorn_auth::Caller;
+use foghorn_http::client::{AddressLimiter, Proxies};
+use foghorn_http::limit::Limiter;
+
+use crate::config::Config;
+
+/// By what somebody is known who asks too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Address,
+    Subject,
+}
+
+/// Somebody has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limited {
+    pub(crate) by: By,
+    /// So long at least.
+    pub(crate) wait: Duration,
+}
+
+/// A gateway's limits.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    addresses: AddressLimiter,
+    subjects: Limiter,
+}
+
+impl Limits {
+    /// Requests for each client address, by what `proxies` say, and streams opened for each subject.
+    pub(crate) fn new(proxies: Proxies, config: &Config) -> Self {
+        let addresses = AddressLimiter::new(proxies, config.address_rate());
+        Limits { addresses, subjects: Limiter::new(config.subject_rate()) }
+    }
+
+    /// Counts a request.
+    pub(crate) fn check_address(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Limited> {
+        let checked = self.addresses.check(peer, headers);
+        checked.map_err(|exceeded| Limited { by: By::Address, wait: exceeded.wait })
+    }
+
+    /// Counts a stream. Who has no token is known by the address alone.
+    pub(crate) fn check_subject(&self, caller: &Caller) -> Result<(), Limited> {
+        let Some(identity) = caller.identity() else { return Ok(()) };
+        let checked = self.subjects.check(identity.subject.as_str());
+        checked.map_err(|exceeded| Limited { by: By::Subject, wait: exceeded.wait })
+    }
+}
+
+impl By {
+    pub(crate) const ALL: [By; 2] = [By::Address, By::Subject];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            By::Address => "address",
+            By::Subject => "subject",
+        }
+    }
+}
