@@ -16,6 +16,7 @@ mod faults;
 mod harness;
 mod hostile;
 mod http2;
+mod ingress;
 mod log_faults;
 mod log_nats;
 mod log_postgres;

@@ -16,11 +16,11 @@ use crate::deployment::{Deployment, Shape};
 const EVENTS: usize = 20;
 const APART: Duration = Duration::from_millis(200);
 /// How much later than the direct connection the one through the proxy may hear an event.
-const LATE_MAX: Duration = Duration::from_millis(100);
+pub(crate) const LATE_MAX: Duration = Duration::from_millis(100);
 
 /// How much later each event came through the proxy than directly. Events that don't come while the test
 /// publishes count as late by all the time that was left.
-async fn lateness(d: &Deployment, through: &str) -> Vec<Duration> {
+pub(crate) async fn lateness(d: &Deployment, through: &str) -> Vec<Duration> {
     let channel = d.name("proxied");
     let path = format!("/api/events?channels={channel}");
     let direct = d.listen(&format!("channels={channel}"), None).await.stream;
@@ -56,7 +56,8 @@ async fn arrivals(mut stream: SseClient, end: Instant) -> Vec<Instant> {
         match stream.next_within(end.saturating_duration_since(Instant::now())).await {
             Ok(block) if block.event_type() == "message" && block.is_event() => times.push(Instant::now()),
             Ok(_) => {}
-            Err(_) => times.resize(EVENTS, Instant::now()),
+            // The rest never comes, also where the stream broke off.
+            Err(_) => times.resize(EVENTS, end),
         }
     }
     times

@@ -1,6 +1,7 @@
 //! The project's chores, in one place for people and for CI: `cargo xtask tools | test | simulate |
-//! soak | fuzz | codegen | ci`.
+//! soak | fuzz | codegen | chart | ci`.
 
+mod chart;
 mod ci;
 mod codegen;
 mod command;
@@ -24,8 +25,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Find or install what the tests need: PostgreSQL, nats-server, nginx, chromium and chromedriver; and a C++
-    /// compiler for fuzzing
+    /// Find or install what the tests need: PostgreSQL, nats-server, nginx, chromium and chromedriver; a C++ compiler
+    /// for fuzzing; and helm, kubectl and Kubernetes' schemas for the chart
     Tools,
     /// Build the product and run the tests against it
     Test(test::Options),
@@ -41,20 +42,29 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Everything a change has to pass: format, clippy, generated code, tests, fuzzing
+    /// Check the Helm chart and the manifests in k8s/: lint, schemas, every configuration through the product's own
+    /// check, the restricted Pod Security Standard
+    Chart {
+        /// Render k8s/ from the chart, and check nothing
+        #[arg(long)]
+        write: bool,
+    },
+    /// Everything a change has to pass: format, clippy, generated code, tests, the chart, fuzzing
     Ci,
 }
 
 fn main() -> ExitCode {
     command::watch_for_interrupts();
     let outcome = match Arguments::parse().chore {
-        Chore::Tools => tools::ensure().map(|tools| print!("{tools}")).and_then(|()| tools::compiler()),
+        Chore::Tools => tools(),
         Chore::Test(options) => test::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Simulate(options) => simulate::run(&options),
         Chore::Soak(options) => soak::run(&options),
         Chore::Codegen { check: false } => codegen::write(),
         Chore::Codegen { check: true } => codegen::check(),
+        Chore::Chart { write: true } => chart::write(),
+        Chore::Chart { write: false } => chart::check(),
         Chore::Ci => ci::run(),
     };
     match outcome {
@@ -64,4 +74,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn tools() -> anyhow::Result<()> {
+    print!("{}", tools::ensure()?);
+    tools::compiler()?;
+    print!("{}", tools::chart_tools()?);
+    Ok(())
 }

@@ -87,14 +87,39 @@ fn apt_get() -> Result<Command> {
     Ok(command)
 }
 
-/// Installs one pinned Python package into a virtual environment in `.tools/`; gives its folder of programs.
-pub(super) fn pip(requirement: &str) -> Result<()> {
+/// Installs one pinned Python package into a virtual environment of its own in `.tools/`.
+pub(super) fn pip(environment: &str, requirement: &str) -> Result<()> {
     println!("installing {requirement} (pip)");
-    let environment = folder()?.join("venv");
+    let environment = folder()?.join(environment);
+    make_environment(&environment)?;
+    let mut pip = Command::new(environment.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", requirement]);
+    download(&mut pip, requirement)
+}
+
+/// Puts one pinned Python package into `folder` as it is. The virtual environment is made if need be.
+pub(super) fn pip_download(environment: &str, requirement: &str, target: &Path) -> Result<()> {
+    println!("downloading {requirement} (pip)");
+    let environment = folder()?.join(environment);
+    if !environment.join("bin/pip").is_file() {
+        make_environment(&environment)?;
+    }
+    let mut pip = Command::new(environment.join("bin/pip"));
+    pip.args(["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]).arg(target);
+    download(pip.arg(requirement), requirement)
+}
+
+fn download(pip: &mut Command, requirement: &str) -> Result<()> {
+    command::output(pip, DOWNLOAD).map(drop).with_context(|| {
+        format!("cannot install {requirement}: put the program on the PATH by hand and run `cargo xtask tools` again")
+    })
+}
+
+fn make_environment(environment: &Path) -> Result<()> {
     let make = || -> Result<()> {
         // From nothing: an installation that was cut short is no ground to build on.
         let mut venv = Command::new("python3");
-        venv.args(["-m", "venv", "--clear"]).arg(&environment);
+        venv.args(["-m", "venv", "--clear"]).arg(environment);
         command::output(&mut venv, Duration::from_secs(120)).map(drop)
     };
     if make().is_err() {
@@ -102,14 +127,10 @@ pub(super) fn pip(requirement: &str) -> Result<()> {
         apt(&["python3-venv"])?;
         make()?;
     }
-    let mut pip = Command::new(environment.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", requirement]);
-    command::output(&mut pip, DOWNLOAD).map(drop).with_context(|| {
-        format!("cannot install {requirement}: put the program on the PATH by hand and run `cargo xtask tools` again")
-    })
+    Ok(())
 }
 
 /// Where `pip` put `program`.
-pub(super) fn pip_program(program: impl AsRef<Path>) -> Result<PathBuf> {
-    Ok(folder()?.join("venv/bin").join(program))
+pub(super) fn pip_program(environment: &str, program: impl AsRef<Path>) -> Result<PathBuf> {
+    Ok(folder()?.join(environment).join("bin").join(program))
 }

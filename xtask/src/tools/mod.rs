@@ -2,6 +2,7 @@
 //!
 //! Where they were found is written to `.tools/paths`, for a plain `cargo test`.
 
+mod charts;
 mod chromium;
 mod compiler;
 mod faults;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result};
 
 use crate::workspace::root;
 
+pub(crate) use self::charts::{ChartTools, chart_tools};
 pub(crate) use self::compiler::compiler;
 
 /// A component in working order.
@@ -42,9 +44,13 @@ impl Tools {
 
 impl fmt::Display for Tools {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|tool| writeln!(out, "{:<14} {:<16} {}", tool.name, tool.version, tool.place))
+        self.0.iter().try_for_each(|tool| writeln!(out, "{tool}"))
+    }
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:<14} {:<16} {}", self.name, self.version, self.place)
     }
 }
 

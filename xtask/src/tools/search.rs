@@ -29,9 +29,9 @@ pub(super) fn given(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The version a program states: the first word of its answer to `flag` that begins with a digit.
+/// The version a program states: the first word of its answer to `flag` (or several) that begins with a digit.
 pub(super) fn version(program: &Path, flag: &str) -> Result<String> {
-    let output = command::output(Command::new(program).arg(flag), Duration::from_secs(20))?;
+    let output = command::output(Command::new(program).args(flag.split(' ')), Duration::from_secs(20))?;
     // nginx answers on standard error.
     let answer = output.stdout + &output.stderr;
     let words = answer.split(|c: char| c.is_whitespace() || c == '/');

@@ -1,0 +1,129 @@
+{{- /* foghorn.toml, as docs/configuration.md has it. */ -}}
+
+{{- /* A value. JSON's text is TOML's; numbers come as floats, and none is one. */ -}}
+{{- define "foghorn.toml.value" -}}
+{{- if kindIs "string" . -}}
+{{ toJson . }}
+{{- else if kindIs "bool" . -}}
+{{ . }}
+{{- else if kindIs "slice" . -}}
+[{{ range $i, $item := . }}{{ if $i }}, {{ end }}{{ include "foghorn.toml.value" $item }}{{ end }}]
+{{- else -}}
+{{ int64 . }}
+{{- end -}}
+{{- end -}}
+
+{{- /* A table's keys, a line each. */ -}}
+{{- define "foghorn.toml.keys" -}}
+{{- range $key, $value := . -}}
+{{- if not (kindIs "invalid" $value) }}
+{{ $key }} = {{ include "foghorn.toml.value" $value }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Of dict "root" "component". */ -}}
+{{- define "foghorn.config" -}}
+{{- $v := .root.Values -}}
+{{- $c := $v.config -}}
+{{- $full := include "foghorn.fullname" .root -}}
+{{- $is := dict .component true -}}
+{{- $address := $v.listenAddress -}}
+shards = {{ int64 $c.shards }}
+{{- if $is.eventlog }}
+# An event log asks nobody; who may reach it is up to the network policy.
+allow_anonymous = true
+{{- else }}
+allow_anonymous = {{ include "foghorn.open" .root }}
+{{- end }}
+
+[log]
+{{- include "foghorn.toml.keys" $c.log }}
+
+[listen]
+admin = "{{ $address }}:9090"
+{{- if not $is.eventlog }}
+http = "{{ $address }}:8080"
+{{- end }}
+{{- if $is.fanout }}
+grpc = "{{ $address }}:50051"
+{{- else if $is.eventlog }}
+grpc = "{{ $address }}:50052"
+{{- end }}
+
+[limits]
+{{- include "foghorn.toml.keys" $c.limits }}
+
+[nats]
+{{- if $v.dev.enabled }}
+url = "nats://{{ $full }}-dev-nats.{{ .root.Release.Namespace }}.svc:4222"
+{{- include "foghorn.toml.keys" (merge (dict "replicas" 1) $c.nats) }}
+{{- else }}
+url = {{ toJson $v.nats.url }}
+{{- include "foghorn.toml.keys" $c.nats }}
+{{- end }}
+{{- if eq $v.nats.auth.kind "credentials" }}
+credentials = "/etc/foghorn/nats/credentials"
+{{- end }}
+{{- if $v.nats.tls.caSecret }}
+ca = "/etc/foghorn/nats-ca/ca.crt"
+{{- end }}
+{{- if $v.nats.tls.certificateSecret }}
+certificate = "/etc/foghorn/nats-tls/tls.crt"
+key = "/etc/foghorn/nats-tls/tls.key"
+{{- end }}
+{{- if $is.eventlog }}
+
+[postgres]
+{{- include "foghorn.toml.keys" $c.postgres }}
+{{- else }}
+
+[eventlog]
+url = "http://{{ $full }}-eventlog.{{ .root.Release.Namespace }}.svc:50052"
+
+[http]
+{{- $service := printf "%s-%s" $full .component }}
+{{- $services := list $service }}
+{{- range list "%s.%s" "%s.%s.svc" "%s.%s.svc.cluster.local" }}
+{{- $services = append $services (printf . $service $.root.Release.Namespace) }}
+{{- end }}
+hosts = {{ include "foghorn.toml.value" (concat $v.ingress.hosts ($c.http.hosts | default list) $services | uniq) }}
+{{- include "foghorn.toml.keys" (omit $c.http "hosts") }}
+{{- if $is.gateway }}
+# Above gateway.connections: one that is full needs a connection to say so.
+connections = {{ add (int64 $v.gateway.connections) 1000 }}
+{{- end }}
+{{- if $v.tls.secret }}
+
+[http.tls]
+certificate = "/etc/foghorn/tls/tls.crt"
+key = "/etc/foghorn/tls/tls.key"
+{{- end }}
+
+[auth]
+{{- include "foghorn.toml.keys" $c.auth }}
+{{- range $i, $key := $v.auth.keys }}
+
+[[auth.keys]]
+{{- include "foghorn.toml.keys" (omit $key "secret") }}
+file = "/etc/foghorn/keys/{{ $i }}"
+{{- end }}
+{{- end }}
+{{- if $is.gateway }}
+
+[gateway]
+connections = {{ int64 $v.gateway.connections }}
+drain_delay = "{{ int64 $v.endpointDelaySeconds }}s"
+drain_window = "{{ include "foghorn.drainWindow" .root }}s"
+{{- include "foghorn.toml.keys" $c.gateway }}
+{{- else if $is.fanout }}
+
+[fanout]
+{{- include "foghorn.toml.keys" $c.fanout }}
+{{- end }}
+{{- range $c.policy }}
+
+[[policy]]
+{{- include "foghorn.toml.keys" . }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,132 @@
+//! Runs every rendered configuration through the product's own check, laid out as the pod would have it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::render::{self, Object, containers, list};
+use crate::command;
+use crate::tools::ChartTools;
+use crate::workspace::root;
+
+/// Where the chart mounts what is ours.
+const MOUNTED: &str = "/etc/foghorn/";
+
+/// Checks configurations with the product's binary, and a certificate and a key for wherever one is wanted.
+pub(super) struct Checker {
+    binary: PathBuf,
+    /// Has `tls.crt`, `tls.key`, `public.pem`, the key's other half, and `secret`, a text.
+    secrets: TempDir,
+}
+
+impl Checker {
+    pub(super) fn new(tools: &ChartTools, binary: PathBuf) -> Result<Self> {
+        let secrets = tempfile::tempdir().context("creating a temporary folder for keys")?;
+        let mut make = Command::new("sh");
+        make.arg(root().join("deploy/tls/make-certificate.sh")).arg(secrets.path()).arg("foghorn.test");
+        command::output(&mut make, Duration::from_secs(30))?;
+        let mut public = tools.openssl();
+        public.args(["x509", "-pubkey", "-noout", "-in"]).arg(secrets.path().join("tls.crt"));
+        let public = command::output(&mut public, Duration::from_secs(30))?;
+        std::fs::write(secrets.path().join("public.pem"), public.stdout)?;
+        std::fs::write(secrets.path().join("secret"), "0123456789abcdef0123456789abcdef")?;
+        Ok(Self { binary, secrets })
+    }
+
+    /// Every container that runs the product.
+    pub(super) fn check(&self, objects: &[Object]) -> Result<()> {
+        for object in objects {
+            let Some(pod) = object.pod() else { continue };
+            for container in containers(pod).filter(|container| is_ours(container)) {
+                let checked = self.container(pod, container, objects);
+                checked.with_context(|| format!("{}, container {}", object.name(), container["name"]))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn container(&self, pod: &Value, container: &Value, objects: &[Object]) -> Result<()> {
+        let place = tempfile::tempdir().context("creating a temporary folder for a pod's files")?;
+        let moved = format!("{}{MOUNTED}", place.path().display());
+        for mount in list(container, "/volumeMounts") {
+            self.mount(pod, mount, objects, place.path(), &moved)?;
+        }
+        let arguments: Vec<String> = list(container, "/args")
+            .iter()
+            .map(|argument| argument.as_str().unwrap_or_default().replace(MOUNTED, &moved))
+            .collect();
+
+        // Whether the command line is one that the product takes.
+        let mut help = self.product(container, &moved);
+        help.args(&arguments).arg("--help");
+        command::output(&mut help, render::LIMIT)?;
+
+        let configured = arguments.iter().skip_while(|argument| *argument != "--config").nth(1);
+        let mut check = self.product(container, &moved);
+        check.args(["config", "check"]);
+        if let Some(file) = configured {
+            ensure!(Path::new(file).is_file(), "{file} is not mounted");
+            check.args(["--config", file]);
+        }
+        command::output(&mut check, render::LIMIT).map(drop)
+    }
+
+    /// The product with the variables that the container would have.
+    fn product(&self, container: &Value, moved: &str) -> Command {
+        let mut product = Command::new(&self.binary);
+        product.env_clear();
+        for variable in list(container, "/env") {
+            let name = variable["name"].as_str().unwrap_or_default();
+            let value = match variable["value"].as_str() {
+                Some(value) => value.replace(MOUNTED, moved),
+                None if name == "FOGHORN_POSTGRES_URL" => "postgres://user:secret@db:5432/foghorn".to_owned(),
+                None => "from-a-secret".to_owned(),
+            };
+            product.env(name, value);
+        }
+        product
+    }
+
+    /// Lays out what is mounted: ConfigMaps as they are rendered, Secrets with something that will do.
+    fn mount(&self, pod: &Value, mount: &Value, objects: &[Object], place: &Path, moved: &str) -> Result<()> {
+        let volumes = list(pod, "/spec/volumes");
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
+        let volume = volume.with_context(|| format!("no volume {}", mount["name"]))?;
+        let target = mount["mountPath"].as_str().unwrap_or_default();
+        let target = place.join(target.trim_start_matches('/'));
+        std::fs::create_dir_all(&target)?;
+        if let Some(name) = volume["configMap"]["name"].as_str() {
+            let is_it =
+                |object: &&Object| object.kind() == "ConfigMap" && object.text_at("/metadata/name") == name;
+            let map = objects.iter().find(is_it).with_context(|| format!("no ConfigMap {name}"))?;
+            for (file, text) in map.value["data"].as_object().into_iter().flatten() {
+                std::fs::write(target.join(file), text.as_str().unwrap_or_default().replace(MOUNTED, moved))?;
+            }
+        }
+        let projected =
+            list(volume, "/projected/sources").iter().flat_map(|source| list(source, "/secret/items"));
+        for item in list(volume, "/secret/items").iter().chain(projected) {
+            let (key, path) =
+                (item["key"].as_str().unwrap_or_default(), item["path"].as_str().unwrap_or_default());
+            let secret = match key {
+                "ca.crt" | "tls.crt" => "tls.crt",
+                "tls.key" => "tls.key",
+                pem if pem.ends_with(".pem") => "public.pem",
+                _ => "secret",
+            };
+            std::fs::copy(self.secrets.path().join(secret), target.join(path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a container runs the product's image: by its last name, as the rest is up to who installs it.
+fn is_ours(container: &Value) -> bool {
+    let image = container["image"].as_str().unwrap_or_default();
+    let last = image.rsplit('/').next().unwrap_or_default();
+    last.split(['@', ':']).next() == Some("foghorn")
+}

@@ -1,0 +1,52 @@
+//! Whether pods are given the time that their processes take to stop, and a rollout drains one gateway at a time.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use toml::Table;
+
+use super::render::Object;
+
+/// What a gateway takes beyond its delay and window: the last writes (2 s) and the last requests (5 s).
+const GATEWAY_ENDS: u64 = 7;
+
+/// Every Deployment of these objects.
+pub(super) fn check(objects: &[Object]) -> Result<()> {
+    objects.iter().filter(|object| object.kind() == "Deployment").try_for_each(|deployment| {
+        let of = || -> Result<()> {
+            let spec = &deployment.value["spec"];
+            let [ready, progress, grace] = [
+                "/minReadySeconds",
+                "/progressDeadlineSeconds",
+                "/template/spec/terminationGracePeriodSeconds",
+            ]
+            .map(|place| spec.pointer(place).and_then(Value::as_u64));
+            let ready = ready.context("no minReadySeconds")?;
+            let grace = grace.context("no terminationGracePeriodSeconds")?;
+            ensure!(progress > Some(ready), "it would be given up before anything is available");
+            let slept = spec.pointer("/template/spec/containers/0/lifecycle/preStop/sleep/seconds");
+            match slept.and_then(Value::as_u64) {
+                Some(slept) => ensure!(grace > slept + 30, "{grace} s are too few after {slept} s of sleep"),
+                None => gateway(deployment, objects, ready, grace)?,
+            }
+            Ok(())
+        };
+        of().with_context(|| deployment.name())
+    })
+}
+
+/// What doesn't sleep is a gateway, which has its delay in its configuration.
+fn gateway(deployment: &Object, objects: &[Object], ready: u64, grace: u64) -> Result<()> {
+    let name = deployment.text_at("/metadata/name");
+    let is_its = |object: &&Object| object.kind() == "ConfigMap" && object.text_at("/metadata/name") == name;
+    let map = objects.iter().find(is_its).context("it has no ConfigMap")?;
+    let configured: Table = map.value["data"]["foghorn.toml"].as_str().unwrap_or_default().parse()?;
+    let seconds = |key: &str| -> Result<u64> {
+        let value = configured.get("gateway").and_then(|gateway| gateway.get(key)?.as_str());
+        let value = value.with_context(|| format!("gateway.{key} is not set"))?;
+        value.trim_end_matches('s').parse().with_context(|| format!("gateway.{key} = {value:?}"))
+    };
+    let drain = seconds("drain_delay")? + seconds("drain_window")?;
+    ensure!(grace >= drain + GATEWAY_ENDS, "it is killed after {grace} s and drains for {drain} s");
+    ensure!(ready >= drain, "after {ready} s the next gateway drains, and this one takes {drain} s");
+    Ok(())
+}
