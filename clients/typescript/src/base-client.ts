@@ -154,7 +154,7 @@ export abstract class BaseClient<Events extends object> {
   }
 
   /** The channels and patterns that are subscribed to. */
-  get channels(): string[] {
+  get channels(): readonly string[] {
     return this.#channels.list();
   }
 

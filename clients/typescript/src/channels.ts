@@ -1,6 +1,8 @@
 /** Channels and patterns, each wanted by any number of parties. */
 export class Channels {
   readonly #wanted = new Map<string, number>();
+  /** Made when it is asked for, until they change. */
+  #list: readonly string[] | undefined;
 
   constructor(initial: Iterable<string> = []) {
     this.add(initial);
@@ -12,6 +14,7 @@ export class Channels {
     for (const channel of channels) {
       const parties = this.#wanted.get(channel) ?? 0;
       this.#wanted.set(channel, parties + 1);
+      this.#list = undefined;
       changed ||= parties === 0;
     }
     return changed;
@@ -26,13 +29,15 @@ export class Channels {
         this.#wanted.set(channel, parties - 1);
       } else {
         changed = this.#wanted.delete(channel) || changed;
+        this.#list = undefined;
       }
     }
     return changed;
   }
 
   /** All of them, in an order that depends on nothing but themselves. */
-  list(): string[] {
-    return [...this.#wanted.keys()].sort();
+  list(): readonly string[] {
+    this.#list ??= [...this.#wanted.keys()].sort();
+    return this.#list;
   }
 }

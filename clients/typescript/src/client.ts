@@ -39,6 +39,10 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
   #waiting = false;
   /** When to open a stream, or another one in place of the one there is. */
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** When to look whether the channels are still those that were asked for. */
+  #channelsTimer: ReturnType<typeof setTimeout> | undefined;
+  /** The channels that were asked for. */
+  #asked: readonly string[] = [];
   /** Attempts that failed since the client was last connected. */
   #failures = 0;
   /** What the server said last to wait before connecting again. */
@@ -83,13 +87,19 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
   protected override changeChannels(): void {
     // Whoever waits will ask for the new channels by then.
     if (this.status !== "disconnected" && !this.#waiting) {
-      this.#openIn(CHANNELS_MS);
+      clearTimeout(this.#channelsTimer);
+      this.#channelsTimer = setTimeout(() => {
+        if (this.channels.join() !== this.#asked.join()) {
+          this.#open();
+        }
+      }, CHANNELS_MS);
     }
   }
 
   #open(): void {
     this.#drop();
-    const url = streamUrl(this.#address, this.#options, this.channels, this.lastEventId);
+    this.#asked = this.channels;
+    const url = streamUrl(this.#address, this.#options, this.#asked, this.lastEventId);
     // Also of the way there: a connection that is never answered is as dead as one that falls silent.
     this.#watchdog.heard();
     if (this.#options.prepare === undefined) {
@@ -148,7 +158,7 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
     this.#opened += 1;
     this.#waiting = false;
     clearTimeout(this.#timer);
-    this.#timer = undefined;
+    clearTimeout(this.#channelsTimer);
     this.#watchdog.stop();
     this.#stream?.close();
     this.#stream = undefined;

@@ -6,6 +6,9 @@ export function covers(pattern: string, channel: string): boolean {
   if (pattern === channel) {
     return true;
   }
+  if (channel === "") {
+    return false; // No channel, but an event of the stream's own.
+  }
   const wanted = pattern.split(".");
   const tokens = channel.split(".");
   for (const [index, token] of wanted.entries()) {
@@ -17,4 +20,9 @@ export function covers(pattern: string, channel: string): boolean {
     }
   }
   return tokens.length === wanted.length;
+}
+
+/** Whether one of these patterns covers a channel. */
+export function coversAny(patterns: readonly string[], channel: string): boolean {
+  return patterns.some((pattern) => covers(pattern, channel));
 }

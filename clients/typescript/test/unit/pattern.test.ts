@@ -17,6 +17,7 @@ it.each([
   ["orders.*.paid", "orders.eu.paid", true],
   ["", "orders", false],
   ["orders", "", false],
+  [">", "", false],
 ])("%s covers %s: %s", (pattern, channel, expected) => {
   expect(covers(pattern, channel)).toBe(expected);
 });
