@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::workspace::cargo;
-use crate::{codegen, command, fuzz, test};
+use crate::{client, codegen, command, fuzz, test};
 
 /// Clippy compiles the dependencies' interfaces on a cold machine.
 const LINT: Duration = Duration::from_secs(25 * 60);
@@ -24,6 +24,7 @@ pub(crate) fn run() -> Result<()> {
         command::run(cargo().args(lint), LINT)
     })?;
     step("tests", || test::run(&test::Options::everything()))?;
+    step("client", client::run)?;
     step("fuzz", || fuzz::run(&fuzz::Options::everything()))
 }
 

@@ -1,7 +1,8 @@
 //! The project's chores, in one place for people and for CI: `cargo xtask tools | test | simulate |
-//! soak | fuzz | codegen | ci`.
+//! client | soak | fuzz | codegen | ci`.
 
 mod ci;
+mod client;
 mod codegen;
 mod command;
 mod fuzz;
@@ -29,6 +30,8 @@ enum Chore {
     Tools,
     /// Build the product and run the tests against it
     Test(test::Options),
+    /// Check, test and pack the browsers' client, in Node and in Chromium
+    Client,
     /// Feed made-up bytes to the code that reads bytes from outside, guided by what they reach in it
     Fuzz(fuzz::Options),
     /// Run the simulation: thousands of seeds, or one with its story
@@ -41,7 +44,7 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Everything a change has to pass: format, clippy, generated code, tests, fuzzing
+    /// Everything a change has to pass: format, clippy, generated code, tests, the browsers' client, fuzzing
     Ci,
 }
 
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Tools => tools::ensure().map(|tools| print!("{tools}")).and_then(|()| tools::compiler()),
         Chore::Test(options) => test::run(&options),
+        Chore::Client => client::run(),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Simulate(options) => simulate::run(&options),
         Chore::Soak(options) => soak::run(&options),

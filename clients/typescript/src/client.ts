@@ -64,14 +64,14 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
       return;
     }
     this.#failures = 0;
+    globalThis.addEventListener?.("online", this.#online);
+    this.setStatus("connecting");
     try {
       this.#open();
     } catch (error) {
-      this.#drop();
+      this.close();
       throw error;
     }
-    globalThis.addEventListener?.("online", this.#online);
-    this.setStatus("connecting");
   }
 
   override close(): void {
@@ -97,6 +97,9 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
   }
 
   #open(): void {
+    if (this.readyState === 2) {
+      return; // Whoever was told that the client connects has closed it.
+    }
     this.#drop();
     this.#asked = this.channels;
     const url = streamUrl(this.#address, this.#options, this.#asked, this.lastEventId);

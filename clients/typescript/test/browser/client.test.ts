@@ -11,7 +11,7 @@ let foghorn: Foghorn;
 let page: Page;
 
 beforeAll(async () => {
-  [browser, pages] = await Promise.all([launch(), Pages.start("client")]);
+  [browser, pages] = await Promise.all([launch(), Pages.start("client", "worker")]);
   foghorn = await Foghorn.start({
     FOGHORN_HTTP_ORIGINS: pages.origin,
     FOGHORN_GATEWAY_KEEP_ALIVE: "2s",
@@ -84,6 +84,18 @@ it("an EventSource of the platform hears typed events of patterns, by channel", 
     "paid shop.us null",
   ]);
   expect([await errors("a"), await recovered("a")]).toEqual([[], [false]]);
+});
+
+it("a worker can listen with both transports", async () => {
+  await page.evaluate((url) => {
+    const worker = new Worker("/script/worker.js", { type: "module" });
+    worker.onmessage = ({ data }) => window.heard.push(data);
+    worker.postMessage(url);
+  }, foghorn.url);
+  const said = () => page.evaluate(() => [...window.heard].sort());
+  await expect.poll(said).toEqual(["fetch connected", "native connected"]);
+  await foghorn.publish({ channel: "worker", data: 7 });
+  await expect.poll(said).toEqual(["fetch 7", "fetch connected", "native 7", "native connected"]);
 });
 
 it("batches are unpacked", async () => {

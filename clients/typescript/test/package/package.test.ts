@@ -16,7 +16,7 @@ const run = (program: string, args: string[], cwd: string): string =>
   execFileSync(program, args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
 
 beforeAll(() => {
-  run("npm", ["pack", "--pack-destination", project], root);
+  run("npm", ["pack", "--loglevel=error", "--pack-destination", project], root);
   const [tarball] = readdirSync(project).filter((name) => name.endsWith(".tgz"));
   writeFileSync(join(project, "package.json"), '{ "name": "fresh", "private": true, "type": "module" }');
   // It has no dependencies, so no registry is asked.

@@ -9,6 +9,8 @@ export interface Heard {
   readonly events: string[];
   readonly statuses: string[];
   readonly errors: string[];
+  /** The types of the problems that the server named. */
+  readonly problems: string[];
   /** `recovered` of each `connected`. */
   readonly recovered: boolean[];
 }
@@ -17,35 +19,51 @@ export interface Opening extends Omit<FoghornOptions, "transport"> {
   url: string;
   types: readonly string[];
   transport?: "fetch";
+  /** Whether the fetch transport sends a token of the test's own, a new one each time. */
+  mints?: boolean;
 }
 
 const records: Record<string, Heard> = {};
 
-function open(name: string, { types, transport, ...options }: Opening): void {
+function open(name: string, { types, transport, mints, ...options }: Opening): void {
   const events: string[] = [];
   const statuses: string[] = [];
   const errors: string[] = [];
+  const problems: string[] = [];
   const recovered: boolean[] = [];
   const client = new FoghornClient({
     ...options,
-    ...(transport === "fetch" ? { transport: fetchTransport() } : {}),
+    ...(transport === "fetch" ? { transport: fetchTransport(mints ? { headers: bearer } : {}) } : {}),
     onStatus: (status) => statuses.push(status),
-    onError: (error) => errors.push(error.code),
+    onError: (error) => {
+      errors.push(error.code);
+      if (error.problem?.type !== undefined) {
+        problems.push(error.problem.type);
+      }
+    },
   });
   for (const type of [...types, "stream-reset"]) {
     client.on(type, (data, event) => events.push([type, event.channel, JSON.stringify(data)].join(" ")));
   }
   client.on("connected", (data) => recovered.push(data.recovered));
-  records[name] = { client, events, statuses, errors, recovered };
+  records[name] = { client, events, statuses, errors, problems, recovered };
   client.connect();
+}
+
+async function bearer(): Promise<HeadersInit> {
+  return { Authorization: `Bearer ${await window.mint()}` };
 }
 
 declare global {
   interface Window {
+    mint(): Promise<string>;
+    /** What a worker says. */
+    heard: string[];
     records: Record<string, Heard>;
     openClient: typeof open;
   }
 }
 
 window.records = records;
+window.heard = [];
 window.openClient = open;
