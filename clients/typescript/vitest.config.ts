@@ -2,14 +2,14 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
+    // Most of the time they wait for a server. Each file of the browser's tests has a browser of its own.
+    maxWorkers: 2,
     projects: [
       { test: { name: "unit", include: ["test/unit/**/*.test.ts"], restoreMocks: true } },
       {
         test: {
           name: "browser",
           include: ["test/browser/**/*.test.ts"],
-          // One browser and one server at a time: the machines that run this have two processors.
-          fileParallelism: false,
           testTimeout: 30_000,
           hookTimeout: 60_000,
         },

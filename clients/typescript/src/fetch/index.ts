@@ -13,13 +13,16 @@ export { EventStreamParser, type ParserSink } from "./parser.js";
 /** The largest event that a Foghorn server sends, in its envelope, with room to spare. */
 const EVENT_LENGTH = 4 * 1024 * 1024;
 
+/** Headers, in any form that `Headers` takes. */
+export type HeaderList = Headers | Record<string, string> | [string, string][];
+
 /** How to fetch. */
 export interface FetchOptions {
   /**
    * Headers of every request, such as `Authorization`. A function is called before each connection, and may
    * fetch a fresh token.
    */
-  headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
+  headers?: HeaderList | (() => HeaderList | Promise<HeaderList>);
   /** What to use instead of the platform's own `fetch`. */
   fetch?: typeof fetch;
   /**

@@ -67,8 +67,8 @@ export class SharedFoghornClient<Events extends object = AnyEvents> extends Base
       return;
     }
     this.setStatus("connecting");
-    if (this.#locks !== undefined) {
-      // The leader had given up.
+    if (this.#leader !== undefined || this.#locks !== undefined) {
+      // Whoever leads has given up.
       this.#leader?.connect();
       this.#say({ kind: "connect" });
     } else if (canShare()) {

@@ -107,10 +107,10 @@ it("batches are unpacked", async () => {
 it("missed heartbeats tell that the server hangs, and a quiet stream isn't taken for dead", async () => {
   const kinds = { native: {}, fetch: { transport: "fetch" } } as const;
   for (const [name, transport] of Object.entries(kinds)) {
-    await open(name, { channels: ["hang"], types: ["tick"], heartbeatTimeout: 3_000, ...transport });
+    await open(name, { channels: ["hang"], types: ["tick"], heartbeatTimeout: 4_000, ...transport });
   }
   // Heartbeats come every two seconds.
-  await new Promise((resolve) => setTimeout(resolve, 3_500));
+  await new Promise((resolve) => setTimeout(resolve, 4_500));
   for (const name of Object.keys(kinds)) {
     expect([await errors(name), await status(name)]).toEqual([[], "connected"]);
   }

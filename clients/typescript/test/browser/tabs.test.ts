@@ -149,3 +149,21 @@ it("tabs of different names have connections of their own", async () => {
   const second = await tab({ channels: [], types: [], name: "another user" });
   expect([await leads(first), await leads(second)]).toEqual([true, true]);
 });
+
+it("where tabs can't find each other, each has a connection of its own", async () => {
+  await context.addInitScript(() => {
+    Object.defineProperty(Navigator.prototype, "locks", { get: () => undefined });
+  });
+  const first = await tab({ channels: ["alone"], types: ["tick"] });
+  const second = await tab({ channels: ["alone"], types: ["tick"] });
+  expect([await leads(first), await leads(second)]).toEqual([true, true]);
+  await publish(0, 3, "alone");
+  await untilHeard(first, numbers(0, 3, "alone"));
+  await first.evaluate(() => window.shared.subscribe("late"));
+  await expect
+    .poll(async () => {
+      await publish(7, 8, "late");
+      return (await heard(first)).includes("tick late 7");
+    })
+    .toBe(true);
+});

@@ -3,6 +3,7 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, write
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { Foghorn } from "../harness/foghorn.js";
@@ -26,7 +27,7 @@ beforeAll(() => {
   for (const name of ["react", "csstype", "@types/react", "@types/node", "undici-types"]) {
     symlinkSync(join(root, "node_modules", name), join(project, "node_modules", name));
   }
-  cpSync(join(root, "test/package/fixture/use.ts"), join(project, "use.ts"));
+  cpSync(join(root, "test/package/fixture"), project, { recursive: true });
 }, 120_000);
 
 afterAll(() => {
@@ -40,34 +41,25 @@ it("holds what is needed and nothing else", () => {
   expect(other).toEqual([]);
 });
 
+const OPTIONS = ["--strict", "--exactOptionalPropertyTypes", "--skipLibCheck", "false", "--target", "es2022"];
+const BROWSER = ["--lib", "es2022,dom,dom.iterable", "--types", "react", "--noEmit"];
+
 it.each([
   ["nodenext", "nodenext"],
   ["esnext", "bundler"],
 ])("has types for modules of the kind %s, resolved as %s does", (module, moduleResolution) => {
-  const options = [
-    "--strict",
-    "--skipLibCheck",
-    "false",
-    "--target",
-    "es2022",
-    "--lib",
-    "es2022,dom,dom.iterable",
-  ];
-  const types = ["--types", "node", "--noEmit", "--module", module, "--moduleResolution", moduleResolution];
-  expect(run(tsc, [...options, ...types, "use.ts"], project)).toBe("");
+  const modules = ["--module", module, "--moduleResolution", moduleResolution];
+  expect(run(tsc, [...OPTIONS, ...BROWSER, ...modules, "browser.ts"], project)).toBe("");
 });
 
-it("listens in a fresh project in Node", async () => {
+it("listens in a fresh project in Node, which needs no types of browsers", async () => {
   const foghorn = await Foghorn.start();
   try {
-    const emit = ["--skipLibCheck", "--target", "es2022", "--module", "nodenext", "--types", "node"];
-    run(tsc, [...emit, "--lib", "es2022,dom,dom.iterable", "use.ts"], project);
-    const child = spawn(process.execPath, ["use.js", foghorn.url], {
-      cwd: project,
-      stdio: ["ignore", "pipe", "inherit"],
-    });
+    run(tsc, [...OPTIONS, "--lib", "es2023", "--types", "node", "--module", "nodenext", "node.ts"], project);
+    const stdio = ["ignore", "pipe", "inherit"] as const;
+    const child = spawn(process.execPath, ["node.js", foghorn.url], { cwd: project, stdio: [...stdio] });
     const lines: string[] = [];
-    for await (const line of createInterface(child.stdout)) {
+    for await (const line of createInterface(child.stdout as Readable)) {
       lines.push(line);
       if (line === "connected") {
         await foghorn.publish({ channel: "orders.eu", event: "paid", data: { amount: 990 } });

@@ -1,5 +1,5 @@
 // The page of the tests of the client: opens clients by name, and keeps what each hears.
-import { fetchTransport } from "../../../src/fetch/index.js";
+import { fetchTransport, type HeaderList } from "../../../src/fetch/index.js";
 import { FoghornClient, type FoghornOptions } from "../../../src/index.js";
 
 /** What a client on the page has heard, and what it says of itself. */
@@ -50,7 +50,7 @@ function open(name: string, { types, transport, mints, ...options }: Opening): v
   client.connect();
 }
 
-async function bearer(): Promise<HeadersInit> {
+async function bearer(): Promise<HeaderList> {
   return { Authorization: `Bearer ${await window.mint()}` };
 }
 
