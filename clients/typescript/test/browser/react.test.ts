@@ -55,6 +55,8 @@ const connections = async () => (await (await fetch(`${foghorn.url}/stats`)).jso
 it("under StrictMode all components share one connection, and handlers get each event once", async () => {
   expect(requests).toEqual(["one,silent"]);
   expect(await connections()).toBe(1);
+  // Although StrictMode has taken the provider away and put it back.
+  expect(await page.evaluate(() => window.statuses)).toEqual(["connecting", "connected"]);
   for (let n = 1; n <= 5; n += 1) {
     await foghorn.publish({ channel: "one", event: "tick", data: n });
   }

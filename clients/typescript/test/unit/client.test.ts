@@ -451,6 +451,13 @@ describe("a connection that falls silent", () => {
     expect([transport.streams.length, transport.last.query("heartbeat")]).toEqual([1, null]);
   });
 
+  it("is left alone for as long as the application says, however long that is", async () => {
+    const { client, transport } = setUp({ heartbeatTimeout: Number.POSITIVE_INFINITY });
+    client.connect();
+    await vi.advanceTimersByTimeAsync(3_600_000);
+    expect(transport.streams).toHaveLength(1);
+  });
+
   it("a cursor alone is a sign of life", async () => {
     const { client, transport } = setUp({ heartbeatTimeout: 5_000 });
     client.connect();

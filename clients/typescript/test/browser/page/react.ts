@@ -53,7 +53,7 @@ function App({ url }: { url: string }) {
   }
   return createElement(
     FoghornProvider,
-    { options: { url } },
+    { options: { url, onStatus: (status) => window.statuses.push(status) } },
     createElement(Status),
     createElement(Feed, { key: `a${key}`, channel, mount: key }),
     createElement(Silent, { key: `b${key}` }),
@@ -69,12 +69,15 @@ function Silent() {
 declare global {
   interface Window {
     handled: unknown[];
+    /** What the provider's client said of itself. */
+    statuses: string[];
     controls: { hide(): void; listenTo(channel: string): void; remount(): void };
     renderApp(url: string): void;
   }
 }
 
 window.handled = handled;
+window.statuses = [];
 window.renderApp = (url) => {
   const root = document.getElementById("root");
   if (root !== null) {
