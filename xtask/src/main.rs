@@ -1,8 +1,9 @@
 //! The project's chores, in one place for people and for CI: `cargo xtask tools | test | simulate |
-//! soak | fuzz | codegen | chart | ci`.
+//! client | soak | fuzz | codegen | chart | ci`.
 
 mod chart;
 mod ci;
+mod client;
 mod codegen;
 mod command;
 mod fuzz;
@@ -30,6 +31,8 @@ enum Chore {
     Tools,
     /// Build the product and run the tests against it
     Test(test::Options),
+    /// Check, test and pack the browsers' client, in Node and in Chromium
+    Client,
     /// Feed made-up bytes to the code that reads bytes from outside, guided by what they reach in it
     Fuzz(fuzz::Options),
     /// Run the simulation: thousands of seeds, or one with its story
@@ -49,7 +52,7 @@ enum Chore {
         #[arg(long)]
         write: bool,
     },
-    /// Everything a change has to pass: format, clippy, generated code, tests, the chart, fuzzing
+    /// Everything a change has to pass: format, clippy, generated code, tests, the chart, the browsers' client, fuzzing
     Ci,
 }
 
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Tools => tools(),
         Chore::Test(options) => test::run(&options),
+        Chore::Client => client::run(),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Simulate(options) => simulate::run(&options),
         Chore::Soak(options) => soak::run(&options),

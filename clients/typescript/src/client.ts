@@ -1,0 +1,250 @@
+import { assumedRetry, backoff } from "./backoff.js";
+import { BaseClient } from "./base-client.js";
+import { unpackBatch, unpackEnvelope } from "./envelope.js";
+import { FoghornError } from "./error.js";
+import { eventSourceTransport } from "./event-source.js";
+import { type AnyEvents, parseData, STREAM_EVENTS, type StreamEvents } from "./events.js";
+import type { FoghornOptions } from "./options.js";
+import type { Loss, RawEvent, Stream, StreamSink, Transport } from "./transport.js";
+import { readUrl, streamUrl } from "./url.js";
+import { LONGEST_TIMER_MS, Watchdog } from "./watchdog.js";
+
+/** Two heartbeats of a quiet stream, of a server that is configured as it comes. */
+const HEARTBEAT_TIMEOUT_MS = 90_000;
+/** Changes of channels within this are one reconnect. */
+const CHANNELS_MS = 50;
+/** A credential that ends is renewed within this, or sooner. */
+const RENEW_MS = 15_000;
+
+/**
+ * A client with a connection of its own. It does nothing until `connect()`, comes back by itself after every
+ * loss, and goes on where it was: no event is lost in between, and none comes twice.
+ *
+ * ```ts
+ * const client = new FoghornClient<{ paid: Payment }>({ channels: ["orders.*"] });
+ * client.on("paid", (payment, { channel }) => show(channel, payment));
+ * client.on("stream-reset", () => reload());
+ * client.connect();
+ * ```
+ */
+export class FoghornClient<Events extends object = AnyEvents> extends BaseClient<Events> {
+  readonly #options: FoghornOptions;
+  readonly #address: string;
+  readonly #transport: Transport;
+  readonly #watchdog: Watchdog;
+  #stream: Stream | undefined;
+  /** Counts what was opened: what an earlier stream still says is nobody's business. */
+  #opened = 0;
+  /** Whether there is neither a stream nor one that is being prepared, only a time at which to open one. */
+  #waiting = false;
+  /** When to open a stream, or another one in place of the one there is. */
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** When to look whether the channels are still those that were asked for. */
+  #channelsTimer: ReturnType<typeof setTimeout> | undefined;
+  /** The channels that were asked for. */
+  #asked: readonly string[] = [];
+  /** Attempts that failed since the client was last connected. */
+  #failures = 0;
+  /** What the server said last to wait before connecting again. */
+  #retry: number | undefined;
+  /** The end that was answered with a new stream already. */
+  #renewedFor: string | undefined;
+
+  constructor(options: FoghornOptions = {}) {
+    const { address, channels } = readUrl(options);
+    super(options, [...channels, ...(options.channels ?? [])], options.lastEventId ?? "");
+    this.#options = options;
+    this.#address = address;
+    this.#transport = options.transport ?? eventSourceTransport;
+    this.#watchdog = new Watchdog(options.heartbeatTimeout ?? HEARTBEAT_TIMEOUT_MS, () => this.#silence());
+  }
+
+  override connect(): void {
+    if (this.status !== "disconnected") {
+      return;
+    }
+    this.#failures = 0;
+    globalThis.addEventListener?.("online", this.#online);
+    this.setStatus("connecting");
+    try {
+      this.#open();
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  override close(): void {
+    this.#drop();
+    globalThis.removeEventListener?.("online", this.#online);
+    this.setStatus("disconnected");
+  }
+
+  protected override wantType(type: string): void {
+    this.#stream?.want(type);
+  }
+
+  protected override changeChannels(): void {
+    // Whoever waits will ask for the new channels by then.
+    if (this.status !== "disconnected" && !this.#waiting) {
+      clearTimeout(this.#channelsTimer);
+      this.#channelsTimer = setTimeout(() => {
+        if (this.channels.join() !== this.#asked.join()) {
+          this.#open();
+        }
+      }, CHANNELS_MS);
+    }
+  }
+
+  #open(): void {
+    if (this.readyState === 2) {
+      return; // Whoever was told that the client connects has closed it.
+    }
+    this.#drop();
+    this.#asked = this.channels;
+    const url = streamUrl(this.#address, this.#options, this.#asked, this.lastEventId);
+    // Also of the way there: a connection that is never answered is as dead as one that falls silent.
+    this.#watchdog.heard();
+    if (this.#options.prepare === undefined) {
+      this.#start(url);
+    } else {
+      this.#prepareAndStart(this.#options.prepare, url);
+    }
+  }
+
+  async #prepareAndStart(prepare: NonNullable<FoghornOptions["prepare"]>, url: URL): Promise<void> {
+    const opened = this.#opened;
+    try {
+      const prepared = (await prepare(url)) ?? url;
+      if (opened === this.#opened) {
+        this.#start(prepared);
+      }
+    } catch (cause) {
+      if (opened === this.#opened) {
+        const error =
+          cause instanceof FoghornError
+            ? cause
+            : new FoghornError("prepare-failed", "prepare failed", { cause });
+        this.#lost({ error, reconnects: false, final: error.code === "unsupported" });
+      }
+    }
+  }
+
+  #start(url: string | URL): void {
+    const opened = this.#opened;
+    const ifOpen =
+      <Value>(hear: (value: Value) => void) =>
+      (value: Value): void => {
+        if (opened === this.#opened) {
+          hear(value);
+        }
+      };
+    const sink: StreamSink = {
+      event: ifOpen((event) => this.#event(event)),
+      cursor: ifOpen((id) => {
+        this.#watchdog.heard();
+        this.moveCursor(id);
+      }),
+      retry: ifOpen((milliseconds) => {
+        this.#retry = milliseconds;
+      }),
+      failed: ifOpen((error) => this.fail(error)),
+      lost: ifOpen((loss) => this.#lost(loss)),
+    };
+    const types = new Set([...STREAM_EVENTS, "batch", ...this.types()]);
+    const withCredentials = this.#options.withCredentials ?? false;
+    this.#stream = this.#transport.open({ url: String(url), withCredentials, types }, sink);
+  }
+
+  /** Leaves the stream there is, and whatever was to be done about it. */
+  #drop(): void {
+    this.#opened += 1;
+    this.#waiting = false;
+    clearTimeout(this.#timer);
+    clearTimeout(this.#channelsTimer);
+    this.#watchdog.stop();
+    this.#stream?.close();
+    this.#stream = undefined;
+  }
+
+  #openIn(milliseconds: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#open(), Math.min(milliseconds, LONGEST_TIMER_MS));
+  }
+
+  #event(raw: RawEvent): void {
+    this.#watchdog.heard();
+    if (STREAM_EVENTS.has(raw.type)) {
+      this.#streamEvent(raw);
+    } else if (raw.type === "batch") {
+      const opened = this.#opened;
+      for (const message of unpackBatch(raw)) {
+        // A handler may have closed the client: it will be given the rest when it comes back.
+        if (opened === this.#opened) {
+          this.deliver(message);
+        }
+      }
+    } else {
+      this.deliver(unpackEnvelope(raw));
+    }
+  }
+
+  #streamEvent(raw: RawEvent): void {
+    const opened = this.#opened;
+    this.deliver({ type: raw.type, channel: "", id: raw.id, time: undefined, text: raw.data });
+    if (opened !== this.#opened) {
+      return;
+    }
+    if (raw.type === "connected") {
+      this.#failures = 0;
+      this.setStatus("connected");
+    } else if (raw.type === "stream-expiring") {
+      this.#renew((parseData(raw.data) as Partial<StreamEvents["stream-expiring"]> | null)?.expires);
+    }
+  }
+
+  /** Opens a stream with a new credential before this one ends with its own. */
+  #renew(expires: string | undefined): void {
+    const renews = this.#options.prepare !== undefined || this.#transport.renews === true;
+    // Once for each end: whoever gives the same credential again won't be asked all the time.
+    if (renews && expires !== this.#renewedFor) {
+      this.#renewedFor = expires;
+      const left = Math.max(0, Date.parse(expires ?? "") - Date.now() || 0);
+      this.#openIn(Math.random() * Math.min(RENEW_MS, left / 2));
+    }
+  }
+
+  #lost(loss: Loss): void {
+    const { prepare, maxRetries = Number.POSITIVE_INFINITY } = this.#options;
+    const isFinal = loss.final && !(loss.error.status === 401 && prepare !== undefined);
+    const isExhausted = this.#failures >= maxRetries;
+    if (isFinal || isExhausted) {
+      this.close();
+      this.fail(loss.error);
+      if (!isFinal) {
+        this.fail(new FoghornError("retries-exhausted", `${maxRetries} attempts in a row failed`));
+      }
+      return;
+    }
+    if (!loss.reconnects || prepare !== undefined) {
+      this.#drop();
+      this.#waiting = true;
+      // Where EventSource would have waited, so do we.
+      const retry = this.#retry ?? (loss.reconnects ? assumedRetry() : 0);
+      this.#openIn(Math.max(retry, backoff(this.#failures)));
+    }
+    this.#failures += 1;
+    this.setStatus("connecting");
+    this.fail(loss.error);
+  }
+
+  #silence(): void {
+    const error = new FoghornError("heartbeat-missed", "nothing was heard for too long");
+    this.#lost({ error, reconnects: false, final: false });
+  }
+
+  /** The network is back. Whatever connection there was may be dead without a word of it. */
+  readonly #online = (): void => {
+    this.#openIn(backoff(0));
+  };
+}

@@ -1,0 +1,20 @@
+/**
+ * Listens to a Foghorn server with the platform's own EventSource.
+ *
+ * @module
+ */
+export { BaseClient, type ListenOptions } from "./base-client.js";
+export { FoghornClient } from "./client.js";
+export { FoghornError, type FoghornErrorCode, type FoghornErrorDetails, type Problem } from "./error.js";
+export { eventSourceTransport } from "./event-source.js";
+export type {
+  AnyEvents,
+  EventHandler,
+  FoghornEvent,
+  LifecycleListeners,
+  Status,
+  StreamEvents,
+  Unsubscribe,
+} from "./events.js";
+export type { FoghornOptions } from "./options.js";
+export type { Loss, RawEvent, Stream, StreamRequest, StreamSink, Transport } from "./transport.js";

@@ -1,0 +1,45 @@
+import type { LifecycleListeners } from "./events.js";
+import type { Transport } from "./transport.js";
+
+/** Where a client listens, and how. */
+export interface FoghornOptions extends LifecycleListeners {
+  /**
+   * The stream's address; `/api/events` by default, of the page's own origin. Its query is kept, and channels
+   * in it are listened to.
+   */
+  url?: string | URL;
+  /**
+   * Channels (`orders.eu.42`) and patterns (`orders.*`, `orders.>`) to listen to, beside those that everybody
+   * hears without asking. `subscribe` adds more.
+   */
+  channels?: Iterable<string>;
+  /** Only these types are sent, beside the stream's own; all by default. */
+  events?: Iterable<string>;
+  /** Begin with the events since then: how long ago (`10m`, `2h`), or RFC 3339. Only for the first connection. */
+  since?: string;
+  /** Begin with the newest so many events of each channel. Only for the first connection. */
+  last?: number;
+  /** Begin after this cursor: a `lastEventId` that was kept from an earlier client. */
+  lastEventId?: string;
+  /** Have the server gather events for so many milliseconds, which saves wake-ups. They are unpacked here. */
+  batch?: number;
+  /** Send cookies also to another origin than the page's. */
+  withCredentials?: boolean;
+  /**
+   * Called before each connection with the URL that is about to be opened, cursor included: to renew a cookie,
+   * or to put a fresh ticket or token into the query. It may change the URL in place, or give another. With it,
+   * the client makes all reconnects itself, instead of leaving most of them to EventSource, and connects anew
+   * when the server says that the stream's credential is about to end.
+   */
+  prepare?: (url: URL) => undefined | string | URL | Promise<undefined | string | URL>;
+  /** What brings the stream: native EventSource, unless it is another, such as `fetchTransport()`. */
+  transport?: Transport;
+  /** How many attempts in a row may fail before the client gives up; without end by default. */
+  maxRetries?: number;
+  /**
+   * After how many milliseconds without event or heartbeat the connection is taken for dead and made anew;
+   * 90,000 by default, which is two heartbeats of a server that has nothing else to say. 0 asks for no
+   * heartbeats, and leaves dead connections unnoticed.
+   */
+  heartbeatTimeout?: number;
+}

@@ -1,0 +1,20 @@
+"use client";
+
+export type { EventsResult } from "./event-store.js";
+/**
+ * React hooks. All components below a `FoghornProvider` share its one connection.
+ *
+ * @module
+ */
+export {
+  type EventMapOptions,
+  type EventsOptions,
+  type FoghornResult,
+  useEventHandler,
+  useEventMap,
+  useEventMap as useSSEMultiple,
+  useEvents,
+  useEvents as useSSE,
+  useFoghorn,
+} from "./hooks.js";
+export { FoghornProvider, type FoghornProviderProps } from "./provider.js";

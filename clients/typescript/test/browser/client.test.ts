@@ -1,0 +1,193 @@
+import type { Browser, Page } from "playwright-core";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { launch } from "../harness/chromium.js";
+import { Foghorn } from "../harness/foghorn.js";
+import { Pages } from "../harness/pages.js";
+import type { Opening } from "./page/client.js";
+
+let browser: Browser;
+let pages: Pages;
+let foghorn: Foghorn;
+let page: Page;
+
+beforeAll(async () => {
+  [browser, pages] = await Promise.all([launch(), Pages.start("client", "worker")]);
+  foghorn = await Foghorn.start({
+    FOGHORN_HTTP_ORIGINS: pages.origin,
+    FOGHORN_GATEWAY_KEEP_ALIVE: "2s",
+    FOGHORN_GATEWAY_KEEP_ALIVE_IDLE: "2s",
+  });
+});
+
+afterAll(async () => {
+  await browser.close();
+  pages.stop();
+  await foghorn.remove();
+});
+
+beforeEach(async () => {
+  page = await browser.newPage();
+  await page.goto(`${pages.origin}/client`);
+});
+
+afterEach(async () => {
+  await page.close();
+});
+
+/** Opens a client on the page, and waits until it is connected. */
+async function open(name: string, opening: Omit<Opening, "url"> & { url?: string }): Promise<void> {
+  await page.evaluate(([name, opening]) => window.openClient(name, opening), [
+    name,
+    { url: foghorn.url, ...opening },
+  ] as const);
+  await until(name, "connected");
+}
+
+const status = (name: string) => page.evaluate((name) => window.records[name]?.client.status, name);
+const until = (name: string, wanted: string) =>
+  expect.poll(() => status(name), { timeout: 20_000 }).toBe(wanted);
+const heard = (name: string) => page.evaluate((name) => window.records[name]?.events ?? [], name);
+const errors = (name: string) => page.evaluate((name) => window.records[name]?.errors ?? [], name);
+const recovered = (name: string) => page.evaluate((name) => window.records[name]?.recovered ?? [], name);
+const untilHeard = (name: string, expected: string[]) =>
+  expect.poll(() => heard(name), { timeout: 20_000 }).toEqual(expected);
+
+const numbers = (count: number, channel: string): string[] =>
+  Array.from({ length: count }, (_, n) => `tick ${channel} ${n}`);
+
+/** Publishes numbers one after the other; `meanwhile` is called when half of them are. */
+async function publishNumbers(count: number, channel: string, meanwhile: () => Promise<void>): Promise<void> {
+  let half: Promise<void> | undefined;
+  for (let n = 0; n < count; n += 1) {
+    await foghorn.publish({ channel, event: "tick", data: n });
+    if (n === Math.floor(count / 2)) {
+      half = meanwhile();
+    }
+  }
+  await half;
+}
+
+it("an EventSource of the platform hears typed events of patterns, by channel", async () => {
+  await open("a", { channels: ["shop.*", "news"], types: ["paid", "message", "error", "open"] });
+  await foghorn.publish({ channel: "shop.eu", event: "paid", data: { amount: 990 } });
+  await foghorn.publish({ channel: "news", data: "text\nof two lines" });
+  // Names that EventSource has events of its own for.
+  await foghorn.publish({ channel: "news", event: "error", data: 1 });
+  await foghorn.publish({ channel: "news", event: "open", data: 2 });
+  await foghorn.publish({ channel: "elsewhere", event: "paid", data: 0 });
+  await foghorn.publish({ channel: "shop.us", event: "paid", data: null });
+  await untilHeard("a", [
+    'paid shop.eu {"amount":990}',
+    'message news "text\\nof two lines"',
+    "error news 1",
+    "open news 2",
+    "paid shop.us null",
+  ]);
+  expect([await errors("a"), await recovered("a")]).toEqual([[], [false]]);
+});
+
+it("a worker can listen with both transports", async () => {
+  await page.evaluate((url) => {
+    const worker = new Worker("/script/worker.js", { type: "module" });
+    worker.onmessage = ({ data }) => window.heard.push(data);
+    worker.postMessage(url);
+  }, foghorn.url);
+  const said = () => page.evaluate(() => [...window.heard].sort());
+  await expect.poll(said).toEqual(["fetch connected", "native connected"]);
+  await foghorn.publish({ channel: "worker", data: 7 });
+  await expect.poll(said).toEqual(["fetch 7", "fetch connected", "native 7", "native connected"]);
+});
+
+it("batches are unpacked", async () => {
+  await open("a", { channels: ["batch.*"], types: ["tick"], batch: 50 });
+  await publishNumbers(20, "batch.1", async () => {});
+  await untilHeard("a", numbers(20, "batch.1"));
+});
+
+it("missed heartbeats tell that the server hangs, and a quiet stream isn't taken for dead", async () => {
+  const kinds = { native: {}, fetch: { transport: "fetch" } } as const;
+  for (const [name, transport] of Object.entries(kinds)) {
+    await open(name, { channels: ["hang"], types: ["tick"], heartbeatTimeout: 4_000, ...transport });
+  }
+  // Heartbeats come every two seconds.
+  await new Promise((resolve) => setTimeout(resolve, 4_500));
+  for (const name of Object.keys(kinds)) {
+    expect([await errors(name), await status(name)]).toEqual([[], "connected"]);
+  }
+  foghorn.hang();
+  for (const name of Object.keys(kinds)) {
+    await expect.poll(() => errors(name), { timeout: 10_000 }).toContain("heartbeat-missed");
+  }
+  foghorn.comeTo();
+  await publishNumbers(3, "hang", async () => {});
+  for (const name of Object.keys(kinds)) {
+    await untilHeard(name, numbers(3, "hang"));
+  }
+});
+
+describe.each(["native", "fetch"] as const)("%s", (kind) => {
+  const transport = kind === "fetch" ? ({ transport: "fetch" } as const) : {};
+
+  it("resumes where it was when the server is killed in mid-stream: nothing lost, nothing twice", async () => {
+    const channel = `killed.${kind}`;
+    await open("a", { channels: [channel], types: ["tick"], ...transport });
+    await publishNumbers(120, channel, async () => {
+      await foghorn.kill();
+      await foghorn.start();
+    });
+    await untilHeard("a", numbers(120, channel));
+    const resumed = await recovered("a");
+    expect([resumed.length > 1, new Set(resumed.slice(1))]).toEqual([true, new Set([true])]);
+  });
+
+  it("comes back when the browser was offline: nothing lost, nothing twice", async () => {
+    const channel = `offline.${kind}`;
+    await open("a", { channels: [channel], types: ["tick"], ...transport });
+    await foghorn.publish({ channel, event: "tick", data: 0 });
+    await untilHeard("a", numbers(1, channel));
+    await page.context().setOffline(true);
+    for (let n = 1; n < 10; n += 1) {
+      await foghorn.publish({ channel, event: "tick", data: n });
+    }
+    await page.context().setOffline(false);
+    await untilHeard("a", numbers(10, channel));
+    await expect.poll(() => recovered("a")).toEqual([false, true]);
+  });
+
+  it("hears other channels from one event to the next, when they change under load", async () => {
+    const [first, second] = [`first.${kind}`, `second.${kind}`];
+    await open("a", { channels: [first], types: ["tick"], ...transport });
+    await publishNumbers(40, first, async () => {
+      await page.evaluate((channel) => void window.records.a?.client.subscribe(channel), second);
+    });
+    await expect.poll(() => recovered("a")).toEqual([false, true]);
+    await foghorn.publish({ channel: second, event: "tick", data: 0 });
+    await untilHeard("a", [...numbers(40, first), ...numbers(1, second)]);
+  });
+
+  it("comes back by itself after a status that ends an EventSource for good", async () => {
+    let refusals = 2;
+    pages.answer("/flaky", (_, response) => {
+      refusals -= 1;
+      if (refusals >= 0) {
+        response.writeHead(503).end();
+      } else {
+        response.writeHead(307, { Location: `${foghorn.url}?envelope=1` }).end();
+      }
+    });
+    await open("a", { url: `${pages.origin}/flaky`, types: [], ...transport });
+    expect(await errors("a")).toEqual(["refused", "refused"]);
+  });
+
+  it("gives up after maxRetries", async () => {
+    pages.answer("/refused", (_, response) => response.writeHead(503).end());
+    await page.evaluate(([opening]) => window.openClient("a", opening), [
+      { url: `${pages.origin}/refused`, types: [], maxRetries: 2, ...transport },
+    ] as const);
+    await expect.poll(() => errors("a"), { timeout: 10_000 }).toContain("retries-exhausted");
+    expect([await status("a"), await errors("a")]).toEqual([
+      "disconnected",
+      ["refused", "refused", "refused", "retries-exhausted"],
+    ]);
+  });
+});

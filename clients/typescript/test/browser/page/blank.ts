@@ -1,0 +1,2 @@
+// A page on which a test does everything itself.
+export {};

@@ -1,0 +1,69 @@
+// The page of the tests of the client: opens clients by name, and keeps what each hears.
+import { fetchTransport, type HeaderList } from "../../../src/fetch/index.js";
+import { FoghornClient, type FoghornOptions } from "../../../src/index.js";
+
+/** What a client on the page has heard, and what it says of itself. */
+export interface Heard {
+  readonly client: FoghornClient;
+  /** `type channel data` of each event. */
+  readonly events: string[];
+  readonly statuses: string[];
+  readonly errors: string[];
+  /** The types of the problems that the server named. */
+  readonly problems: string[];
+  /** `recovered` of each `connected`. */
+  readonly recovered: boolean[];
+}
+
+export interface Opening extends Omit<FoghornOptions, "transport"> {
+  url: string;
+  types: readonly string[];
+  transport?: "fetch";
+  /** Whether the fetch transport sends a token of the test's own, a new one each time. */
+  mints?: boolean;
+}
+
+const records: Record<string, Heard> = {};
+
+function open(name: string, { types, transport, mints, ...options }: Opening): void {
+  const events: string[] = [];
+  const statuses: string[] = [];
+  const errors: string[] = [];
+  const problems: string[] = [];
+  const recovered: boolean[] = [];
+  const client = new FoghornClient({
+    ...options,
+    ...(transport === "fetch" ? { transport: fetchTransport(mints ? { headers: bearer } : {}) } : {}),
+    onStatus: (status) => statuses.push(status),
+    onError: (error) => {
+      errors.push(error.code);
+      if (error.problem?.type !== undefined) {
+        problems.push(error.problem.type);
+      }
+    },
+  });
+  for (const type of [...types, "stream-reset"]) {
+    client.on(type, (data, event) => events.push([type, event.channel, JSON.stringify(data)].join(" ")));
+  }
+  client.on("connected", (data) => recovered.push(data.recovered));
+  records[name] = { client, events, statuses, errors, problems, recovered };
+  client.connect();
+}
+
+async function bearer(): Promise<HeaderList> {
+  return { Authorization: `Bearer ${await window.mint()}` };
+}
+
+declare global {
+  interface Window {
+    mint(): Promise<string>;
+    /** What a worker says. */
+    heard: string[];
+    records: Record<string, Heard>;
+    openClient: typeof open;
+  }
+}
+
+window.records = records;
+window.heard = [];
+window.openClient = open;
