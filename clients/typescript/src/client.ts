@@ -106,7 +106,7 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
     // Also of the way there: a connection that is never answered is as dead as one that falls silent.
     this.#watchdog.heard();
     if (this.#options.prepare === undefined) {
-      this.#start(url);
+      this.#start(url.href);
     } else {
       this.#prepareAndStart(this.#options.prepare, url);
     }
@@ -115,7 +115,7 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
   async #prepareAndStart(prepare: NonNullable<FoghornOptions["prepare"]>, url: URL): Promise<void> {
     const opened = this.#opened;
     try {
-      const prepared = (await prepare(url)) ?? url;
+      const prepared = String((await prepare(url)) ?? url);
       if (opened === this.#opened) {
         this.#start(prepared);
       }
@@ -130,7 +130,7 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
     }
   }
 
-  #start(url: string | URL): void {
+  #start(url: string): void {
     const opened = this.#opened;
     const ifOpen =
       <Value>(hear: (value: Value) => void) =>
@@ -153,7 +153,7 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
     };
     const types = new Set([...STREAM_EVENTS, "batch", ...this.types()]);
     const withCredentials = this.#options.withCredentials ?? false;
-    this.#stream = this.#transport.open({ url: String(url), withCredentials, types }, sink);
+    this.#stream = this.#transport.open({ url, withCredentials, types }, sink);
   }
 
   /** Leaves the stream there is, and whatever was to be done about it. */

@@ -1,6 +1,10 @@
 import type { LifecycleListeners } from "./events.js";
 import type { Transport } from "./transport.js";
 
+/** What `prepare` gives: another URL, or nothing. */
+// biome-ignore lint/suspicious/noConfusingVoidType: a function that gives nothing is what most will write.
+export type Prepared = string | URL | void;
+
 /** Where a client listens, and how. */
 export interface FoghornOptions extends LifecycleListeners {
   /**
@@ -31,7 +35,7 @@ export interface FoghornOptions extends LifecycleListeners {
    * the client makes all reconnects itself, instead of leaving most of them to EventSource, and connects anew
    * when the server says that the stream's credential is about to end.
    */
-  prepare?: (url: URL) => undefined | string | URL | Promise<undefined | string | URL>;
+  prepare?: (url: URL) => Prepared | Promise<Prepared>;
   /** What brings the stream: native EventSource, unless it is another, such as `fetchTransport()`. */
   transport?: Transport;
   /** How many attempts in a row may fail before the client gives up; without end by default. */

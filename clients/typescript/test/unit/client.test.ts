@@ -231,7 +231,6 @@ describe("the request", () => {
     const prepare = async (url: URL) => {
       tickets += 1;
       url.searchParams.set("ticket", String(tickets));
-      return undefined;
     };
     const { client, transport } = setUp({ prepare });
     client.connect();
