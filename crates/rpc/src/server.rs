@@ -12,28 +12,50 @@ use tonic::{Request, Response, Status};
 use crate::v1::{self, event_log_server::EventLogServer};
 use crate::{MESSAGE_BYTES_MAX, wire};
 
-/// Pages being made at a time: with [`crate::PAGE_BYTES_MAX`] each, these two bound the memory of answers.
-const PAGES_AT_ONCE: usize = 32;
-/// Likewise for gateways that catch up with the live feed. All their listeners wait for these, so they have
-/// places of their own, that no crowd of replays can take.
-const FILLS_AT_ONCE: usize = 8;
-/// How long a request waits for its turn before it is told to come back.
-const TURN_DEADLINE: Duration = Duration::from_secs(4);
 /// The longest that a request may wait for an entry to be committed.
 const COMMITTED_DEADLINE_MAX: Duration = Duration::from_secs(60);
-/// Requests that wait for a commit at a time; each holds a few hundred bytes.
-const COMMITTED_AT_ONCE: usize = 16_384;
 /// Most bytes of a request: [`crate::TOPICS_MAX`] patterns of the greatest length.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 
+/// What a replica does at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct AtOnce {
+    /// Pages being made: with [`crate::PAGE_BYTES_MAX`] each, these and `fills` bound the memory of answers.
+    pub pages: usize,
+    /// Likewise for gateways that catch up with the live feed. All their listeners wait for these, so they have
+    /// places of their own, that no crowd of replays can take.
+    pub fills: usize,
+    /// Requests that wait for a commit; each holds a few hundred bytes.
+    pub waits: usize,
+    /// How long a request waits for its turn to have a page or a fill made before it is told to come back. (Waits
+    /// last long: who finds no place among them is told at once.)
+    pub turn_deadline: Duration,
+}
+
+impl Default for AtOnce {
+    /// 32, 8, 16,384, 4 s.
+    fn default() -> Self {
+        AtOnce { pages: 32, fills: 8, waits: 16_384, turn_deadline: Duration::from_secs(4) }
+    }
+}
+
 /// Serves `log`, whose shards are `shards`.
 pub fn event_log(log: Arc<dyn EventLog>, shards: ShardCount) -> EventLogServer<EventLogService> {
+    event_log_bounded(log, shards, AtOnce::default())
+}
+
+/// The same, with bounds of one's own.
+pub fn event_log_bounded(
+    log: Arc<dyn EventLog>,
+    shards: ShardCount,
+    at_once: AtOnce,
+) -> EventLogServer<EventLogService> {
     let service = EventLogService {
         log,
         shards,
-        pages: Semaphore::new(PAGES_AT_ONCE),
-        fills: Semaphore::new(FILLS_AT_ONCE),
-        waits: Semaphore::new(COMMITTED_AT_ONCE),
+        pages: Turns::new(at_once.pages, at_once.turn_deadline),
+        fills: Turns::new(at_once.fills, at_once.turn_deadline),
+        waits: Semaphore::new(at_once.waits),
     };
     EventLogServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
@@ -44,14 +66,28 @@ pub fn event_log(log: Arc<dyn EventLog>, shards: ShardCount) -> EventLogServer<E
 pub struct EventLogService {
     log: Arc<dyn EventLog>,
     shards: ShardCount,
-    pages: Semaphore,
-    fills: Semaphore,
+    pages: Turns,
+    fills: Turns,
     waits: Semaphore,
 }
 
-impl EventLogService {
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
-        turn_of(&self.pages).await
+/// Requests that have to wait for one another.
+struct Turns {
+    places: Semaphore,
+    deadline: Duration,
+}
+
+impl Turns {
+    fn new(at_once: usize, deadline: Duration) -> Self {
+        Turns { places: Semaphore::new(at_once), deadline }
+    }
+
+    /// A place, once there is one.
+    async fn next(&self) -> Result<SemaphorePermit<'_>, Status> {
+        match tokio::time::timeout(self.deadline, self.places.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Status::unavailable("too many replays at a time; ask another replica, or again later")),
+        }
     }
 }
 
@@ -63,7 +99,7 @@ impl v1::event_log_server::EventLog for EventLogService {
     ) -> Result<Response<v1::ReplayResponse>, Status> {
         let query = wire::replay_query(request.get_ref(), self.shards).map_err(Status::invalid_argument)?;
         let turns = if query.fill { &self.fills } else { &self.pages };
-        let _turn = turn_of(turns).await?;
+        let _turn = turns.next().await?;
         let replay = self.log.replay(query).await.map_err(unavailable)?;
         Ok(Response::new(wire::replay_response(replay)))
     }
@@ -73,7 +109,7 @@ impl v1::event_log_server::EventLog for EventLogService {
         request: Request<v1::NewestRequest>,
     ) -> Result<Response<v1::NewestResponse>, Status> {
         let query = wire::newest_query(request.get_ref(), self.shards).map_err(Status::invalid_argument)?;
-        let _turn = self.turn().await?;
+        let _turn = self.pages.next().await?;
         let batches = self.log.newest(query).await.map_err(unavailable)?;
         Ok(Response::new(v1::NewestResponse { pages: batches.iter().map(|b| b.encode()).collect() }))
     }
@@ -85,7 +121,7 @@ impl v1::event_log_server::EventLog for EventLogService {
         let request = request.into_inner();
         let shard = wire::shard(request.shard, self.shards).map_err(Status::invalid_argument)?;
         let time = Timestamp::from_micros(request.time_micros);
-        let _turn = self.turn().await?;
+        let _turn = self.pages.next().await?;
         let located = self.log.locate(shard, time).await.map_err(unavailable)?;
         Ok(Response::new(v1::LocateResponse {
             epoch: located.epoch.get(),
@@ -99,7 +135,7 @@ impl v1::event_log_server::EventLog for EventLogService {
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<v1::HistoryResponse>, Status> {
         let query = wire::history_query(request.into_inner()).map_err(Status::invalid_argument)?;
-        let _turn = self.turn().await?;
+        let _turn = self.pages.next().await?;
         let page = self.log.history(query).await.map_err(unavailable)?;
         Ok(Response::new(wire::history_response(page)))
     }
@@ -118,13 +154,6 @@ impl v1::event_log_server::EventLog for EventLogService {
             Duration::from_millis(u64::from(request.get_ref().deadline_ms)).min(COMMITTED_DEADLINE_MAX);
         let committed = self.log.committed(position, key, deadline).await.map_err(unavailable)?;
         Ok(Response::new(wire::committed_response(committed)))
-    }
-}
-
-async fn turn_of(turns: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
-    match tokio::time::timeout(TURN_DEADLINE, turns.acquire()).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => Err(Status::unavailable("too many replays at a time; ask another replica, or again later")),
     }
 }
 

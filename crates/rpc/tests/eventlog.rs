@@ -22,18 +22,44 @@ use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_rpc::client::RemoteEventLog;
+use foghorn_rpc::server::AtOnce;
 use foghorn_rpc::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, serve, server, v1};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Answers from the question, so that a test sees what arrived.
 #[derive(Default)]
 struct Fake {
     down: bool,
     wrong_shard: bool,
-    /// Histories that have begun, when they are not to end.
-    stuck: Option<watch::Sender<usize>>,
+    /// What histories and commits have to pass.
+    gate: Option<Arc<Gate>>,
+    /// What replays have to pass.
+    replay_gate: Option<Arc<Gate>>,
+}
+
+/// Who comes waits until somebody is let through.
+#[derive(Debug)]
+struct Gate {
+    come: watch::Sender<usize>,
+    open: Semaphore,
+}
+
+impl Gate {
+    fn closed() -> Arc<Self> {
+        Arc::new(Gate { come: watch::Sender::new(0), open: Semaphore::new(0) })
+    }
+
+    async fn pass(gate: Option<&Arc<Self>>) {
+        let Some(gate) = gate else { return };
+        gate.come.send_modify(|come| *come += 1);
+        gate.open.acquire().await.unwrap().forget();
+    }
+
+    async fn has_come(&self, count: usize) {
+        self.come.subscribe().wait_for(|come| *come == count).await.unwrap();
+    }
 }
 
 fn batch(shard: Shard, epoch: Epoch, after: u64) -> Batch {
@@ -55,6 +81,7 @@ impl EventLog for Fake {
         Box::pin(async move {
             self.check()?;
             assert!(query.events <= PAGE_EVENTS_MAX && query.bytes <= PAGE_BYTES_MAX);
+            Gate::pass(self.replay_gate.as_ref()).await;
             if query.fill {
                 let (reason, epoch) = (ResetReason::Hole, Epoch::new(1));
                 return Ok(Replay::Reset { reason, epoch, after: 0 });
@@ -90,10 +117,7 @@ impl EventLog for Fake {
     fn history(&self, query: HistoryQuery) -> Future<'_, Result<HistoryPage, LogError>> {
         Box::pin(async move {
             self.check()?;
-            if let Some(begun) = &self.stuck {
-                begun.send_modify(|begun| *begun += 1);
-                std::future::pending::<()>().await;
-            }
+            Gate::pass(self.gate.as_ref()).await;
             let event = |seq| HistoryEvent {
                 seq,
                 time: Timestamp::from_micros(7),
@@ -115,6 +139,7 @@ impl EventLog for Fake {
     ) -> Future<'_, Result<Committed, LogError>> {
         Box::pin(async move {
             self.check()?;
+            Gate::pass(self.gate.as_ref()).await;
             match (position.seq, key.as_bytes()[15]) {
                 (1, 7) => Ok(Committed::Yes),
                 (2, _) => Ok(Committed::Replaced),
@@ -138,11 +163,16 @@ fn shards() -> ShardCount {
 }
 
 async fn replica(fake: Fake) -> Replica {
+    bounded_replica(fake, AtOnce::default()).await
+}
+
+async fn bounded_replica(fake: Fake, at_once: AtOnce) -> Replica {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = watch::channel(false);
-    let routes = tonic::service::Routes::new(server::event_log(Arc::new(fake), shards()));
-    let task = tokio::spawn(serve::serve(listener, routes, &["foghorn.v1.EventLog"], stopped));
+    let routes = tonic::service::Routes::new(server::event_log_bounded(Arc::new(fake), shards(), at_once));
+    let serving = serve::serve(listener, routes, &["foghorn.v1.EventLog"], stopped);
+    let task = tokio::spawn(serving);
     Replica { url, stop, task }
 }
 
@@ -158,6 +188,13 @@ fn remote(urls: &[&Replica]) -> (RemoteEventLog, Registry) {
     let urls: Vec<_> = urls.iter().map(|replica| replica.url.as_str()).collect();
     let mut registry = Registry::default();
     (RemoteEventLog::new(&urls.join(","), shards(), &mut registry).unwrap(), registry)
+}
+
+/// Whether so many calls were counted.
+fn counted(registry: &Registry, calls: &str) -> bool {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+    text.contains(&format!("foghorn_rpc_eventlog_calls_total{calls}\n"))
 }
 
 fn query(shard: u64, topic: &str) -> ReplayQuery {
@@ -234,12 +271,7 @@ async fn another_replica_answers_for_one_that_is_gone_down_or_odd() {
             let answer = log.replay(query(2, "a")).await.unwrap();
             assert!(matches!(answer, Replay::Page(batch) if batch.shard.get() == 2));
         }
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        assert!(
-            text.contains(r#"foghorn_rpc_eventlog_calls_total{method="replay",outcome="ok"} 6"#),
-            "{text}"
-        );
+        assert!(counted(&registry, r#"{method="replay",outcome="ok"} 6"#));
     }
     // Of two that were both connected, one goes.
     let (log, _) = remote(&[&good, &gone]);
@@ -261,8 +293,8 @@ async fn another_replica_answers_for_one_that_is_gone_down_or_odd() {
 
 #[tokio::test]
 async fn gateways_catch_up_however_many_others_wait() {
-    let (begun, mut count) = watch::channel(0);
-    let replica = replica(Fake { stuck: Some(begun), ..Fake::default() }).await;
+    let gate = Gate::closed();
+    let replica = replica(Fake { gate: Some(gate.clone()), ..Fake::default() }).await;
     let (log, _) = remote(&[&replica]);
     let log = Arc::new(log);
     let mut waiting = tokio::task::JoinSet::new();
@@ -273,12 +305,102 @@ async fn gateways_catch_up_however_many_others_wait() {
             log.history(HistoryQuery { channel, after: None, before: None, limit: 1 }).await
         });
     }
-    count.wait_for(|begun| *begun == 32).await.unwrap();
+    gate.has_come(32).await;
     // Answered, and by the log: no place had to be waited for.
     let filled = log.replay(ReplayQuery { fill: true, ..query(2, "a.>") }).await.unwrap();
     assert!(matches!(filled, Replay::Reset { .. }), "{filled:?}");
-    assert_eq!(*count.borrow(), 32, "as many as have a place");
+    assert_eq!(*gate.come.borrow(), 32, "as many as have a place");
     waiting.abort_all();
+}
+
+#[tokio::test]
+async fn a_replica_without_room_for_a_replay_is_passed_over_until_it_has_some() {
+    for fill in [false, true] {
+        let gate = Gate::closed();
+        let fake = Fake { replay_gate: Some(gate.clone()), ..Fake::default() };
+        let at_once =
+            AtOnce { pages: 1, fills: 1, turn_deadline: Duration::from_millis(20), ..AtOnce::default() };
+        let (full, other) = (bounded_replica(fake, at_once).await, replica(Fake::default()).await);
+        let asked = ReplayQuery { fill, ..query(2, "a") };
+        let (alone, _) = remote(&[&full]);
+        let alone = Arc::new(alone);
+        let first = tokio::spawn({
+            let (alone, asked) = (Arc::clone(&alone), asked.clone());
+            async move { alone.replay(asked).await }
+        });
+        gate.has_come(1).await;
+        let (both, registry) = remote(&[&full, &other]);
+        // They take turns at being asked first.
+        for _ in 0..2 {
+            both.replay(asked.clone()).await.unwrap();
+        }
+        for calls in [r#"{method="replay",outcome="ok"} 2"#, r#"{method="replay",outcome="failed"} 1"#] {
+            assert!(counted(&registry, calls), "{calls}, fill: {fill}");
+        }
+        let error = alone.replay(asked.clone()).await.unwrap_err();
+        assert!(error.0.contains("too many replays"), "{error}");
+        assert_eq!(*gate.come.borrow(), 1, "the log was asked by nobody without a place");
+
+        gate.open.add_permits(2);
+        first.await.unwrap().unwrap();
+        alone.replay(asked).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_finds_no_room_for_a_replay_waits_for_it() {
+    let gate = Gate::closed();
+    let fake = Fake { replay_gate: Some(gate.clone()), ..Fake::default() };
+    let replica = bounded_replica(fake, AtOnce { pages: 1, ..AtOnce::default() }).await;
+    let (log, _) = remote(&[&replica]);
+    let others = async {
+        gate.has_come(1).await;
+        // Answered after both have arrived: all go over one connection.
+        for _ in 0..5 {
+            let position = Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq: 2 };
+            let answer = log.committed(position, Key::from_bytes([0; 16]), Duration::ZERO).await;
+            assert_eq!(answer, Ok(Committed::Replaced));
+        }
+        assert_eq!(*gate.come.borrow(), 1, "one at a time");
+        gate.open.add_permits(2);
+    };
+    let (first, second, ()) = tokio::join!(log.replay(query(2, "a")), log.replay(query(2, "b")), others);
+    assert!(first.is_ok() && second.is_ok(), "{first:?}, {second:?}");
+    assert_eq!(*gate.come.borrow(), 2);
+}
+
+#[tokio::test]
+async fn a_replica_that_too_many_publishers_wait_at_is_passed_over_until_one_is_answered() {
+    let gate = Gate::closed();
+    let fake = Fake { gate: Some(gate.clone()), ..Fake::default() };
+    let full = bounded_replica(fake, AtOnce { waits: 1, ..AtOnce::default() }).await;
+    let other = replica(Fake::default()).await;
+    async fn ask(log: &RemoteEventLog) -> Result<Committed, LogError> {
+        let position = Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq: 1 };
+        log.committed(position, Key::from_bytes([7; 16]), Duration::from_secs(20)).await
+    }
+    let (alone, _) = remote(&[&full]);
+    let alone = Arc::new(alone);
+    let first = tokio::spawn({
+        let alone = Arc::clone(&alone);
+        async move { ask(&alone).await }
+    });
+    gate.has_come(1).await;
+    let (both, registry) = remote(&[&full, &other]);
+    for _ in 0..2 {
+        assert_eq!(ask(&both).await, Ok(Committed::Yes));
+    }
+    for calls in [r#"{method="committed",outcome="ok"} 2"#, r#"{method="committed",outcome="failed"} 1"#] {
+        assert!(counted(&registry, calls), "{calls}");
+    }
+    // What a fan-out answers as not durable.
+    let error = ask(&alone).await.unwrap_err();
+    assert!(error.0.contains("too many publishers wait"), "{error}");
+    assert_eq!(*gate.come.borrow(), 1, "the log was asked by nobody without a place");
+
+    gate.open.add_permits(2);
+    assert_eq!(first.await.unwrap(), Ok(Committed::Yes));
+    assert_eq!(ask(&alone).await, Ok(Committed::Yes));
 }
 
 #[tokio::test]
