@@ -313,7 +313,7 @@ fn lose(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>) {
             });
             let Some(tables) = found else {
                 world.tell("postgres", "is backed up");
-                backups.push(Backup::Tables(cluster.tables.backup()));
+                backups.push(Backup::Tables(Box::new(cluster.tables.backup())));
                 return;
             };
             world.tell("postgres", "is restored from its backup");
@@ -374,6 +374,6 @@ fn put_all_back(cluster: &Arc<Cluster>, backups: &mut Vec<Backup>, lasts: Durati
 
 enum Backup {
     Journal(Shard, Box<crate::journal::Copy>),
-    Tables(foghorn_eventlog::postgres::tables::Backup),
+    Tables(Box<foghorn_eventlog::postgres::tables::Backup>),
     All(Vec<(Shard, crate::journal::Copy)>, Box<foghorn_eventlog::postgres::tables::Backup>),
 }
