@@ -302,7 +302,7 @@ impl Listener {
     /// Reads a stream to `stream-live`.
     pub(crate) async fn of(mut stream: SseClient) -> Self {
         let connected = stream.next().await;
-        assert_eq!(connected.event_type(), "connected");
+        assert_eq!(connected.event_type(), "connected", "{connected:?}");
         let (mut resets, mut replayed) = (Vec::new(), Vec::new());
         let live = loop {
             let block = stream.next().await;
