@@ -11,11 +11,13 @@ use foghorn_tests::tls;
 use serde_json::{Value, json};
 
 /// What the deployments of the behaviour suite are configured with, beside shards: a small ring, so that
-/// the log is reached, a quick keep-alive, and policies to look at.
+/// the log is reached, a quick keep-alive, and policies to look at. Patience with the log is the tests' own: that an
+/// epoch is unknown is certain after six seconds, which become ten where everything else runs at the same time.
 const CONFIGURATION: &str = r#"
 [gateway]
 ring_bytes = 1048576
 keep_alive = "2s"
+log_patience = "20s"
 
 [[policy]]
 pattern = "counted.>"
@@ -82,7 +84,7 @@ impl Deployment {
         let (config, data) = (configuration(&folder), folder.path().join("data").display().to_string());
         let (shards_text, variables) = (shards.to_string(), tls::variables(folder.path()));
         let arguments = ["--data", &data, "--config", &config, "--shards", &shards_text];
-        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let variables = tls::borrowed(&variables);
         let process = standalone(&arguments, &variables).await;
         Deployment::new(Shape::Standalone(Box::new(process)), shards, folder).await
     }

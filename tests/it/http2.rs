@@ -43,7 +43,7 @@ async fn ephemeral(folder: &Path, text: &str, environment: &[(&str, &str)]) -> F
 
 async fn over_tls(folder: &Path) -> Foghorn {
     let variables = tls::variables(folder);
-    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let variables = tls::borrowed(&variables);
     ephemeral(folder, "", &variables).await
 }
 

@@ -35,6 +35,14 @@ pub fn variables(folder: &Path) -> [(&'static str, String); 2] {
     [(CERTIFICATE, write("tls.crt", certificate_pem())), (KEY, write("tls.key", key_pem()))]
 }
 
+/// Such variables as a process is given them.
+#[must_use]
+pub fn borrowed<'a, const N: usize>(
+    variables: &'a [(&'static str, String); N],
+) -> [(&'static str, &'a str); N] {
+    variables.each_ref().map(|(name, value)| (*name, value.as_str()))
+}
+
 /// For connections to servers with our certificate, on which these protocols are offered (ALPN).
 #[must_use]
 pub fn connector(protocols: &[&str]) -> TlsConnector {

@@ -5,6 +5,7 @@ import {
   type LifecycleListeners,
   type Message,
   parseData,
+  READY_STATES,
   STREAM_EVENTS,
   type Status,
   type StreamEvents,
@@ -19,9 +20,6 @@ export interface ListenOptions {
   /** Only events on this channel, or on those that this pattern covers. It is not subscribed to by that. */
   channel?: string;
 }
-
-/** The states of `readyState`, as EventSource has them. */
-const READY_STATES = { connecting: 0, connected: 1, disconnected: 2 } as const;
 
 /**
  * What every client is for those who listen, wherever its events come from: handlers, channels, status.

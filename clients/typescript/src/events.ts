@@ -66,6 +66,9 @@ export const STREAM_EVENTS: ReadonlySet<string> = new Set<keyof StreamEvents>([
  */
 export type Status = "connecting" | "connected" | "disconnected";
 
+/** What `readyState` is, as EventSource has it. */
+export const READY_STATES = { connecting: 0, connected: 1, disconnected: 2 } as const;
+
 /** What a client tells about its connection. */
 export interface LifecycleListeners {
   /** Connected; again after each loss. */

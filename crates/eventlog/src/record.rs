@@ -164,4 +164,27 @@ mod tests {
         let escaped = serde_json::to_string(&all).unwrap();
         assert_eq!(json_text_bytes(all.as_bytes()), escaped.len() - 2);
     }
+
+    #[test]
+    fn of_a_ttl_what_is_left_goes_on_and_is_a_second_at_least() {
+        let began = Timestamp::from_micros(1_000_000);
+        let record = |ttl: Option<u64>| {
+            let ttl = ttl.map(|seconds| Ttl::new(seconds).unwrap());
+            let event = Event {
+                channel: Channel::parse("a").unwrap(),
+                event_type: None,
+                data: "x".into(),
+                id: None,
+                ttl,
+            };
+            Record { seq: 1, time: began, key: None, event }
+        };
+        let left = |ttl, passed| {
+            let now = began.plus(std::time::Duration::from_secs(passed));
+            record(ttl).rest_of_ttl(now).map(Ttl::seconds)
+        };
+        assert_eq!([left(Some(10), 0), left(Some(10), 4)], [Some(10), Some(6)]);
+        assert_eq!([left(Some(10), 10), left(Some(10), 100)], [Some(1), Some(1)]);
+        assert_eq!(left(None, 100), None);
+    }
 }

@@ -11,9 +11,6 @@ use tonic::{Code, Status};
 /// The metadata key under which a gRPC status says its problem type.
 pub const PROBLEM_METADATA: &str = "foghorn-problem";
 
-/// The longest that anybody is told to wait, in seconds.
-const HOUR: u32 = 3600;
-
 /// Why an event (or a whole request) was refused: what was wrong, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -39,10 +36,7 @@ enum Kind {
     Invalid,
     TooLarge,
     Overloaded,
-    /// It has to wait for so many seconds, and a part of one.
-    Limited {
-        seconds: u32,
-    },
+    Limited(Exceeded),
     Draining,
     Full,
     Unavailable,
@@ -71,8 +65,7 @@ impl PublishError {
     pub(crate) fn limited(key: &str, exceeded: Exceeded) -> Self {
         let message =
             format!("nothing of this request is published: it is more than {key} allows; retry later");
-        let seconds = u32::try_from(exceeded.wait.as_secs()).unwrap_or(u32::MAX);
-        PublishError::new(Kind::Limited { seconds }, "rate-limited", message, true)
+        PublishError::new(Kind::Limited(exceeded), "rate-limited", message, true)
     }
 
     /// The server is stopping.
@@ -120,7 +113,7 @@ impl PublishError {
             Kind::Forbidden => "denied",
             Kind::Invalid | Kind::TooLarge => "invalid",
             Kind::Overloaded => "overloaded",
-            Kind::Limited { .. } => "limited",
+            Kind::Limited(_) => "limited",
             Kind::Draining => "draining",
             Kind::Full => "full",
             Kind::Unavailable => "unavailable",
@@ -141,10 +134,7 @@ impl PublishError {
             Kind::Invalid => (StatusCode::BAD_REQUEST, None),
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
             Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Some(1..=3)),
-            Kind::Limited { seconds } => {
-                let seconds = seconds.min(HOUR);
-                (StatusCode::TOO_MANY_REQUESTS, Some(seconds + 1..=seconds + 3))
-            }
+            Kind::Limited(exceeded) => (StatusCode::TOO_MANY_REQUESTS, Some(exceeded.retry_after())),
             Kind::Full => (StatusCode::TOO_MANY_REQUESTS, Some(5..=15)),
             Kind::Draining | Kind::Unavailable | Kind::Lost => (StatusCode::SERVICE_UNAVAILABLE, Some(1..=3)),
             Kind::Refused => (StatusCode::BAD_GATEWAY, None),
@@ -166,7 +156,7 @@ impl PublishError {
             Kind::Unknown => Code::Unauthenticated,
             Kind::Forbidden => Code::PermissionDenied,
             Kind::Invalid | Kind::TooLarge => Code::InvalidArgument,
-            Kind::Overloaded | Kind::Limited { .. } | Kind::Full => Code::ResourceExhausted,
+            Kind::Overloaded | Kind::Limited(_) | Kind::Full => Code::ResourceExhausted,
             Kind::Draining | Kind::Unavailable | Kind::Lost => Code::Unavailable,
             Kind::Refused => Code::FailedPrecondition,
         };

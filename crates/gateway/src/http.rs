@@ -54,7 +54,7 @@ const KEYS: &[&str] = &[
 ];
 /// The key of a token in the URL.
 pub(crate) const TOKEN: &str = "token";
-/// What `/api/events/` is followed by that is no channel there.
+/// Fixed names after `/api/events/`, which are no channels there.
 const NOT_CHANNELS: [&str; 3] = ["stats", "ticket", "subscribe"];
 /// Most milliseconds in `batch=`.
 const BATCH_MS_MAX: u32 = 5000;
@@ -109,8 +109,7 @@ impl Api {
                 self.caller(headers, &Query::default())?.check_admin().map_err(|why| self.refused(&why))?;
                 Ok(self.stats())
             }
-            // Fixed names that are not channels here.
-            ["api", "events", "ticket" | "subscribe"] => Err(Problem::not_found(path)),
+            ["api", "events", name] if NOT_CHANNELS.contains(&name) => Err(Problem::not_found(path)),
             ["api", "events", channel] => get().and_then(|()| self.stream(headers, query, Some(channel))),
             ["api", "channels", channel, "events"] => {
                 get()?;
@@ -170,19 +169,17 @@ impl Api {
             return self.stream_later(limited);
         }
         self.shared.hub.metrics.limited(limited.by);
-        // Rounded up, and jittered, so that those refused together do not come back together.
-        let seconds = u32::try_from(limited.wait.as_secs()).unwrap_or(u32::MAX);
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
             .detail("more requests come from this address than gateway.address_per_minute allows")
-            .retry_after(seconds.saturating_add(rand::random_range(1..=3)))
+            .retry_after(rand::random_range(limited.exceeded.retry_after()))
             .into_response()
     }
 
-    fn stream_later(&self, Limited { by, wait }: Limited) -> Response {
+    fn stream_later(&self, Limited { by, exceeded }: Limited) -> Response {
         let metrics = &self.shared.hub.metrics;
         metrics.limited(by);
         metrics.ended(StreamEnd::Limited);
-        let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let wait = u64::try_from(exceeded.wait.as_millis()).unwrap_or(u64::MAX);
         let retry_ms = self.shared.config.retry_ms().saturating_add(wait);
         event_stream(full(goodbye(StreamEnd::Limited, retry_ms)))
     }

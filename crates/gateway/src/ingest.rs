@@ -72,13 +72,14 @@ struct Filled {
 enum Doubt {
     /// What came is of another history than the ring: the log is to say which of the two is right. What the ring
     /// had at this position when it came; it may have taken in something of the other history by now.
-    At(Epoch, u64, Digest),
+    At(At),
     /// The journal has the newest entry whose digest the ring knows, and after it, at this position, another
     /// event.
     Other(Epoch, u64),
 }
 
 /// Where a ring is, and what it has there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct At {
     epoch: Epoch,
     after: u64,
@@ -232,7 +233,7 @@ impl Ingest {
             tokio::time::sleep(wait).await;
             let At { epoch, after, digest } = match doubt {
                 None => self.at(),
-                Some(Doubt::At(epoch, after, digest)) => At { epoch, after, digest },
+                Some(Doubt::At(at)) => at,
                 Some(Doubt::Other(epoch, after)) => At { epoch, after, digest: Digest::OTHER },
             };
             let topics = Arc::from([Pattern::everything()]);
@@ -270,13 +271,9 @@ impl Ingest {
 
     /// The newest entry that the log can compare with the journal's. What follows it up to the head is
     /// asked for once more.
-    fn newest_known(&self) -> Doubt {
+    fn newest_known(&self) -> At {
         let known = self.hub.with_ring(self.shard, |ring| Some((ring?.epoch(), ring?.newest_digest()?)));
-        let nothing = || {
-            let At { epoch, after, digest } = self.at();
-            Doubt::At(epoch, after, digest)
-        };
-        known.map_or_else(nothing, |(epoch, (after, digest))| Doubt::At(epoch, after, digest))
+        known.map_or_else(|| self.at(), |(epoch, (after, digest))| At { epoch, after, digest })
     }
 
     /// Takes in what the log answered; whether there is more to ask for at once.
@@ -359,11 +356,11 @@ impl Ingest {
     /// Takes in a batch. One that goes on where the ring ends, and doesn't say what it takes the entry there to
     /// be, may be of another history: then the log is asked what the journal has there.
     fn apply(&self, state: &mut State, batch: &Batch) -> Applied {
-        let At { epoch, after, digest } = self.at();
+        let at = self.at();
         let applied = self.hub.apply(batch);
-        let unsaid = batch.from == after && batch.from_digest == Digest::NONE && digest != Digest::NONE;
+        let unsaid = batch.from == at.after && batch.from_digest == Digest::NONE && at.digest != Digest::NONE;
         if applied == Applied::Advanced && unsaid && state.doubt.is_none() {
-            state.doubt = Some(Doubt::At(epoch, after, digest));
+            state.doubt = Some(Doubt::At(at));
         }
         applied
     }
@@ -380,7 +377,7 @@ impl Ingest {
         }
         // It moved meanwhile, or the journal no longer has what could be compared.
         state.retry_at = Instant::now() + state.fill_backoff.next_wait();
-        state.doubt = Some(self.newest_known());
+        state.doubt = Some(Doubt::At(self.newest_known()));
     }
 
     /// What came is of another history than the ring.
@@ -388,8 +385,8 @@ impl Ingest {
         self.hub.metrics.regresses.inc();
         if state.doubt.is_none() {
             let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.other_digest(batch)));
-            let at = other.map(|(seq, digest)| Doubt::At(batch.epoch, seq, digest));
-            state.doubt = Some(at.unwrap_or_else(|| self.newest_known()));
+            let at = other.map(|(after, digest)| At { epoch: batch.epoch, after, digest });
+            state.doubt = Some(Doubt::At(at.unwrap_or_else(|| self.newest_known())));
             tracing::warn!(shard = %self.shard, "what comes has other events than the ring at the same positions; asking the log which are right");
         }
     }

@@ -1,13 +1,12 @@
 //! How often somebody may ask: by where they are, and by who they are.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use http::HeaderMap;
 
 use foghorn_auth::Caller;
 use foghorn_http::client::{AddressLimiter, Proxies};
-use foghorn_http::limit::Limiter;
+use foghorn_http::limit::{Exceeded, Limiter};
 
 use crate::config::Config;
 
@@ -22,8 +21,7 @@ pub(crate) enum By {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limited {
     pub(crate) by: By,
-    /// So long at least.
-    pub(crate) wait: Duration,
+    pub(crate) exceeded: Exceeded,
 }
 
 /// A gateway's limits.
@@ -43,14 +41,14 @@ impl Limits {
     /// Counts a request.
     pub(crate) fn check_address(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Limited> {
         let checked = self.addresses.check(peer, headers);
-        checked.map_err(|exceeded| Limited { by: By::Address, wait: exceeded.wait })
+        checked.map_err(|exceeded| Limited { by: By::Address, exceeded })
     }
 
     /// Counts a stream. Who has no token is known by the address alone.
     pub(crate) fn check_subject(&self, caller: &Caller) -> Result<(), Limited> {
         let Some(identity) = caller.identity() else { return Ok(()) };
         let checked = self.subjects.check(identity.subject.as_str());
-        checked.map_err(|exceeded| Limited { by: By::Subject, wait: exceeded.wait })
+        checked.map_err(|exceeded| Limited { by: By::Subject, exceeded })
     }
 }
 

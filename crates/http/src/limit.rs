@@ -7,6 +7,7 @@
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
@@ -14,6 +15,8 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
+/// In seconds.
+const HOUR: u32 = 3600;
 const ROWS: u64 = 4;
 /// Buckets of a row, so that 16 bits of a hash name one: 512 KiB.
 const BUCKETS: u64 = 1 << 16;
@@ -87,6 +90,15 @@ struct Limited {
 #[derive(Debug)]
 struct Sketch(Vec<InMemoryState>);
 
+impl Exceeded {
+    /// From how many to how many seconds on the next attempt may be told to come: rounded up, an hour at most, and
+    /// a range, so that those refused together don't come back together.
+    pub fn retry_after(self) -> RangeInclusive<u32> {
+        let whole = u32::try_from(self.wait.as_secs()).unwrap_or(HOUR).min(HOUR);
+        whole + 1..=whole + 3
+    }
+}
+
 impl Limiter {
     /// One that allows each key this much.
     pub fn new(rate: Rate) -> Self {
@@ -159,6 +171,14 @@ mod tests {
         assert!(wait > Duration::from_secs(50) && wait <= Duration::from_secs(60), "{wait:?}");
         assert_eq!(limiter.check_all("b", 1000), Ok(()), "as many as ever pass");
         assert!(limiter.check("b").is_err());
+    }
+
+    #[test]
+    fn who_is_refused_is_told_to_wait_long_enough_and_an_hour_at_most() {
+        let after = |wait| Exceeded { wait: Duration::from_millis(wait) }.retry_after();
+        assert_eq!(after(0), 1..=3);
+        assert_eq!(after(2500), 3..=5);
+        assert_eq!(after(u64::MAX), 3601..=3603);
     }
 
     #[test]

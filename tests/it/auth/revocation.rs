@@ -75,7 +75,7 @@ async fn publishing(
 }
 
 /// The publisher's stream ends in time, though it says no more.
-async fn is_ended(
+async fn ends_with_its_token(
     (sender, mut answers): (mpsc::Sender<PublishRequest>, Streaming<PublishResult>),
     since: Instant,
 ) {
@@ -162,8 +162,8 @@ async fn what_is_revoked_ends_in_the_whole_cluster_and_no_door_takes_it_again() 
     tokio::join!(
         ends(one, said),
         ends(two, said),
-        is_ended(publishers.0, said),
-        is_ended(publishers.1, said)
+        ends_with_its_token(publishers.0, said),
+        ends_with_its_token(publishers.1, said)
     );
     answered(&cluster, &ann, "bad-credential").await;
     answered(&cluster, &other, "bad-credential").await;
@@ -283,16 +283,14 @@ async fn streams_over_tls_and_http2_end_when_they_are_revoked() {
     let issuer = Issuer::new();
     let folder = tempfile::tempdir().unwrap();
     let variables = tls::variables(folder.path());
-    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let variables = tls::borrowed(&variables);
     for environment in [&[][..], &variables] {
         let server = issuer.standalone("", environment).await;
         let [ann, bob] = ["ann", "bob"].map(|subject| issuer.issued(subject, subject, -1));
         let connection = Http2::connect(&server.url("")).await.unwrap();
         let open = async |token: &str| {
-            let headers = [("authorization", bearer(token))];
-            let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
-            let path = "/api/events?channels=members.a";
-            let mut stream = connection.listen(path, &headers).await.unwrap();
+            let (path, token) = ("/api/events?channels=members.a", bearer(token));
+            let mut stream = connection.listen(path, &[("authorization", &token)]).await.unwrap();
             stream.collect_until(PATIENCE, |block| block.event_type() == "stream-live").await;
             stream
         };
@@ -323,6 +321,6 @@ async fn a_publishers_stream_ends_with_its_token() {
     let began = Instant::now();
     let (stream, _goes_on) = (publishing(&server, &short).await, publishing(&server, &long).await);
     // In so long at most, as seconds are counted.
-    is_ended(stream, began + Duration::from_secs(3)).await;
+    ends_with_its_token(stream, began + Duration::from_secs(3)).await;
     assert!(now() >= expires, "no sooner than the token");
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::references::find;
 use super::render::{self, Object, containers, list};
 use crate::command;
 use crate::tools::ChartTools;
@@ -100,9 +101,7 @@ impl Checker {
         let target = place.join(target.trim_start_matches('/'));
         std::fs::create_dir_all(&target)?;
         if let Some(name) = volume["configMap"]["name"].as_str() {
-            let is_it =
-                |object: &&Object| object.kind() == "ConfigMap" && object.text_at("/metadata/name") == name;
-            let map = objects.iter().find(is_it).with_context(|| format!("no ConfigMap {name}"))?;
+            let map = find(objects, "ConfigMap", name)?;
             for (file, text) in map.value["data"].as_object().into_iter().flatten() {
                 std::fs::write(target.join(file), text.as_str().unwrap_or_default().replace(MOUNTED, moved))?;
             }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use toml::Table;
 
+use super::references::find;
 use super::render::Object;
 
 /// What a gateway takes beyond its delay and window: the last writes (2 s) and the last requests (5 s).
@@ -36,9 +37,7 @@ pub(super) fn check(objects: &[Object]) -> Result<()> {
 
 /// What doesn't sleep is a gateway, which has its delay in its configuration.
 fn gateway(deployment: &Object, objects: &[Object], ready: u64, grace: u64) -> Result<()> {
-    let name = deployment.text_at("/metadata/name");
-    let is_its = |object: &&Object| object.kind() == "ConfigMap" && object.text_at("/metadata/name") == name;
-    let map = objects.iter().find(is_its).context("it has no ConfigMap")?;
+    let map = find(objects, "ConfigMap", deployment.text_at("/metadata/name"))?;
     let configured: Table = map.value["data"]["foghorn.toml"].as_str().unwrap_or_default().parse()?;
     let seconds = |key: &str| -> Result<u64> {
         let value = configured.get("gateway").and_then(|gateway| gateway.get(key)?.as_str());

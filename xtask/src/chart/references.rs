@@ -29,7 +29,8 @@ fn there(objects: &[Object], kind: &str, name: &str) -> Result<()> {
     find(objects, kind, name).map(drop)
 }
 
-fn find<'a>(objects: &'a [Object], kind: &str, name: &str) -> Result<&'a Object> {
+/// The object of this kind and name; an error if there is none.
+pub(super) fn find<'a>(objects: &'a [Object], kind: &str, name: &str) -> Result<&'a Object> {
     let found =
         objects.iter().find(|object| object.kind() == kind && object.text_at("/metadata/name") == name);
     found.with_context(|| format!("there is no {kind} {name:?}"))

@@ -1,5 +1,5 @@
 import type { FoghornError } from "../error.js";
-import type { FoghornEvent, Status, Unsubscribe } from "../events.js";
+import { type FoghornEvent, READY_STATES, type Status, type Unsubscribe } from "../events.js";
 import type { Connection } from "./connection.js";
 
 /** What `useEvents` gives. */
@@ -19,7 +19,10 @@ export interface EventsResult<T> {
   readonly close: () => void;
 }
 
-const READY_STATES = { connecting: 0, connected: 1, disconnected: 2 } as const;
+/** A status in both of its forms. */
+function both(status: Status): Pick<EventsResult<unknown>, "status" | "readyState"> {
+  return { status, readyState: READY_STATES[status] };
+}
 
 /** The newest events of one type on one channel, for `useSyncExternalStore`. */
 export class EventStore<T> {
@@ -36,14 +39,12 @@ export class EventStore<T> {
     this.#channel = channel;
     this.#type = type;
     this.#limit = limit;
-    const status = connection.getStatus();
     this.#result = {
       data: null,
       event: null,
       events: [],
       error: null,
-      status,
-      readyState: READY_STATES[status],
+      ...both(connection.getStatus()),
       close: () => this.#close(),
     };
   }
@@ -65,7 +66,7 @@ export class EventStore<T> {
       }),
       client.onStatus((status) => {
         const settled = status === "connected" ? { error: null } : {};
-        change({ status, readyState: READY_STATES[status], ...settled });
+        change({ ...both(status), ...settled });
       }),
       client.onError((error) => change({ error })),
     ];
@@ -74,11 +75,11 @@ export class EventStore<T> {
         each();
       }
     };
-    this.#onClose = () => change({ status: "disconnected", readyState: 2 });
+    this.#onClose = () => change(both("disconnected"));
     // It may have changed between rendering and now.
     const status = this.#connection.getStatus();
     if (status !== this.#result.status) {
-      change({ status, readyState: READY_STATES[status] });
+      change(both(status));
     }
     return this.#end;
   };

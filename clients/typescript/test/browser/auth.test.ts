@@ -1,35 +1,19 @@
-import type { Browser, Page } from "playwright-core";
-import { afterAll, beforeAll, expect, it } from "vitest";
-import { launch } from "../harness/chromium.js";
-import { Foghorn } from "../harness/foghorn.js";
-import { Pages } from "../harness/pages.js";
+import type { Page } from "playwright-core";
+import { beforeAll, expect, it } from "vitest";
+import { stageOf } from "../harness/stage.js";
 import { AUTHENTICATION, token } from "../harness/token.js";
 
-let browser: Browser;
-let pages: Pages;
-let foghorn: Foghorn;
+const stage = stageOf(["client"], { ...AUTHENTICATION, FOGHORN_AUTH_EXPIRING_NOTICE: "4s" });
 let page: Page;
 let minted = 0;
 
 beforeAll(async () => {
-  [browser, pages] = await Promise.all([launch(), Pages.start("client")]);
-  foghorn = await Foghorn.start({
-    ...AUTHENTICATION,
-    FOGHORN_HTTP_ORIGINS: pages.origin,
-    FOGHORN_AUTH_EXPIRING_NOTICE: "4s",
-  });
-  page = await browser.newPage();
+  page = await stage.browser.newPage();
   await page.exposeFunction("mint", () => {
     minted += 1;
     return token("ann", 6, { subscribe: ["ticks"] });
   });
-  await page.goto(`${pages.origin}/client`);
-});
-
-afterAll(async () => {
-  await browser.close();
-  pages.stop();
-  await foghorn.remove();
+  await page.goto(`${stage.pages.origin}/client`);
 });
 
 const heard = (name: string) =>
@@ -42,13 +26,13 @@ it("a token that ends is renewed before, and nobody notices", async () => {
   const publisher = token("service", 60, { publish: [">"] });
   await page.evaluate((url) => {
     window.openClient("a", { url, channels: ["ticks"], types: ["tick"], transport: "fetch", mints: true });
-  }, foghorn.url);
+  }, stage.foghorn.url);
   await expect.poll(async () => (await heard("a")).statuses).toEqual(["connecting", "connected"]);
   const expected: string[] = [];
   // Longer than the first token lives.
   for (const end = Date.now() + 6_500; Date.now() < end || minted < 3; ) {
     expected.push(`tick ticks ${expected.length}`);
-    await foghorn.publish({ channel: "ticks", event: "tick", data: expected.length - 1 }, publisher);
+    await stage.foghorn.publish({ channel: "ticks", event: "tick", data: expected.length - 1 }, publisher);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   await expect.poll(async () => (await heard("a")).events).toEqual(expected);
@@ -59,7 +43,7 @@ it("what the token doesn't allow is said, with the reason", async () => {
   await page.evaluate((url) => {
     window.openClient("b", { url, channels: ["secrets"], types: [], transport: "fetch", mints: true });
     window.openClient("c", { url, channels: ["ticks"], types: [], transport: "fetch" });
-  }, foghorn.url);
+  }, stage.foghorn.url);
   const refused = { statuses: ["connecting", "disconnected"], errors: ["refused"] };
   await expect
     .poll(() => heard("b"))

@@ -1,33 +1,17 @@
-import type { Browser, Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { launch } from "../harness/chromium.js";
-import { Foghorn } from "../harness/foghorn.js";
-import { Pages } from "../harness/pages.js";
+import type { Page } from "playwright-core";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { stageOf } from "../harness/stage.js";
 import type { Opening } from "./page/client.js";
 
-let browser: Browser;
-let pages: Pages;
-let foghorn: Foghorn;
+const stage = stageOf(["client", "worker"], {
+  FOGHORN_GATEWAY_KEEP_ALIVE: "2s",
+  FOGHORN_GATEWAY_KEEP_ALIVE_IDLE: "2s",
+});
 let page: Page;
 
-beforeAll(async () => {
-  [browser, pages] = await Promise.all([launch(), Pages.start("client", "worker")]);
-  foghorn = await Foghorn.start({
-    FOGHORN_HTTP_ORIGINS: pages.origin,
-    FOGHORN_GATEWAY_KEEP_ALIVE: "2s",
-    FOGHORN_GATEWAY_KEEP_ALIVE_IDLE: "2s",
-  });
-});
-
-afterAll(async () => {
-  await browser.close();
-  pages.stop();
-  await foghorn.remove();
-});
-
 beforeEach(async () => {
-  page = await browser.newPage();
-  await page.goto(`${pages.origin}/client`);
+  page = await stage.browser.newPage();
+  await page.goto(`${stage.pages.origin}/client`);
 });
 
 afterEach(async () => {
@@ -38,7 +22,7 @@ afterEach(async () => {
 async function open(name: string, opening: Omit<Opening, "url"> & { url?: string }): Promise<void> {
   await page.evaluate(([name, opening]) => window.openClient(name, opening), [
     name,
-    { url: foghorn.url, ...opening },
+    { url: stage.foghorn.url, ...opening },
   ] as const);
   await until(name, "connected");
 }
@@ -59,7 +43,7 @@ const numbers = (count: number, channel: string): string[] =>
 async function publishNumbers(count: number, channel: string, meanwhile: () => Promise<void>): Promise<void> {
   let half: Promise<void> | undefined;
   for (let n = 0; n < count; n += 1) {
-    await foghorn.publish({ channel, event: "tick", data: n });
+    await stage.foghorn.publish({ channel, event: "tick", data: n });
     if (n === Math.floor(count / 2)) {
       half = meanwhile();
     }
@@ -69,13 +53,13 @@ async function publishNumbers(count: number, channel: string, meanwhile: () => P
 
 it("an EventSource of the platform hears typed events of patterns, by channel", async () => {
   await open("a", { channels: ["shop.*", "news"], types: ["paid", "message", "error", "open"] });
-  await foghorn.publish({ channel: "shop.eu", event: "paid", data: { amount: 990 } });
-  await foghorn.publish({ channel: "news", data: "text\nof two lines" });
+  await stage.foghorn.publish({ channel: "shop.eu", event: "paid", data: { amount: 990 } });
+  await stage.foghorn.publish({ channel: "news", data: "text\nof two lines" });
   // Names that EventSource has events of its own for.
-  await foghorn.publish({ channel: "news", event: "error", data: 1 });
-  await foghorn.publish({ channel: "news", event: "open", data: 2 });
-  await foghorn.publish({ channel: "elsewhere", event: "paid", data: 0 });
-  await foghorn.publish({ channel: "shop.us", event: "paid", data: null });
+  await stage.foghorn.publish({ channel: "news", event: "error", data: 1 });
+  await stage.foghorn.publish({ channel: "news", event: "open", data: 2 });
+  await stage.foghorn.publish({ channel: "elsewhere", event: "paid", data: 0 });
+  await stage.foghorn.publish({ channel: "shop.us", event: "paid", data: null });
   await untilHeard("a", [
     'paid shop.eu {"amount":990}',
     'message news "text\\nof two lines"',
@@ -91,10 +75,10 @@ it("a worker can listen with both transports", async () => {
     const worker = new Worker("/script/worker.js", { type: "module" });
     worker.onmessage = ({ data }) => window.heard.push(data);
     worker.postMessage(url);
-  }, foghorn.url);
+  }, stage.foghorn.url);
   const said = () => page.evaluate(() => [...window.heard].sort());
   await expect.poll(said).toEqual(["fetch connected", "native connected"]);
-  await foghorn.publish({ channel: "worker", data: 7 });
+  await stage.foghorn.publish({ channel: "worker", data: 7 });
   await expect.poll(said).toEqual(["fetch 7", "fetch connected", "native 7", "native connected"]);
 });
 
@@ -114,11 +98,11 @@ it("missed heartbeats tell that the server hangs, and a quiet stream isn't taken
   for (const name of Object.keys(kinds)) {
     expect([await errors(name), await status(name)]).toEqual([[], "connected"]);
   }
-  foghorn.hang();
+  stage.foghorn.hang();
   for (const name of Object.keys(kinds)) {
     await expect.poll(() => errors(name), { timeout: 10_000 }).toContain("heartbeat-missed");
   }
-  foghorn.comeTo();
+  stage.foghorn.comeTo();
   await publishNumbers(3, "hang", async () => {});
   for (const name of Object.keys(kinds)) {
     await untilHeard(name, numbers(3, "hang"));
@@ -132,8 +116,8 @@ describe.each(["native", "fetch"] as const)("%s", (kind) => {
     const channel = `killed.${kind}`;
     await open("a", { channels: [channel], types: ["tick"], ...transport });
     await publishNumbers(120, channel, async () => {
-      await foghorn.kill();
-      await foghorn.start();
+      await stage.foghorn.kill();
+      await stage.foghorn.start();
     });
     await untilHeard("a", numbers(120, channel));
     const resumed = await recovered("a");
@@ -143,11 +127,11 @@ describe.each(["native", "fetch"] as const)("%s", (kind) => {
   it("comes back when the browser was offline: nothing lost, nothing twice", async () => {
     const channel = `offline.${kind}`;
     await open("a", { channels: [channel], types: ["tick"], ...transport });
-    await foghorn.publish({ channel, event: "tick", data: 0 });
+    await stage.foghorn.publish({ channel, event: "tick", data: 0 });
     await untilHeard("a", numbers(1, channel));
     await page.context().setOffline(true);
     for (let n = 1; n < 10; n += 1) {
-      await foghorn.publish({ channel, event: "tick", data: n });
+      await stage.foghorn.publish({ channel, event: "tick", data: n });
     }
     await page.context().setOffline(false);
     await untilHeard("a", numbers(10, channel));
@@ -161,28 +145,28 @@ describe.each(["native", "fetch"] as const)("%s", (kind) => {
       await page.evaluate((channel) => void window.records.a?.client.subscribe(channel), second);
     });
     await expect.poll(() => recovered("a")).toEqual([false, true]);
-    await foghorn.publish({ channel: second, event: "tick", data: 0 });
+    await stage.foghorn.publish({ channel: second, event: "tick", data: 0 });
     await untilHeard("a", [...numbers(40, first), ...numbers(1, second)]);
   });
 
   it("comes back by itself after a status that ends an EventSource for good", async () => {
     let refusals = 2;
-    pages.answer("/flaky", (_, response) => {
+    stage.pages.answer("/flaky", (_, response) => {
       refusals -= 1;
       if (refusals >= 0) {
         response.writeHead(503).end();
       } else {
-        response.writeHead(307, { Location: `${foghorn.url}?envelope=1` }).end();
+        response.writeHead(307, { Location: `${stage.foghorn.url}?envelope=1` }).end();
       }
     });
-    await open("a", { url: `${pages.origin}/flaky`, types: [], ...transport });
+    await open("a", { url: `${stage.pages.origin}/flaky`, types: [], ...transport });
     expect(await errors("a")).toEqual(["refused", "refused"]);
   });
 
   it("gives up after maxRetries", async () => {
-    pages.answer("/refused", (_, response) => response.writeHead(503).end());
+    stage.pages.answer("/refused", (_, response) => response.writeHead(503).end());
     await page.evaluate(([opening]) => window.openClient("a", opening), [
-      { url: `${pages.origin}/refused`, types: [], maxRetries: 2, ...transport },
+      { url: `${stage.pages.origin}/refused`, types: [], maxRetries: 2, ...transport },
     ] as const);
     await expect.poll(() => errors("a"), { timeout: 10_000 }).toContain("retries-exhausted");
     expect([await status("a"), await errors("a")]).toEqual([

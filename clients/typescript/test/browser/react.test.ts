@@ -1,33 +1,18 @@
-import type { Browser, Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from "vitest";
-import { launch } from "../harness/chromium.js";
-import { Foghorn } from "../harness/foghorn.js";
-import { Pages } from "../harness/pages.js";
+import type { Page } from "playwright-core";
+import { afterEach, beforeEach, expect, it } from "vitest";
+import { stageOf } from "../harness/stage.js";
 
-let browser: Browser;
-let pages: Pages;
-let foghorn: Foghorn;
+const stage = stageOf(["react"]);
 let page: Page;
 let requests: string[];
 let problems: string[];
 
-beforeAll(async () => {
-  [browser, pages] = await Promise.all([launch(), Pages.start("react")]);
-  foghorn = await Foghorn.start({ FOGHORN_HTTP_ORIGINS: pages.origin });
-});
-
-afterAll(async () => {
-  await browser.close();
-  pages.stop();
-  await foghorn.remove();
-});
-
 beforeEach(async () => {
-  page = await browser.newPage();
+  page = await stage.browser.newPage();
   requests = [];
   problems = [];
   page.on("request", (request) => {
-    if (request.url().startsWith(foghorn.url)) {
+    if (request.url().startsWith(stage.foghorn.url)) {
       requests.push(new URL(request.url()).searchParams.get("channels") ?? "");
     }
   });
@@ -37,8 +22,8 @@ beforeEach(async () => {
       problems.push(message.text());
     }
   });
-  await page.goto(`${pages.origin}/react`);
-  await page.evaluate((url) => window.renderApp(url), foghorn.url);
+  await page.goto(`${stage.pages.origin}/react`);
+  await page.evaluate((url) => window.renderApp(url), stage.foghorn.url);
   await expect.poll(() => text("status")).toBe("connected true");
 });
 
@@ -50,7 +35,7 @@ afterEach(async () => {
 const text = (id: string) => page.locator(`#${id}`).textContent();
 const feed = async () => JSON.parse((await text("feed")) ?? "{}");
 const handled = () => page.evaluate(() => window.handled);
-const connections = async () => (await (await fetch(`${foghorn.url}/stats`)).json()).connectedClients;
+const connections = async () => (await (await fetch(`${stage.foghorn.url}/stats`)).json()).connectedClients;
 
 it("under StrictMode all components share one connection, and handlers get each event once", async () => {
   expect(requests).toEqual(["one,silent"]);
@@ -58,9 +43,9 @@ it("under StrictMode all components share one connection, and handlers get each 
   // Although StrictMode has taken the provider away and put it back.
   expect(await page.evaluate(() => window.statuses)).toEqual(["connecting", "connected"]);
   for (let n = 1; n <= 5; n += 1) {
-    await foghorn.publish({ channel: "one", event: "tick", data: n });
+    await stage.foghorn.publish({ channel: "one", event: "tick", data: n });
   }
-  await foghorn.publish({ channel: "one", event: "tock", data: "x" });
+  await stage.foghorn.publish({ channel: "one", event: "tock", data: "x" });
   await expect.poll(feed).toEqual({
     mount: 0,
     data: 5,
@@ -75,11 +60,11 @@ it("under StrictMode all components share one connection, and handlers get each 
 it("a fast remount costs no reconnect, and another channel one", async () => {
   await page.evaluate(() => window.controls.remount());
   await expect.poll(async () => (await feed()).mount).toBe(1);
-  await foghorn.publish({ channel: "one", event: "tick", data: 1 });
+  await stage.foghorn.publish({ channel: "one", event: "tick", data: 1 });
   await expect.poll(async () => (await feed()).data).toBe(1);
   await page.evaluate(() => window.controls.listenTo("two"));
   await expect.poll(() => requests).toEqual(["one,silent", "silent,two"]);
-  await foghorn.publish({ channel: "two", event: "tick", data: 2 });
+  await stage.foghorn.publish({ channel: "two", event: "tick", data: 2 });
   await expect.poll(async () => (await feed()).last).toEqual(["two 2"]);
   // Nobody was told of that: the client was connected all the while.
   expect([await text("status"), await handled(), await connections()]).toEqual(["connected true", [1, 2], 1]);
@@ -88,7 +73,7 @@ it("a fast remount costs no reconnect, and another channel one", async () => {
 it("close ends listening of a hook, and taking the provider away ends the connection", async () => {
   await page.locator("#close").click();
   await expect.poll(async () => (await feed()).readyState).toBe(2);
-  await foghorn.publish({ channel: "one", event: "tick", data: 1 });
+  await stage.foghorn.publish({ channel: "one", event: "tick", data: 1 });
   await expect.poll(async () => (await feed()).map).toEqual({ tick: 1 });
   expect(await feed()).toMatchObject({ data: null, last: [] });
   await page.evaluate(() => window.controls.hide());

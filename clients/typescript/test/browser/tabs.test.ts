@@ -1,28 +1,13 @@
-import type { Browser, BrowserContext, Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from "vitest";
-import { launch } from "../harness/chromium.js";
-import { Foghorn } from "../harness/foghorn.js";
-import { Pages } from "../harness/pages.js";
+import type { BrowserContext, Page } from "playwright-core";
+import { afterEach, beforeEach, expect, it } from "vitest";
+import { stageOf } from "../harness/stage.js";
 import type { Joining } from "./page/tabs.js";
 
-let browser: Browser;
-let pages: Pages;
-let foghorn: Foghorn;
+const stage = stageOf(["tabs"]);
 let context: BrowserContext;
 
-beforeAll(async () => {
-  [browser, pages] = await Promise.all([launch(), Pages.start("tabs")]);
-  foghorn = await Foghorn.start({ FOGHORN_HTTP_ORIGINS: pages.origin });
-});
-
-afterAll(async () => {
-  await browser.close();
-  pages.stop();
-  await foghorn.remove();
-});
-
 beforeEach(async () => {
-  context = await browser.newContext();
+  context = await stage.browser.newContext();
 });
 
 afterEach(async () => {
@@ -32,8 +17,8 @@ afterEach(async () => {
 /** Opens a tab, and waits until it is connected. */
 async function tab(joining: Omit<Joining, "url">): Promise<Page> {
   const page = await context.newPage();
-  await page.goto(`${pages.origin}/tabs`);
-  await page.evaluate((joining) => window.join(joining), { url: foghorn.url, ...joining });
+  await page.goto(`${stage.pages.origin}/tabs`);
+  await page.evaluate((joining) => window.join(joining), { url: stage.foghorn.url, ...joining });
   await expect.poll(() => page.evaluate(() => window.shared.status), { timeout: 20_000 }).toBe("connected");
   return page;
 }
@@ -48,7 +33,7 @@ const numbers = (from: number, to: number, channel: string) =>
 
 async function publish(from: number, to: number, channel: string): Promise<void> {
   for (let n = from; n < to; n += 1) {
-    await foghorn.publish({ channel, event: "tick", data: n });
+    await stage.foghorn.publish({ channel, event: "tick", data: n });
   }
 }
 
@@ -56,8 +41,8 @@ it("all tabs share one connection, and each hears what it wants", async () => {
   const first = await tab({ channels: ["a.*"], types: ["tick"] });
   const second = await tab({ channels: ["b"], types: ["tick", "tock"] });
   const third = await tab({ channels: [], types: [] });
-  await foghorn.publish({ channel: "a.1", event: "tick", data: 1 });
-  await foghorn.publish({ channel: "b", event: "tock", data: 2 });
+  await stage.foghorn.publish({ channel: "a.1", event: "tick", data: 1 });
+  await stage.foghorn.publish({ channel: "b", event: "tock", data: 2 });
   await untilHeard(first, ["tick a.1 1"]);
   await untilHeard(second, ["tock b 2"]);
   // Wanted later, by a tab that doesn't lead.
@@ -68,14 +53,14 @@ it("all tabs share one connection, and each hears what it wants", async () => {
   await expect
     .poll(
       async () => {
-        await foghorn.publish({ channel: "c", event: "late", data: 3 });
+        await stage.foghorn.publish({ channel: "c", event: "late", data: 3 });
         return (await heard(third))[0];
       },
       { timeout: 10_000 },
     )
     .toBe("late 3");
   expect(await Promise.all([first, second, third].map(leads))).toEqual([true, false, false]);
-  const stats = await (await fetch(`${foghorn.url}/stats`)).json();
+  const stats = await (await fetch(`${stage.foghorn.url}/stats`)).json();
   expect(stats.connectedClients).toBe(1);
 });
 

@@ -230,10 +230,18 @@ impl Writing {
     }
 
     /// See [`resend::lost`].
-    pub(super) async fn lost(&mut self, shard: Shard) -> Result<Option<(Lost, Vec<LostRow>)>, WriteError> {
+    pub(super) async fn lost(&mut self, shard: Shard) -> Result<Option<Lost>, WriteError> {
         match self {
             Writing::Postgres(connection) => resend::lost(connection, shard).await,
             Writing::Memory(session) => session.lost(shard).await,
+        }
+    }
+
+    /// See [`resend::lost_rows`].
+    pub(super) async fn lost_rows(&mut self, shard: Shard, lost: Lost) -> Result<Vec<LostRow>, WriteError> {
+        match self {
+            Writing::Postgres(connection) => resend::lost_rows(connection, shard, lost).await,
+            Writing::Memory(session) => session.lost_rows(shard, lost).await,
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
-use foghorn_bus::journal::AppendError;
+use foghorn_bus::journal::{AppendError, Appended};
 use foghorn_core::entry::{Key, NewEntry};
 use foghorn_core::event::Event;
 use foghorn_core::position::Epoch;
@@ -41,6 +41,8 @@ pub(super) struct Lost {
     pub(super) epoch: Epoch,
     pub(super) after: u64,
     pub(super) upto: u64,
+    /// Older ones are not.
+    pub(super) since: Timestamp,
 }
 
 /// One of them.
@@ -78,47 +80,26 @@ pub(super) async fn resend(writer: &Writer, epoch: Epoch, head: &AtomicU64) -> I
 /// Whether there was anything.
 async fn resend_page(writer: &Writer, epoch: Epoch, head: &AtomicU64) -> Result<bool, Ended> {
     let shard = writer.shard;
-    let next = async || on_database(writer, async |c| c.lost(shard).await).await;
-    if next().await?.is_none() {
-        return Ok(false);
-    }
+    let Some(lost) = on_database(writer, async |c| c.lost(shard).await).await? else { return Ok(false) };
     // What was published again since, or came back before a crash, shows only in a log that has all of it.
     let bounds = answer(writer.journal.bounds(shard)).await?;
     if bounds.epoch != epoch {
         return Err(other_epoch(shard, bounds.epoch));
     }
     reached(head, bounds.last).await?;
-    let Some((lost, rows)) = next().await? else { return Ok(false) };
+    let rows = on_database(writer, async |c| c.lost_rows(shard, lost).await).await?;
+    let upto = match rows.last() {
+        Some(last) if rows.len() == PAGE => last.record.seq,
+        _ => lost.upto,
+    };
     let (mut last, mut count) = (0, 0);
-    let ended = (rows.len() < PAGE).then_some(lost.upto);
-    let upto = ended.or(rows.last().map(|row| row.record.seq)).unwrap_or(lost.upto);
-    for LostRow { record, there } in rows {
-        // Another number of shards is another shard for some, whose writer knows nothing of this.
-        let ours = writer.journal.shards().shard_of(&record.event.channel) == shard;
-        let now = writer.clock.now();
-        if there || !ours || record.is_expired(now) {
-            continue;
-        }
-        let place = (u128::from(lost.epoch.get()) << 64) | u128::from(record.seq);
-        let key = record.key.unwrap_or_else(|| Key::invented(place));
-        let entry = NewEntry {
-            event: Event { ttl: record.rest_of_ttl(now), ..record.event },
-            key,
-            traceparent: None,
-        };
-        match writer.journal.append(entry).await {
-            Ok(appended) if appended.position.epoch != epoch => {
+    for row in rows.into_iter().filter(|row| !row.there) {
+        if let Some(appended) = append(writer, lost.epoch, row.record).await? {
+            if appended.position.epoch != epoch {
                 return Err(other_epoch(shard, appended.position.epoch));
             }
-            Ok(appended) => {
-                last = last.max(appended.position.seq);
-                count += usize::from(!appended.duplicate);
-            }
-            Err(AppendError::Refused(why)) => {
-                writer.metrics.failed("resend");
-                tracing::error!(%shard, epoch = %lost.epoch, seq = record.seq, why, "an event that the journal lost is refused by it now: it stays in the log, and nobody hears it");
-            }
-            Err(error) => return Err(Ended::Journals(error.to_string())),
+            last = last.max(appended.position.seq);
+            count += usize::from(!appended.duplicate);
         }
     }
     writer.metrics.resent(shard, count);
@@ -126,6 +107,28 @@ async fn resend_page(writer: &Writer, epoch: Epoch, head: &AtomicU64) -> Result<
     on_database(writer, async |c| c.came_back(shard, lost, upto).await).await?;
     tracing::warn!(%shard, %epoch, lost_in = %lost.epoch, upto, count, "events that the journal had lost are in it again");
     Ok(true)
+}
+
+/// Appends an event of an earlier epoch once more, unless it has expired, is not this shard's or is refused.
+async fn append(writer: &Writer, lost_in: Epoch, record: Record) -> Result<Option<Appended>, Ended> {
+    let (shard, seq, now) = (writer.shard, record.seq, writer.clock.now());
+    // With another number of shards an event may be another's, whose writer knows nothing of this.
+    let is_ours = writer.journal.shards().shard_of(&record.event.channel) == shard;
+    if !is_ours || record.is_expired(now) {
+        return Ok(None);
+    }
+    let place = (u128::from(lost_in.get()) << 64) | u128::from(seq);
+    let key = record.key.unwrap_or_else(|| Key::invented(place));
+    let event = Event { ttl: record.rest_of_ttl(now), ..record.event };
+    match writer.journal.append(NewEntry { event, key, traceparent: None }).await {
+        Ok(appended) => Ok(Some(appended)),
+        Err(AppendError::Refused(why)) => {
+            writer.metrics.failed("resend");
+            tracing::error!(%shard, epoch = %lost_in, seq, why, "an event that the journal lost is refused by it now: it stays in the log, and nobody hears it");
+            Ok(None)
+        }
+        Err(error) => Err(Ended::Journals(error.to_string())),
+    }
 }
 
 fn other_epoch(shard: Shard, epoch: Epoch) -> Ended {
@@ -178,18 +181,28 @@ struct Row {
     there: bool,
 }
 
-/// The oldest range that is to come back, and the first of its rows.
-pub(super) async fn lost(
-    connection: &mut PgConnection,
-    shard: Shard,
-) -> Result<Option<(Lost, Vec<LostRow>)>, WriteError> {
+/// The oldest range that is to come back.
+pub(super) async fn lost(connection: &mut PgConnection, shard: Shard) -> Result<Option<Lost>, WriteError> {
     let range: Option<(i64, i64, i64, i64)> = sqlx::query_as(
         "SELECT epoch, after, upto, since_us FROM foghorn.lost WHERE shard = $1 ORDER BY epoch, after LIMIT 1",
     )
     .bind(number(shard))
-    .fetch_optional(&mut *connection)
+    .fetch_optional(connection)
     .await?;
-    let Some((epoch, after, upto, since)) = range else { return Ok(None) };
+    Ok(range.map(|(epoch, after, upto, since)| Lost {
+        epoch: Epoch::new(to_u64(epoch)),
+        after: to_u64(after),
+        upto: to_u64(upto),
+        since: Timestamp::from_micros(since),
+    }))
+}
+
+/// The first of its rows, [`PAGE`] at most.
+pub(super) async fn lost_rows(
+    connection: &mut PgConnection,
+    shard: Shard,
+    lost: Lost,
+) -> Result<Vec<LostRow>, WriteError> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT e.seq, e.time_us, e.channel, e.type, e.id, e.ttl::bigint AS ttl, e.key, e.data, EXISTS (
              SELECT FROM foghorn.events n
@@ -206,17 +219,14 @@ pub(super) async fn lost(
          ORDER BY e.seq LIMIT $6",
     )
     .bind(number(shard))
-    .bind(epoch)
-    .bind(after)
-    .bind(upto)
-    .bind(since)
+    .bind(to_i64(lost.epoch.get()))
+    .bind(to_i64(lost.after))
+    .bind(to_i64(lost.upto))
+    .bind(lost.since.as_micros())
     .bind(to_i64(PAGE as u64))
     .fetch_all(connection)
     .await?;
-    let rows = rows.into_iter().map(|row| Ok(LostRow { record: row.columns.check()?, there: row.there }));
-    let rows = rows.collect::<Result<_, WriteError>>()?;
-    let lost = Lost { epoch: Epoch::new(to_u64(epoch)), after: to_u64(after), upto: to_u64(upto) };
-    Ok(Some((lost, rows)))
+    rows.into_iter().map(|row| Ok(LostRow { record: row.columns.check()?, there: row.there })).collect()
 }
 
 /// Crosses out what came back: of `lost` all up to `upto`.

@@ -453,19 +453,27 @@ impl Session {
         .await?
     }
 
-    pub(super) async fn lost(&self, shard: Shard) -> Result<Option<(Lost, Vec<LostRow>)>, WriteError> {
+    pub(super) async fn lost(&self, shard: Shard) -> Result<Option<Lost>, WriteError> {
         let found = self.run("lost", |state| {
-            if state.broken.lost_forgotten {
-                return None;
-            }
             let ranges =
                 state.lost.range((shard, Epoch::new(0), 0)..=(shard, Epoch::new(u64::MAX), u64::MAX));
-            let (&(_, epoch, after), &(upto, since)) = { ranges }.next()?;
+            let first = { ranges }.next().filter(|_| !state.broken.lost_forgotten)?;
+            let (&(_, epoch, after), &(upto, since)) = first;
+            Some(Lost { epoch, after, upto, since })
+        });
+        Ok(found.await?)
+    }
+
+    pub(super) async fn lost_rows(&self, shard: Shard, lost: Lost) -> Result<Vec<LostRow>, WriteError> {
+        let Lost { epoch, after, upto, since } = lost;
+        let found = self.run("lost rows", |state| {
             let rows = state.events.range((shard, epoch, after + 1)..=(shard, epoch, upto));
             let rows = rows.map(|(_, event)| &event.record).filter(|record| record.time >= since).take(PAGE);
-            let rows = rows
-                .map(|record| LostRow { record: record.clone(), there: state.is_back(shard, epoch, record) });
-            Some((Lost { epoch, after, upto }, rows.collect()))
+            let row = |record: &Record| LostRow {
+                record: record.clone(),
+                there: state.is_back(shard, epoch, record),
+            };
+            rows.map(row).collect()
         });
         Ok(found.await?)
     }

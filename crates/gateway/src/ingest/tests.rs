@@ -3,6 +3,7 @@ use std::pin::pin;
 use foghorn_bus::log::LogError;
 use foghorn_core::reason::ResetReason;
 use foghorn_telemetry::health::Health;
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::testing::{TestFeed, TestLog, batch, hub};
@@ -142,14 +143,19 @@ fn with_digests(batch: &Batch, from: Digest, to: Digest) -> Arc<Batch> {
     Arc::new(Batch { from_digest: from, to_digest: to, ..batch.clone() })
 }
 
+/// Opens a feed that leads a ring to 13, where nothing is known of the entry; of that at 12 the digest is.
+fn ends_unknown(feed: &TestFeed) -> mpsc::UnboundedSender<Arc<Batch>> {
+    let sender = feed.opens();
+    sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
+    sender.send(with_digests(&live(1, 12, 13), Digest(12), Digest::NONE)).unwrap();
+    sender
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_another_history_is_not_taken_and_the_log_is_asked_at_once() {
     let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
     let log = regressed_at(12, Digest(12));
-    let sender = feed.opens();
-    sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
-    // Where it ends nothing is known of the entry.
-    sender.send(with_digests(&live(1, 12, 13), Digest(12), Digest::NONE)).unwrap();
+    let sender = ends_unknown(&feed);
     let mut running = pin!(ingest(&hub, &feed, &log).run());
     until(&mut running, &hub, 1, 13).await;
     sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
@@ -210,9 +216,7 @@ async fn other_events_after_the_last_digest_that_is_known_are_told_to_the_log() 
         Digest(12) => Ok(Replay::Page(batch(1, 12, 14, "a", None, "y"))),
         _ => page(1, query.after, query.after),
     });
-    let sender = feed.opens();
-    sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
-    sender.send(with_digests(&live(1, 12, 13), Digest(12), Digest::NONE)).unwrap();
+    let sender = ends_unknown(&feed);
     let mut running = pin!(ingest(&hub, &feed, &log).run());
     until(&mut running, &hub, 1, 13).await;
     sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
@@ -228,9 +232,7 @@ async fn what_is_taken_in_while_the_ring_is_in_doubt_does_not_vouch_for_what_was
         Digest(12) => Ok(Replay::Page(batch(1, 12, 15, "a", None, "y"))),
         _ => page(1, query.after, query.after),
     });
-    let sender = feed.opens();
-    sender.send(with_digests(&live(1, 10, 12), Digest::NONE, Digest(12))).unwrap();
-    sender.send(with_digests(&live(1, 12, 13), Digest(12), Digest::NONE)).unwrap();
+    let sender = ends_unknown(&feed);
     let mut running = pin!(ingest(&hub, &feed, &log).run());
     until(&mut running, &hub, 1, 13).await;
     let other = |from, to| batch(1, from, to, "a", None, "y");
