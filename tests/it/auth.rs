@@ -2,6 +2,7 @@
 
 mod cors;
 mod doors;
+mod jwks;
 mod limits;
 mod matrix;
 mod revocation;

@@ -15,15 +15,18 @@ use crate::access::{self, Caller};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::credential::{authorization, bearer, find, is_from_a_page};
-use crate::keys::Keys;
+use crate::jwks::{Jwks, Missing};
+use crate::keys::{Keys, Standing};
 use crate::refusal::Refusal;
 use crate::revocation::Revocations;
-use crate::token::{Identity, Rules, TokenError, verify};
+use crate::token::{Identity, Rules, TokenError, named, verify};
 
 /// How often at least the time of day is looked at for a token in use: it can be set.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A timer may be early by less than this.
 const CLOCK_TICK: Duration = Duration::from_millis(1);
+/// The longest that anybody is told to wait for a key, in seconds.
+const WAIT_SECONDS_MAX: u64 = 60;
 
 /// Knows callers by their tokens. Shared by all of a service's doors.
 pub struct Authenticator {
@@ -96,6 +99,20 @@ impl Authenticator {
             return Ok(Caller::Unchecked);
         }
         self.known(value.map(bearer).transpose()?.flatten())
+    }
+
+    /// Asks one of the above, and again when a key has come that the token may be verified with, if that is on its
+    /// way; two seconds at most.
+    pub async fn patiently(&self, ask: impl Fn() -> Result<Caller, Refusal>) -> Result<Caller, Refusal> {
+        let awaits = |answer: &Result<Caller, Refusal>| {
+            matches!(answer, Err(Refusal::KeysUnavailable { soon: true, .. }))
+        };
+        self.keys.jwks().patiently(ask, awaits).await
+    }
+
+    /// The keys that have to be fetched.
+    pub fn jwks(&self) -> &Arc<Jwks> {
+        self.keys.jwks()
     }
 
     /// Whether a token may stand in the URL.
@@ -174,7 +191,11 @@ impl Authenticator {
         if self.revocations.refuses(identity) {
             return Err(TokenError::Revoked.into());
         }
-        Ok(())
+        match identity.verifier.standing() {
+            Standing::Good => Ok(()),
+            Standing::Removed => Err(TokenError::UnknownKey.into()),
+            Standing::Old => Err(unavailable(false, Duration::ZERO)),
+        }
     }
 
     /// Without keys nobody can be known; where that is meant, whatever proxies send along is not ours.
@@ -195,13 +216,35 @@ impl Authenticator {
     fn verified(&self, token: &str) -> Result<Arc<Identity>, Refusal> {
         self.rules.check_length(token)?;
         let key = Cache::key(token);
-        if let Some(known) = self.cache.lock().get(&key) {
+        if let Some(known) = self.cache.lock().get(&key)
+            && known.verifier.standing() == Standing::Good
+        {
             return Ok(known);
         }
-        let identity = Arc::new(verify(token, &self.keys, &self.rules)?);
+        let verified = verify(token, &self.keys, &self.rules);
+        let identity = Arc::new(verified.map_err(|error| self.why(token, error))?);
         self.cache.lock().put(key, identity.clone());
         Ok(identity)
     }
+}
+
+impl Authenticator {
+    /// An id that no key has may be that of a key which is not here yet.
+    fn why(&self, token: &str, error: TokenError) -> Refusal {
+        if error == TokenError::UnknownKey
+            && let Some((kid, algorithm)) = named(token)
+            && let Missing::Awaited { soon, wait } = self.keys.missing(kid.as_deref(), algorithm)
+        {
+            return unavailable(soon, wait);
+        }
+        error.into()
+    }
+}
+
+/// Jittered, so that those who wait for one key don't come back together.
+fn unavailable(soon: bool, wait: Duration) -> Refusal {
+    let seconds = u32::try_from(wait.as_secs().min(WAIT_SECONDS_MAX)).unwrap_or_default();
+    Refusal::KeysUnavailable { seconds: seconds + rand::random_range(1..=3), soon }
 }
 
 impl fmt::Debug for Authenticator {
@@ -217,8 +260,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::{Algorithm, Jwks};
     use crate::revocation::{Key, Revocation};
-    use crate::testing::{NOW, at, config, secret_key, token};
+    use crate::testing::{KeyPair, NOW, at, claims, config, secret_key, token};
 
     fn authenticator(open: bool, clock: &Arc<AtomicI64>) -> Authenticator {
         let config = config(vec![secret_key("k")]);
@@ -307,6 +351,53 @@ mod tests {
         assert_eq!(by(json!({ "exp": days(30) })), Ok(()));
         assert_eq!(by(json!({ "exp": days(31) })), long);
         assert_eq!(by(json!({ "iat": days(-40), "exp": days(1) })), long, "however little of it is left");
+    }
+
+    #[test]
+    fn a_removed_key_takes_its_tokens_along_and_issuers_with_one_id_are_told_apart() {
+        let pairs = [KeyPair::make(Algorithm::ES256), KeyPair::make(Algorithm::ES256)];
+        let set = |issuer: &str| Jwks {
+            url: format!("https://{issuer}.example/"),
+            algorithms: vec![Algorithm::ES256],
+            issuer: issuer.to_owned(),
+            ..Jwks::default()
+        };
+        let config = Config { jwks: vec![set("a"), set("b")], ..config(vec![secret_key("own")]) };
+        let keys = Keys::load(&config).unwrap();
+        let auth = Authenticator::new(&config, keys, false, || at(NOW));
+        let by = |pair: &KeyPair, kid: &str, issuer: &str| {
+            let token = pair.signing().mint(kid, &claims(&json!({ "iss": issuer }))).unwrap();
+            auth.caller_by(Some(&format!("Bearer {token}")))
+        };
+        let answer = |pair: &KeyPair, kid: &str| {
+            json!({ "keys": [pair.jwk(kid), pair.jwk("own")] }).to_string().into_bytes()
+        };
+        assert!(matches!(by(&pairs[0], "k", "a"), Err(Refusal::KeysUnavailable { .. })));
+        let sets = auth.jwks().sets();
+        for (set, pair) in sets.iter().zip(&pairs) {
+            set.took(&answer(pair, "k"), None).unwrap();
+        }
+        let known = by(&pairs[0], "k", "a").unwrap();
+        assert!(by(&pairs[1], "k", "b").is_ok());
+        // Each key is for its own issuer's tokens, whatever they say.
+        for (pair, issuer) in [(0, "b"), (1, "a"), (0, "tests")] {
+            assert!(
+                matches!(by(&pairs[pair], "k", issuer), Err(Refusal::BadCredential(_))),
+                "{pair} {issuer}"
+            );
+        }
+        // What is configured goes before what is fetched.
+        let own = Err(Refusal::BadCredential(TokenError::Algorithm));
+        assert_eq!(by(&pairs[0], "own", "a"), own);
+        assert!(auth.caller_by(Some(&format!("Bearer {}", token("own", &json!({}))))).is_ok());
+        let channel = Channel::parse("a").unwrap();
+        let denied = auth.check_publish(&known, &channel);
+        assert!(matches!(denied, Err(Refusal::Denied { .. })), "{denied:?}");
+        sets[0].took(&answer(&pairs[0], "next"), None).unwrap();
+        let removed = Err(Refusal::BadCredential(TokenError::UnknownKey));
+        assert_eq!(auth.check_publish(&known, &channel), removed, "also where it is known already");
+        assert!(by(&pairs[0], "k", "a").is_err() && by(&pairs[0], "next", "a").is_ok());
+        assert!(by(&pairs[1], "k", "b").is_ok());
     }
 
     #[test]

@@ -5,12 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use foghorn_core::secret::Secret;
+use http::Uri;
 use serde::{Deserialize, Serialize};
+
+use crate::jwks;
 
 /// Bytes of the shortest secret that HS256 may have: those of its output (RFC 7518, 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
 /// Most bytes of a key's name: it is looked up for whatever a token says.
-const ID_BYTES_MAX: usize = 128;
+pub(crate) const ID_BYTES_MAX: usize = 128;
+/// Most sets of keys by URL.
+pub(crate) const JWKS_MAX: usize = 4;
 
 /// How callers are known.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,6 +45,28 @@ pub struct Config {
     pub cache_entries: usize,
     /// The keys that tokens are verified with.
     pub keys: Vec<Key>,
+    /// Sets of keys by URL, at most 4. A key of `keys` goes before one of theirs with the same id.
+    pub jwks: Vec<Jwks>,
+    /// For how long the keys of a set go on serving while it can't be fetched.
+    #[serde(with = "humantime_serde")]
+    pub jwks_keep: Duration,
+}
+
+/// A set of keys that an issuer publishes (JWKS, RFC 7517).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwks {
+    /// Where: `https://`, or `http://` to an address of loopback.
+    pub url: String,
+    /// What its keys are for, HS256 excepted. Those for anything else are passed over.
+    pub algorithms: Vec<Algorithm>,
+    /// What the `iss` of its tokens has to be, instead of the `issuer` of `[auth]`. Needed when there are several
+    /// sets.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub issuer: String,
+    /// A PEM file of the authorities that are trusted for `url`, instead of the system's.
+    #[serde(default, skip_serializing_if = "no_path")]
+    pub ca: PathBuf,
 }
 
 /// A key, of the one algorithm that it is for.
@@ -90,6 +117,8 @@ impl Default for Config {
             token_bytes: 8192,
             cache_entries: 10_000,
             keys: Vec::new(),
+            jwks: Vec::new(),
+            jwks_keep: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -97,7 +126,7 @@ impl Default for Config {
 impl Config {
     /// Whether callers can be known at all.
     pub fn is_configured(&self) -> bool {
-        !self.keys.is_empty()
+        !self.keys.is_empty() || !self.jwks.is_empty()
     }
 
     /// What is wrong with it, naming the key. Files are looked at by [`Keys::load`](crate::keys::Keys::load).
@@ -117,12 +146,53 @@ impl Config {
         if let Some((_, what)) = rules.iter().find(|(holds, _)| !holds) {
             return Err(format!("auth.{what}"));
         }
+        jwks::check(&self.jwks, self.jwks_keep)?;
         let mut seen = HashSet::new();
         for key in &self.keys {
             key.check().map_err(|what| format!("auth.keys: {} {what}", key.name()))?;
             if !seen.insert(key.id.as_str()) {
                 return Err(format!("auth.keys: {} is there twice; ids tell keys apart", key.name()));
             }
+        }
+        Ok(())
+    }
+}
+
+impl Algorithm {
+    /// As tokens call it.
+    pub(crate) fn jwa(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Algorithm::HS256 => jsonwebtoken::Algorithm::HS256,
+            Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
+            Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
+            Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
+        }
+    }
+}
+
+impl Jwks {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let uri: Option<Uri> = self.url.parse().ok().filter(|uri: &Uri| uri.host().is_some());
+        let uri = uri.ok_or("is no URL; write it as https://login.example.com/jwks.json")?;
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("has a user or password, which nobody is sent".to_owned());
+        }
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let is_loopback = host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+        match uri.scheme_str() {
+            Some("https") => {}
+            Some("http") if is_loopback => {}
+            _ => {
+                return Err(
+                    "has to begin with https://: whoever is on the way would choose the keys".to_owned()
+                );
+            }
+        }
+        if self.algorithms.is_empty() {
+            return Err("needs algorithms, such as [\"RS256\"]: what its keys are for".to_owned());
+        }
+        if self.algorithms.contains(&Algorithm::HS256) {
+            return Err("can't have HS256 in its algorithms: a secret isn't published".to_owned());
         }
         Ok(())
     }
@@ -162,6 +232,38 @@ mod tests {
 
     fn key(id: &str, algorithm: Algorithm, secret: &str, file: &str) -> Key {
         Key { id: id.to_owned(), algorithm, secret: secret.into(), file: file.into() }
+    }
+
+    #[test]
+    fn sets_are_had_safely_and_each_is_for_one_issuer() {
+        let set = |url: &str, algorithm, issuer: &str| Jwks {
+            url: url.to_owned(),
+            algorithms: vec![algorithm],
+            issuer: issuer.to_owned(),
+            ca: PathBuf::new(),
+        };
+        let check = |jwks| Config { jwks, ..Config::default() }.check();
+        let good = |issuer| set("https://login.example.com/jwks", Algorithm::RS256, issuer);
+        for (sets, said) in [
+            (vec![set("login.example.com/jwks", Algorithm::RS256, "")], "is no URL"),
+            (vec![set("http://login.example.com/jwks", Algorithm::RS256, "")], "https://"),
+            (vec![set("http://localhost/jwks", Algorithm::RS256, "")], "https://"),
+            (vec![set("ftp://127.0.0.1/jwks", Algorithm::RS256, "")], "https://"),
+            (vec![set("https://a:b@login.example.com/", Algorithm::RS256, "")], "password"),
+            (vec![set("https://login.example.com/", Algorithm::HS256, "")], "HS256"),
+            (vec![Jwks { algorithms: Vec::new(), ..good("") }], "needs algorithms"),
+            (vec![good("a"), good("")], "issuer of its own"),
+            (vec![good("a"), good("a")], "issuer of its own"),
+            (["a", "b", "c", "d", "e"].map(good).to_vec(), "at most 4"),
+        ] {
+            let error = check(sets).unwrap_err();
+            assert!(error.starts_with("auth.jwks") && error.contains(said), "{error}");
+        }
+        assert_eq!(check(vec![good("a"), good("b")]), Ok(()));
+        for loopback in ["http://127.0.0.1:9/jwks", "http://[::1]:9/jwks"] {
+            assert_eq!(check(vec![set(loopback, Algorithm::EdDSA, "")]), Ok(()));
+        }
+        assert!(Config { jwks: vec![good("")], ..Config::default() }.is_configured());
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The keys that tokens are verified with. Each is for one algorithm and for the tokens that name it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use jsonwebtoken::{Algorithm as Jwa, DecodingKey};
+use jsonwebtoken::{Algorithm as Jwa, DecodingKey, DecodingKeyKind};
 
-use crate::config::{Algorithm, Config, Key, SECRET_BYTES_MIN};
+use crate::config::{Algorithm, Config, ID_BYTES_MAX, Key, SECRET_BYTES_MIN};
 use crate::crypto;
+use crate::jwks::{Jwks, Missing};
 
 /// Bytes of a public key on P-256 (both coordinates and how they are written), and of one on Ed25519.
 const P256_BYTES: usize = 65;
@@ -15,37 +18,100 @@ const RSA_BYTES_MIN: usize = 256;
 /// Most bytes of a key file.
 const FILE_BYTES_MAX: usize = 64 * 1024;
 
-/// Keys by the `kid` of their tokens.
+/// Keys by the `kid` of their tokens: those that are configured, and those that issuers publish.
 #[derive(Debug, Default)]
-pub struct Keys(HashMap<String, Verifying>);
+pub struct Keys {
+    own: HashMap<String, Arc<Verifying>>,
+    jwks: Arc<Jwks>,
+}
 
 /// A key and what it is for.
 #[derive(Debug)]
 pub(crate) struct Verifying {
     pub(crate) algorithm: Jwa,
     pub(crate) key: DecodingKey,
+    /// Whose tokens it is for, instead of the configured issuer's.
+    pub(crate) issuer: Option<String>,
+    standing: AtomicU8,
+}
+
+/// Whether a key, and what it has verified, is still good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Standing {
+    /// It is.
+    Good,
+    /// Its issuer publishes it no more.
+    Removed,
+    /// Whether its issuer does isn't known for too long.
+    Old,
+}
+
+/// The key that has verified a token. Nobody's is good for ever.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Verifier(Option<Arc<Verifying>>);
+
+/// Whether it is the same key, not one like it.
+impl PartialEq for Verifier {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
+    }
+}
+
+impl Eq for Verifier {}
+
+impl Verifier {
+    pub(crate) fn new(key: Arc<Verifying>) -> Self {
+        Verifier(Some(key))
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.0.as_ref().map_or(Standing::Good, |key| key.standing())
+    }
 }
 
 impl Keys {
-    /// Reads the files that `config` names. The error begins with `auth.keys` and shows nothing of them.
+    /// Reads the files that `config` names. The error begins with `auth.keys` and shows nothing of them. What is
+    /// had by URL is not there yet: see [`jwks`](Self::jwks).
     pub fn load(config: &Config) -> Result<Self, String> {
         crypto::install();
         let keys = config.keys.iter().map(|key| {
             let verifying =
                 Verifying::load(key).map_err(|what| format!("auth.keys: {}: {what}", key.name()))?;
-            Ok((key.id.clone(), verifying))
+            Ok((key.id.clone(), Arc::new(verifying)))
         });
-        keys.collect::<Result<_, String>>().map(Keys)
+        let own = keys.collect::<Result<_, String>>()?;
+        Ok(Keys { own, jwks: Arc::new(Jwks::new(config)) })
     }
 
-    /// Whether there are none.
+    /// Whether there are none, and never will be.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.own.is_empty() && self.jwks.sets().is_empty()
     }
 
-    /// The key that a token's `kid` names. No other is ever tried.
-    pub(crate) fn of(&self, kid: Option<&str>) -> Option<&Verifying> {
-        self.0.get(kid.unwrap_or_default())
+    /// What is to be fetched.
+    pub fn jwks(&self) -> &Arc<Jwks> {
+        &self.jwks
+    }
+
+    /// The key that a token's `kid` names; no other is ever tried. Several only when issuers have chosen the same
+    /// id: each is for the tokens of its own.
+    pub(crate) fn of(&self, kid: Option<&str>) -> Vec<Arc<Verifying>> {
+        match self.own.get(kid.unwrap_or_default()) {
+            Some(own) => vec![own.clone()],
+            None => kid.map_or_else(Vec::new, |kid| self.jwks.of(kid)),
+        }
+    }
+
+    /// Why a token's `kid` names none.
+    pub(crate) fn missing(&self, kid: Option<&str>, algorithm: Jwa) -> Missing {
+        match kid {
+            Some(kid) if !kid.is_empty() && kid.len() <= ID_BYTES_MAX => self.jwks.missing(kid, algorithm),
+            _ => Missing::Unknown,
+        }
     }
 }
 
@@ -64,7 +130,7 @@ impl Verifying {
                 ));
             }
             Algorithm::HS256 => {
-                return Ok(Verifying { algorithm: Jwa::HS256, key: DecodingKey::from_secret(&bytes) });
+                return Ok(Verifying::new(Algorithm::HS256, DecodingKey::from_secret(&bytes)));
             }
             _ if !is_public(&bytes) => {
                 return Err("the file holds no public key in PEM (-----BEGIN PUBLIC KEY-----)".to_owned());
@@ -76,12 +142,56 @@ impl Verifying {
         let wrong = || format!("the file's key is not one for {:?}", key.algorithm);
         let decoding = decoding.map_err(|_| wrong())?;
         let length = decoding.try_get_as_bytes().map_err(|_| wrong())?.len();
-        let (algorithm, fits) = match key.algorithm {
-            Algorithm::ES256 => (Jwa::ES256, length == P256_BYTES),
-            Algorithm::EdDSA => (Jwa::EdDSA, length == ED25519_BYTES),
-            _ => (Jwa::RS256, length > RSA_BYTES_MIN),
+        let fits = match key.algorithm {
+            Algorithm::ES256 => length == P256_BYTES,
+            Algorithm::EdDSA => length == ED25519_BYTES,
+            _ => length > RSA_BYTES_MIN,
         };
-        if fits { Ok(Verifying { algorithm, key: decoding }) } else { Err(wrong()) }
+        if fits { Ok(Verifying::new(key.algorithm, decoding)) } else { Err(wrong()) }
+    }
+
+    /// One that an issuer publishes, for its own tokens if it is named. None when it is too weak, or none.
+    pub(crate) fn published(algorithm: Algorithm, key: DecodingKey, issuer: &str) -> Option<Self> {
+        let fits = match (algorithm, key.kind()) {
+            (Algorithm::ES256, DecodingKeyKind::SecretOrDer(bytes)) => bytes.len() == P256_BYTES,
+            (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(bytes)) => bytes.len() == ED25519_BYTES,
+            (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, .. }) => {
+                n.iter().skip_while(|byte| **byte == 0).count() >= RSA_BYTES_MIN
+            }
+            _ => false,
+        };
+        let issuer = Some(issuer.to_owned()).filter(|issuer| !issuer.is_empty());
+        fits.then(|| Verifying { issuer, ..Verifying::new(algorithm, key) })
+    }
+
+    fn new(algorithm: Algorithm, key: DecodingKey) -> Self {
+        let standing = AtomicU8::new(Standing::Good as u8);
+        Verifying { algorithm: algorithm.jwa(), key, issuer: None, standing }
+    }
+
+    /// Whether the other verifies the same tokens.
+    pub(crate) fn is_same(&self, other: &Verifying) -> bool {
+        let same = match (self.key.kind(), other.key.kind()) {
+            (DecodingKeyKind::SecretOrDer(one), DecodingKeyKind::SecretOrDer(other)) => one == other,
+            (
+                DecodingKeyKind::RsaModulusExponent { n, e },
+                DecodingKeyKind::RsaModulusExponent { n: other_n, e: other_e },
+            ) => n == other_n && e == other_e,
+            _ => false,
+        };
+        same && self.algorithm == other.algorithm && self.issuer == other.issuer
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::Acquire) {
+            0 => Standing::Good,
+            1 => Standing::Removed,
+            _ => Standing::Old,
+        }
+    }
+
+    pub(crate) fn set(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::Release);
     }
 }
 
@@ -147,8 +257,8 @@ mod tests {
         let file = folder.path().join("secret");
         std::fs::write(&file, format!("{SECRET}\n")).unwrap();
         let keys = load(Algorithm::HS256, &file).unwrap();
-        assert_eq!(keys.of(Some("k")).unwrap().key.try_get_as_bytes().unwrap(), SECRET.as_bytes());
-        assert!(keys.of(None).is_none() && keys.of(Some("")).is_none() && keys.of(Some("K")).is_none());
+        assert_eq!(keys.of(Some("k"))[0].key.try_get_as_bytes().unwrap(), SECRET.as_bytes());
+        assert!([None, Some(""), Some("K")].into_iter().all(|kid| keys.of(kid).is_empty()));
         let pair = KeyPair::make(Algorithm::ES256);
         assert!(load(Algorithm::HS256, &pair.public).unwrap_err().contains("takes a secret"));
         std::fs::write(&file, "short\n").unwrap();

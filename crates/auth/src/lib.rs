@@ -1,7 +1,7 @@
 //! Who somebody is, and what they may: tokens, credentials and grants.
 //!
 //! A credential is a JWT ([`token`]), verified with a key that its `kid` names and by that key's algorithm
-//! alone ([`keys`]). Whoever presented it is a [`Caller`], and what a caller may listen to and publish on
+//! alone ([`keys`]), also where issuers publish their keys ([`jwks`]). Whoever presented it is a [`Caller`], and what a caller may listen to and publish on
 //! is decided in one pure place, [`access`]. What was revoked is in [`revocation`]. [`Authenticator`] is what
 //! services hold.
 //!
@@ -16,6 +16,7 @@ pub mod token;
 
 mod cache;
 
+pub mod jwks;
 pub mod keys;
 pub mod mint;
 

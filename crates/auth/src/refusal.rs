@@ -31,6 +31,17 @@ pub enum Refusal {
          and say so with Origin or Sec-Fetch-Site; other clients send Authorization"
     )]
     Forged,
+    /// The key that would verify its token may be had later.
+    #[error(
+        "the token can't be verified now: its key, or whether that is still good, has to be fetched from its \
+             issuer first; try again"
+    )]
+    KeysUnavailable {
+        /// In how many seconds to try again.
+        seconds: u32,
+        /// Whether a fetch is on its way.
+        soon: bool,
+    },
 }
 
 impl Refusal {
@@ -41,6 +52,7 @@ impl Refusal {
             Refusal::BadCredential(_) => "bad-credential",
             Refusal::Denied { .. } => "access-denied",
             Refusal::Forged => "origin",
+            Refusal::KeysUnavailable { .. } => "keys-unavailable",
         }
     }
 
@@ -51,6 +63,7 @@ impl Refusal {
             Refusal::BadCredential(_) => "The credential is refused",
             Refusal::Denied { .. } => "Access denied",
             Refusal::Forged => "Pages of this origin may not use this server",
+            Refusal::KeysUnavailable { .. } => "The token can't be verified now",
         }
     }
 
@@ -59,6 +72,7 @@ impl Refusal {
         let status = match self {
             Refusal::NoCredential(_) | Refusal::BadCredential(_) => StatusCode::UNAUTHORIZED,
             Refusal::Denied { .. } | Refusal::Forged => StatusCode::FORBIDDEN,
+            Refusal::KeysUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         };
         let problem = Problem::new(status, self.code(), self.title()).detail(self.to_string());
         match self {
@@ -66,6 +80,7 @@ impl Refusal {
             Refusal::BadCredential(_) => problem.challenge("Bearer error=\"invalid_token\""),
             Refusal::Denied { to, .. } => problem.member("channel", to.as_str()),
             Refusal::Forged => problem,
+            Refusal::KeysUnavailable { seconds, .. } => problem.retry_after(*seconds),
         }
     }
 }

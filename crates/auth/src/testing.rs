@@ -62,9 +62,45 @@ impl KeyPair {
         Key { id: id.to_owned(), algorithm: self.algorithm, file: self.public.clone(), ..Key::default() }
     }
 
+    /// The public half as a set has it.
+    pub(crate) fn jwk(&self, id: &str) -> Value {
+        let output = Command::new("openssl")
+            .args(["pkey", "-pubin", "-outform", "DER", "-in"])
+            .arg(&self.public)
+            .output()
+            .unwrap();
+        let der = output.stdout;
+        let last = |from: usize, to: usize| base64url(&der[der.len() - from..der.len() - to]);
+        match self.algorithm {
+            Algorithm::ES256 => {
+                json!({ "kid": id, "kty": "EC", "crv": "P-256", "x": last(64, 32), "y": last(32, 0) })
+            }
+            Algorithm::EdDSA => json!({ "kid": id, "kty": "OKP", "crv": "Ed25519", "x": last(32, 0) }),
+            // Behind the modulus stands the exponent, 65537: type, length and three bytes.
+            _ => {
+                let bytes = if der.len() < 200 { 128 } else { 256 };
+                json!({ "kid": id, "kty": "RSA", "n": last(bytes + 5, 5), "e": last(3, 0) })
+            }
+        }
+    }
+
     pub(crate) fn signing(&self) -> SigningKey {
         SigningKey::new(self.algorithm, &std::fs::read(&self.private).unwrap()).unwrap()
     }
+}
+
+/// As JWTs have it: no crate more for tests.
+pub(crate) fn base64url(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = bits << (8 * (3 - three.len()));
+        for at in 0..=three.len() {
+            text.push(ALPHABET[(bits >> (18 - 6 * at)) as usize & 63] as char);
+        }
+    }
+    text
 }
 
 pub(crate) fn secret_key(id: &str) -> Key {

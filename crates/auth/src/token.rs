@@ -1,6 +1,7 @@
 //! Tokens: JWTs, and what is believed of one.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foghorn_core::channel::Channel;
@@ -11,7 +12,7 @@ use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
 
 use crate::config::Config;
-use crate::keys::Keys;
+use crate::keys::{Keys, Verifier, Verifying};
 use crate::revocation::{Key, Revocable};
 
 /// Most bytes of what is said about wrong claims, which are whoever's who made the token.
@@ -48,6 +49,8 @@ pub struct Identity {
     pub issued: Option<Timestamp>,
     /// What it can be revoked by.
     pub(crate) revocable: Revocable,
+    /// What has verified it.
+    pub(crate) verifier: Verifier,
 }
 
 /// Why a token is not believed.
@@ -151,13 +154,29 @@ pub(crate) fn verify(token: &str, keys: &Keys, rules: &Rules) -> Result<Identity
         return Err(TokenError::Malformed);
     }
     // The header chooses the key, and the key the algorithm.
-    let key = keys.of(header.kid.as_deref()).ok_or(TokenError::UnknownKey)?;
+    let mut error = TokenError::UnknownKey;
+    for key in keys.of(header.kid.as_deref()) {
+        match verify_by(token, &key, rules) {
+            Ok(identity) => return Ok(identity),
+            Err(why) => error = why,
+        }
+    }
+    Err(error)
+}
+
+/// The `kid` of a token, and the algorithm that it says it is signed with. None when it is no token.
+pub(crate) fn named(token: &str) -> Option<(Option<String>, jsonwebtoken::Algorithm)> {
+    decode_header(token).ok().map(|header| (header.kid, header.alg))
+}
+
+fn verify_by(token: &str, key: &Arc<Verifying>, rules: &Rules) -> Result<Identity, TokenError> {
+    let issuer = key.issuer.as_ref().unwrap_or(&rules.issuer);
     let mut validation = Validation::new(key.algorithm);
-    validation.required_spec_claims = required(rules);
+    validation.required_spec_claims = required(issuer, rules);
     // By our own clock, and again whenever the token is used.
     (validation.validate_exp, validation.validate_nbf) = (false, false);
-    if !rules.issuer.is_empty() {
-        validation.set_issuer(&[&rules.issuer]);
+    if !issuer.is_empty() {
+        validation.set_issuer(&[issuer]);
     }
     if !rules.audience.is_empty() {
         validation.set_audience(&[&rules.audience]);
@@ -184,6 +203,7 @@ pub(crate) fn verify(token: &str, keys: &Keys, rules: &Rules) -> Result<Identity
         admin: claims.foghorn.role == Some(Role::Admin),
         not_before: claims.nbf.map_or(Timestamp::from_micros(i64::MIN), |nbf| time(nbf).minus(rules.leeway)),
         expires: time(claims.exp).plus(rules.leeway),
+        verifier: Verifier::new(key.clone()),
     })
 }
 
@@ -200,9 +220,9 @@ impl Identity {
     }
 }
 
-fn required(rules: &Rules) -> HashSet<String> {
+fn required(issuer: &str, rules: &Rules) -> HashSet<String> {
     let mut claims = vec!["exp", "sub"];
-    if !rules.issuer.is_empty() {
+    if !issuer.is_empty() {
         claims.push("iss");
     }
     if !rules.audience.is_empty() {
@@ -236,31 +256,15 @@ fn time(seconds: f64) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use base64_of::encoded;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::config::Algorithm;
     use crate::mint::SigningKey;
-    use crate::testing::{KeyPair, NOW, SECRET, at, claims, config, secret_key, token};
+    use crate::testing::{KeyPair, NOW, SECRET, at, base64url, claims, config, secret_key, token};
 
-    /// base64url as JWTs have it, by the library's own way of signing: no crate more for a test.
-    mod base64_of {
-        use serde_json::Value;
-
-        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-        pub(super) fn encoded(value: &Value) -> String {
-            let mut text = String::new();
-            for three in value.to_string().as_bytes().chunks(3) {
-                let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
-                let bits = bits << (8 * (3 - three.len()));
-                for at in 0..=three.len() {
-                    text.push(ALPHABET[(bits >> (18 - 6 * at)) as usize & 63] as char);
-                }
-            }
-            text
-        }
+    fn encoded(value: &Value) -> String {
+        base64url(value.to_string().as_bytes())
     }
 
     fn check(keys: Vec<crate::config::Key>, token: &str) -> Result<Identity, TokenError> {

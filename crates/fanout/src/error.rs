@@ -189,8 +189,10 @@ impl From<Refusal> for PublishError {
         let kind = match refusal {
             Refusal::NoCredential(_) | Refusal::BadCredential(_) => Kind::Unknown,
             Refusal::Denied { .. } | Refusal::Forged => Kind::Forbidden,
+            Refusal::KeysUnavailable { .. } => Kind::Unavailable,
         };
-        let error = PublishError::new(kind, refusal.code(), refusal.to_string(), false);
+        let retryable = matches!(kind, Kind::Unavailable);
+        let error = PublishError::new(kind, refusal.code(), refusal.to_string(), retryable);
         PublishError { refusal: Some(refusal), ..error }
     }
 }

@@ -7,6 +7,7 @@ use foghorn_core::event::Ttl;
 use foghorn_rpc::v1::publisher_server::PublisherServer;
 use foghorn_rpc::v1::{self, publish_result};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::PublishError;
@@ -30,8 +31,9 @@ pub struct GrpcDoor {
 
 impl GrpcDoor {
     /// Who calls, if they may publish at all.
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let caller = self.publisher.auth.caller_of_service(request.metadata().as_ref());
+    async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let auth = &self.publisher.auth;
+        let caller = auth.patiently(|| auth.caller_of_service(metadata.as_ref())).await;
         let caller = caller.map_err(PublishError::from);
         let caller = caller.and_then(|caller| self.publisher.check_may(&caller).map(|()| caller));
         caller.map_err(|error| self.refuse(&error))
@@ -50,7 +52,7 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         request: Request<v1::PublishRequest>,
     ) -> Result<Response<v1::PublishResponse>, Status> {
         self.publisher.check_open().map_err(|error| self.refuse(&error))?;
-        let caller = self.caller(&request)?;
+        let caller = self.caller(request.metadata()).await?;
         let trace = trace_of(&request);
         let request = request.into_inner();
         self.publisher.check_rate(&caller, 1).map_err(|error| self.refuse(&error))?;
@@ -66,7 +68,7 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         request: Request<v1::PublishBatchRequest>,
     ) -> Result<Response<v1::PublishBatchResponse>, Status> {
         self.publisher.check_open().map_err(|error| self.refuse(&error))?;
-        let caller = self.caller(&request)?;
+        let caller = self.caller(request.metadata()).await?;
         let trace = trace_of(&request);
         let events = request.into_inner().events;
         let most = self.publisher.config.batch_events;
@@ -90,7 +92,7 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         request: Request<Streaming<v1::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         self.publisher.check_open().map_err(|error| self.refuse(&error))?;
-        let caller = self.caller(&request)?;
+        let caller = self.caller(request.metadata()).await?;
         let trace = trace_of(&request);
         let (sender, answers) = tokio::sync::mpsc::channel(16);
         tokio::spawn(grpc_stream::run(self.publisher.clone(), caller, request.into_inner(), trace, sender));

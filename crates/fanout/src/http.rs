@@ -92,7 +92,8 @@ impl PublishHandler {
         }
         self.publisher.check_open().map_err(|error| refuse(&self.publisher, &error))?;
         // Before the body: who may not publish can't have it read either.
-        let caller = self.publisher.auth.caller(request.headers(), None);
+        let (auth, headers) = (&self.publisher.auth, request.headers());
+        let caller = auth.patiently(|| auth.caller(headers, None)).await;
         let caller = caller.map_err(|why| refuse(&self.publisher, &why.into()))?;
         self.publisher.check_may(&caller).map_err(|error| refuse(&self.publisher, &error))?;
         let trace = header_text(request.headers(), "traceparent").and_then(traceparent);

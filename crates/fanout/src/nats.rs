@@ -85,7 +85,8 @@ impl From<&NatsRequest> for Request {
 /// Waits for room no longer than over HTTP: its sender would have given up before it is published.
 async fn answer(publisher: &Publisher, request: Request) -> Answer {
     let refused = |error: &PublishError| publisher.refused(Door::Nats, error);
-    let caller = publisher.auth.caller_by(request.authorization.as_ref().map(Secret::reveal));
+    let authorization = request.authorization.as_ref().map(Secret::reveal);
+    let caller = publisher.auth.patiently(|| publisher.auth.caller_by(authorization)).await;
     let caller = caller.map_err(PublishError::from).inspect_err(refused)?;
     publisher.check_may(&caller).inspect_err(refused)?;
     publisher.check_rate(&caller, 1).inspect_err(refused)?;

@@ -29,6 +29,7 @@ use foghorn_rpc::v1::event_log_server;
 use foghorn_telemetry::health::Part;
 
 use crate::config::Config;
+use crate::jwks;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
 use crate::revocations;
 
@@ -38,6 +39,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
     let process = Process::start()?;
+    jwks::follow(&auth, &process)?;
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS a gateway goes on from what it has, and says `stream-stale`.
@@ -75,6 +77,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
     let process = Process::start()?;
+    jwks::follow(&auth, &process)?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     spawn_admin(&config, &process)?;

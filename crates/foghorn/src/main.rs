@@ -6,6 +6,7 @@ mod config;
 mod cluster;
 mod standalone;
 
+mod jwks;
 mod page;
 mod process;
 mod revocations;

@@ -162,7 +162,7 @@ pub(crate) fn authenticator(config: &Config, open: bool) -> Result<Arc<Authentic
     let keys = Keys::load(&config.auth).map_err(Misconfigured)?;
     match (keys.is_empty(), open) {
         (true, false) => tracing::warn!(
-            "no auth.keys are configured: nobody can publish, and only what policies call public can be listened \
+            "no auth.keys and no auth.jwks are configured: nobody can publish, and only what policies call public can be listened \
              to; --allow-anonymous lets everybody do everything"
         ),
         (false, true) => tracing::warn!("whoever has no credential may publish and listen to everything"),

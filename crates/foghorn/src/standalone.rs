@@ -13,6 +13,7 @@ use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 
 use crate::config::Config;
+use crate::jwks;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
 use crate::revocations;
 use crate::router::Router;
@@ -26,6 +27,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let process = Process::start()?;
+    jwks::follow(&auth, &process)?;
     let log = open_log(&config, &process).await?;
 
     let data = (!config.standalone.ephemeral).then_some(config.standalone.data.as_path());

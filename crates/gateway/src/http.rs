@@ -103,18 +103,25 @@ impl Api {
         let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
         let get = || if method == Method::GET { Ok(()) } else { Err(Problem::method("GET")) };
         match segments[..] {
-            ["api", "events"] => get().and_then(|()| self.stream(headers, query, None)),
+            ["api", "events"] => {
+                get()?;
+                self.stream(headers, query, None).await
+            }
             ["api", "events", "stats"] => {
                 get()?;
-                self.caller(headers, &Query::default())?.check_admin().map_err(|why| self.refused(&why))?;
+                let caller = self.caller(headers, &Query::default()).await?;
+                caller.check_admin().map_err(|why| self.refused(&why))?;
                 Ok(self.stats())
             }
             ["api", "events", name] if NOT_CHANNELS.contains(&name) => Err(Problem::not_found(path)),
-            ["api", "events", channel] => get().and_then(|()| self.stream(headers, query, Some(channel))),
+            ["api", "events", channel] => {
+                get()?;
+                self.stream(headers, query, Some(channel)).await
+            }
             ["api", "channels", channel, "events"] => {
                 get()?;
                 let asked = Asked::read(channel, query, self.shared.hub.shard_count())?;
-                let caller = self.caller(headers, &asked.query)?;
+                let caller = self.caller(headers, &asked.query).await?;
                 self.check_listen(&caller, &Pattern::from(&asked.channel))?;
                 history::answer(&self.shared, asked).await
             }
@@ -122,7 +129,7 @@ impl Api {
         }
     }
 
-    fn stream(
+    async fn stream(
         &self,
         headers: &HeaderMap,
         query: Option<&str>,
@@ -131,7 +138,15 @@ impl Api {
         let query = Query::parse(query, KEYS)?;
         let (most, shards) = (self.shared.config.channels_per_connection, self.shared.hub.shard_count());
         let topics = topics(&query, channel, most)?;
-        let caller = self.caller(headers, &query)?;
+        let caller = match self.asker(headers, &query).await? {
+            Ok(caller) => caller,
+            Err(why) => {
+                if let Refusal::KeysUnavailable { seconds, .. } = why {
+                    return Ok(self.stream_without_keys(&why, seconds));
+                }
+                return Err(self.refused(&why));
+            }
+        };
         topics.iter().try_for_each(|topic| self.check_listen(&caller, topic))?;
         let all = [caller.implied(self.shared.hub.policies()), topics].concat();
         if all.is_empty() {
@@ -184,8 +199,23 @@ impl Api {
         event_stream(full(goodbye(StreamEnd::Limited, retry_ms)))
     }
 
-    /// Who asks. A token in the URL ends up in logs and histories, so it has to be allowed.
-    pub(crate) fn caller(&self, headers: &HeaderMap, query: &Query) -> Result<Caller, Problem> {
+    /// A browser that got another status would never come back, and its token is good, as far as anybody knows.
+    fn stream_without_keys(&self, why: &Refusal, seconds: u32) -> Response {
+        let metrics = &self.shared.hub.metrics;
+        metrics.refused(why);
+        metrics.ended(StreamEnd::Overload);
+        let retry_ms = self.shared.config.retry_ms().max(u64::from(seconds) * 1000);
+        event_stream(full(goodbye(StreamEnd::Overload, retry_ms)))
+    }
+
+    /// Who asks.
+    pub(crate) async fn caller(&self, headers: &HeaderMap, query: &Query) -> Result<Caller, Problem> {
+        self.asker(headers, query).await?.map_err(|why| self.refused(&why))
+    }
+
+    /// The same, with the reason why nobody is known. A token in the URL ends up in logs and histories, so it has
+    /// to be allowed.
+    async fn asker(&self, headers: &HeaderMap, query: &Query) -> Result<Result<Caller, Refusal>, Problem> {
         let token = query.get(TOKEN);
         if token.is_some() && !self.auth.takes_query_token() {
             return Err(bad_value(
@@ -194,7 +224,7 @@ impl Api {
                  (auth.query_token = true allows it)",
             ));
         }
-        self.auth.caller(headers, token).map_err(|why| self.refused(&why))
+        Ok(self.auth.patiently(|| self.auth.caller(headers, token)).await)
     }
 
     fn check_listen(&self, caller: &Caller, topic: &Pattern) -> Result<(), Problem> {

@@ -54,7 +54,7 @@ impl Api {
             return Err(Problem::method("POST"));
         }
         Query::parse(request.uri().query(), &[])?;
-        let caller = self.caller(request.headers(), &Query::default())?;
+        let caller = self.caller(request.headers(), &Query::default()).await?;
         caller.check_admin().map_err(|why| self.refused(&why))?;
         let body = read_json(request, BODY_BYTES, &mut Small).await?;
         let (named, revocation) = self.read(&body)?;

@@ -8,6 +8,8 @@
 {{ . }}
 {{- else if kindIs "slice" . -}}
 [{{ range $i, $item := . }}{{ if $i }}, {{ end }}{{ include "foghorn.toml.value" $item }}{{ end }}]
+{{- else if kindIs "map" . -}}
+{ {{ range $i, $key := keys . | sortAlpha }}{{ if $i }}, {{ end }}{{ $key }} = {{ include "foghorn.toml.value" (get $ $key) }}{{ end }} }
 {{- else -}}
 {{ int64 . }}
 {{- end -}}

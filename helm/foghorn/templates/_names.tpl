@@ -38,7 +38,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 
 {{- /* Whether nobody has to say who they are. A trial without keys is open. */ -}}
 {{- define "foghorn.open" -}}
-{{- or .Values.allowAnonymous (and .Values.dev.enabled (not .Values.auth.keys)) -}}
+{{- or .Values.allowAnonymous (and .Values.dev.enabled (not .Values.auth.keys) (not .Values.config.auth.jwks)) -}}
 {{- end -}}
 
 {{- define "foghorn.scheme" -}}
@@ -83,8 +83,8 @@ others may be asked to take them.
   {{- if not $v.postgres.secret.name -}}
     {{- fail "postgres.secret.name is needed: the Secret whose key postgres.secret.key holds postgres://user:password@host/database (or dev.enabled=true for a trial)" -}}
   {{- end -}}
-  {{- if not (or $v.auth.keys $v.allowAnonymous) -}}
-    {{- fail "nobody could publish: give auth.keys to verify tokens with, or say allowAnonymous=true if anybody may publish and listen" -}}
+  {{- if not (or $v.auth.keys $v.config.auth.jwks $v.allowAnonymous) -}}
+    {{- fail "nobody could publish: give auth.keys or config.auth.jwks to verify tokens with, or say allowAnonymous=true if anybody may publish and listen" -}}
   {{- end -}}
 {{- else if or $v.nats.url $v.nats.auth.kind $v.nats.tls.caSecret $v.nats.tls.certificateSecret $v.postgres.secret.name $v.postgres.tls.caSecret -}}
   {{- fail "dev.enabled brings its own NATS and PostgreSQL: leave out what nats and postgres say of others, or dev.enabled" -}}

@@ -41,6 +41,10 @@ const REFUSED: &[(&[&str], &str)] = &[
         &["auth.keys[0].secret.value=hunter2"],
         "'/auth/keys/0/secret': additional properties 'value' not allowed",
     ),
+    (
+        &["config.auth.jwks[0].url=https://a.example/jwks", "config.auth.jwks[0].algorithms={HS256}"],
+        "'/config/auth/jwks/0/algorithms/0': value must be one of",
+    ),
     (&["image.digest=latest"], "'/image/digest': 'latest' does not match pattern"),
     (&["config.policy[0].access=public"], "'/config/policy/0': missing property 'pattern'"),
     // What goes together, by the templates.

@@ -8,6 +8,7 @@ use foghorn_auth::keys::Keys;
 use foghorn_core::event::{EventType, FRAME_BYTES_MAX};
 
 use super::{Config, Http, Nats, urls};
+use crate::jwks;
 
 /// The least that a journal can work with.
 const JOURNAL_BYTES_MIN: u64 = 64 * 1024;
@@ -43,6 +44,7 @@ impl Config {
     /// The first file that can't be read, or holds no key where one should be.
     pub(crate) fn check_files(&self) -> Result<(), String> {
         Keys::load(&self.auth)?;
+        jwks::check(&self.auth)?;
         self.http.tls.load()?;
         self.check_nats_files()
     }
@@ -91,7 +93,7 @@ impl Config {
         match addresses.iter().find(|address| !address.ip().is_loopback()) {
             Some(open) if !self.allow_anonymous && !self.auth.is_configured() => Err(format!(
                 "{open} can be reached from other machines and no authentication is configured; configure \
-                 auth.keys, listen on 127.0.0.1, or say --allow-anonymous if anybody may publish and listen"
+                 auth.keys or auth.jwks, listen on 127.0.0.1, or say --allow-anonymous if anybody may publish and listen"
             )),
             _ => Ok(()),
         }
