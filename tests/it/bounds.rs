@@ -298,6 +298,30 @@ async fn one_stream_too_many_is_told_to_come_back_and_finds_a_place_when_another
     assert!(again.replayed_data() == texts, "{} replayed", again.replayed.len());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_served_when_another_closes_and_that_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("foghorn.toml");
+    std::fs::write(&config, "[http]\nconnections = 2\n[gateway]\nconnections = 1\n").unwrap();
+    let process = standalone(&["--ephemeral", "--config", &config.display().to_string()], &[]).await;
+    let listener = Listener::open(&process.url("/api/events/c"), None).await;
+    // The second place is its own.
+    let shown = async |name: &str| metric(process.http(), &format!("foghorn_listener_{name}")).await;
+    assert_eq!(shown("connections{listener=\"http\"}").await, 2.0);
+    assert_eq!(shown("connections_max{listener=\"http\"}").await, 2.0);
+    assert!(shown("connections_max{listener=\"grpc\"}").await > 2.0);
+    let before = shown("full_total{listener=\"http\"}").await;
+    assert!(before >= 1.0, "it was full, and answered when it no longer was");
+    drop(listener);
+    let mut coming = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let url = process.url("/healthz");
+        coming.spawn(async move { http::get(&url).await.unwrap().status });
+    }
+    assert!(coming.join_all().await.iter().all(|status| *status == 200), "they take turns");
+    assert!(shown("full_total{listener=\"http\"}").await > before);
+}
+
 /// Asks for a stream and never reads.
 async fn idler(address: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();

@@ -279,7 +279,13 @@ async fn without_postgres_the_journal_answers_over_the_wire() {
         Metrics::default(),
     );
     let routes = tonic::service::Routes::new(server::event_log(Arc::new(served), ShardCount::ONE));
-    tokio::spawn(serve::serve(listener, routes, &["foghorn.v1.EventLog"], stopped));
+    tokio::spawn(serve::serve(
+        listener,
+        routes,
+        &["foghorn.v1.EventLog"],
+        serve::Connections::up_to(16),
+        stopped,
+    ));
     let remote = RemoteEventLog::new(&url, ShardCount::ONE, &mut Default::default()).unwrap();
     subject.stop_writing().await;
     subject.server.kill();

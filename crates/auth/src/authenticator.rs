@@ -10,6 +10,8 @@ use foghorn_core::policy::Policies;
 use foghorn_core::time::Timestamp;
 use http::HeaderMap;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 
 use crate::access::{self, Caller};
 use crate::cache::Cache;
@@ -41,6 +43,8 @@ pub struct Authenticator {
     /// Whether those without a credential may do everything.
     open: bool,
     cache: Mutex<Cache>,
+    /// What the cache gives up.
+    forgotten: Counter,
     now: Box<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
@@ -53,6 +57,7 @@ impl Authenticator {
         open: bool,
         now: impl Fn() -> Timestamp + Send + Sync + 'static,
     ) -> Self {
+        let forgotten = Counter::default();
         Authenticator {
             keys,
             rules: Rules::new(config),
@@ -63,7 +68,8 @@ impl Authenticator {
             token_life: config.token_life,
             revocations: Arc::default(),
             open,
-            cache: Mutex::new(Cache::new(config.cache_entries)),
+            cache: Mutex::new(Cache::new(config.cache_entries, forgotten.clone())),
+            forgotten,
             now: Box::new(now),
         }
     }
@@ -71,6 +77,15 @@ impl Authenticator {
     /// One that lets everybody do everything, and looks at nothing.
     pub fn open() -> Self {
         Authenticator::new(&Config::default(), Keys::default(), true, Timestamp::default)
+    }
+
+    /// Registers what it counts, under `foghorn_auth_…`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.sub_registry_with_prefix("foghorn_auth").register(
+            "tokens_forgotten",
+            "Verified tokens that were forgotten for want of room though they were still good",
+            self.forgotten.clone(),
+        );
     }
 
     /// Who made a request, by its headers or the query's `token`. Its `Origin`, if it has one, has been
@@ -215,15 +230,15 @@ impl Authenticator {
     /// Verified now or before. Only what is good is remembered: nobody fills the cache with guesses.
     fn verified(&self, token: &str) -> Result<Arc<Identity>, Refusal> {
         self.rules.check_length(token)?;
-        let key = Cache::key(token);
-        if let Some(known) = self.cache.lock().get(&key)
+        let (key, now) = (Cache::key(token), (self.now)());
+        if let Some(known) = self.cache.lock().get(&key, now)
             && known.verifier.standing() == Standing::Good
         {
             return Ok(known);
         }
         let verified = verify(token, &self.keys, &self.rules);
         let identity = Arc::new(verified.map_err(|error| self.why(token, error))?);
-        self.cache.lock().put(key, identity.clone());
+        self.cache.lock().put(key, identity.clone(), now);
         Ok(identity)
     }
 }

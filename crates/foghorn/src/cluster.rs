@@ -40,6 +40,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let preamble = process::preamble(&config)?;
     let process = Process::start()?;
     jwks::follow(&auth, &process)?;
+    auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS a gateway goes on from what it has, and says `stream-stale`.
@@ -64,7 +65,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     };
     let gateway = Gateway::start(config.gateway.clone(), ports, &mut process.registry.write());
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(process::listen(http)?, gateway.api(), &config, preamble, stopped);
+    let http = spawn_http(process::listen(http)?, gateway.api(), &config, &process, preamble, stopped);
 
     process.shutdown.wait().await;
     gateway.drain(|| _ = stop.send_replace(true)).await;
@@ -78,6 +79,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let preamble = process::preamble(&config)?;
     let process = Process::start()?;
     jwks::follow(&auth, &process)?;
+    auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     spawn_admin(&config, &process)?;
@@ -119,11 +121,13 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
-    let http = spawn_http(http, Arc::new(fanout.http()), &config, preamble, process.shutdown.receiver());
+    let http =
+        spawn_http(http, Arc::new(fanout.http()), &config, &process, preamble, process.shutdown.receiver());
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),
         &[foghorn_fanout::grpc::SERVICE],
+        process.grpc_connections(),
         process.shutdown.receiver(),
     ));
     // Returns when it is time to stop, leases given up and requests answered.
@@ -171,6 +175,7 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
         process::listen(grpc)?,
         routes,
         &[event_log_server::SERVICE_NAME],
+        process.grpc_connections(),
         process.shutdown.receiver(),
     ));
     process.shutdown.wait().await;

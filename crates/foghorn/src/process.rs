@@ -11,6 +11,7 @@ use foghorn_auth::Authenticator;
 use foghorn_auth::keys::Keys;
 use foghorn_bus::clock::Clock;
 use foghorn_http::Handler;
+use foghorn_http::connections::{self, Connections};
 use foghorn_http::cors::Guarded;
 use foghorn_http::listen::Reserved;
 use foghorn_http::serve::{Limits, Preamble, serve};
@@ -40,6 +41,7 @@ pub(crate) struct Process {
     pub(crate) health: Health,
     pub(crate) registry: SharedRegistry,
     pub(crate) shutdown: Shutdown,
+    listeners: connections::Metrics,
 }
 
 impl Process {
@@ -47,7 +49,9 @@ impl Process {
     pub(crate) fn start() -> anyhow::Result<Self> {
         let (trigger, shutdown) = shutdown::channel();
         shutdown::on_signals(trigger)?;
-        Ok(Process { health: Health::default(), registry: SharedRegistry::default(), shutdown })
+        let registry = SharedRegistry::default();
+        let listeners = connections::Metrics::register(&mut registry.write());
+        Ok(Process { health: Health::default(), registry, shutdown, listeners })
     }
 }
 
@@ -55,6 +59,11 @@ impl Process {
     /// What answers probes and scrapes.
     pub(crate) fn admin(&self) -> Admin {
         Admin::new(self.health.clone(), self.registry.clone())
+    }
+
+    /// The connections that its gRPC listener may have.
+    pub(crate) fn grpc_connections(&self) -> Connections {
+        self.listeners.listener("grpc", foghorn_rpc::serve::CONNECTIONS_MAX)
     }
 
     /// What comes of `starting`; `None` when the process is told to stop first.
@@ -124,11 +133,12 @@ pub(crate) fn spawn_http(
     listener: TcpListener,
     handler: Arc<dyn Handler>,
     config: &Config,
+    process: &Process,
     preamble: Preamble,
     stop: watch::Receiver<bool>,
 ) -> tokio::task::JoinHandle<()> {
     let limits = Limits {
-        connections: config.http.connections,
+        connections: process.listeners.listener("http", config.http.connections),
         // The same for a stream, whatever it is written over.
         write_stall: config.gateway.slow_time,
         ..Limits::default()
@@ -148,8 +158,8 @@ pub(crate) fn spawn_admin(config: &Config, process: &Process) -> anyhow::Result<
     let admin = process.admin();
     let listener = listen(reserve("admin", config.listen.admin)?)?;
     let (forever, stop) = watch::channel(false);
+    let limits = Limits { connections: process.listeners.listener("admin", 256), ..Limits::default() };
     tokio::spawn(async move {
-        let limits = Limits { connections: 256, ..Limits::default() };
         // Without TLS: probes know no certificate, and come by no proxy.
         serve(listener, Arc::new(admin), limits, Preamble::default(), stop).await;
         drop(forever);

@@ -28,6 +28,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let process = Process::start()?;
     jwks::follow(&auth, &process)?;
+    auth.register(&mut process.registry.write());
     let log = open_log(&config, &process).await?;
 
     let data = (!config.standalone.ephemeral).then_some(config.standalone.data.as_path());
@@ -73,11 +74,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(http, Arc::new(router), &config, preamble, stopped);
+    let http = spawn_http(http, Arc::new(router), &config, &process, preamble, stopped);
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
         grpc,
         Routes::new(fanout.grpc()),
         &[foghorn_fanout::grpc::SERVICE],
+        process.grpc_connections(),
         process.shutdown.receiver(),
     ));
     let retaining = tokio::spawn({

@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod client;
+pub mod connections;
 pub mod cors;
 pub mod guard;
 pub mod hint;

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 use crate::Handler;
 use crate::client::Network;
+use crate::connections::{Connections, Open, Places};
 use crate::stall::StallLimit;
-use crate::takeover::{Open, Places};
 use crate::tls::{H2, Identity};
 use crate::transport::Transport;
 
@@ -36,10 +36,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
 
 /// What one listener bears.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
-    /// Most connections at a time; more wait in the kernel's queue until one ends.
-    pub connections: usize,
+    /// Connections at a time; more wait in the kernel's queue until one ends.
+    pub connections: Connections,
     /// How long a request's head may take, and TLS before it (hyper enforces it only because it gets a timer).
     pub head_deadline: Duration,
     /// Bytes hyper may buffer of a request's head.
@@ -73,7 +73,7 @@ impl Default for Limits {
     /// 100,000 connections, 10 s, 16 KiB, 60 s, 60 s.
     fn default() -> Self {
         Limits {
-            connections: 100_000,
+            connections: Connections::up_to(100_000),
             head_deadline: Duration::from_secs(10),
             head_bytes: 16 * 1024,
             write_stall: WRITE_STALL,
@@ -110,22 +110,20 @@ async fn accept(
     preamble: Preamble,
     mut stop: watch::Receiver<bool>,
 ) {
-    let (places, mut on_close) = Places::new();
+    let (places, limits) = (Places::new(limits.connections.clone()), Arc::new(limits));
     loop {
-        if places.open() >= limits.connections {
+        let next = async {
             // Paced by whoever leaves.
-            tokio::select! {
-                _ = on_close.changed() => continue,
-                () = stopped(&mut stop) => break,
-            }
-        }
+            places.room().await;
+            listener.accept().await
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = next => match accepted {
                 Ok((socket, address)) => {
-                    let socket = prepared(socket, limits, address);
+                    let socket = prepared(socket, &limits, address);
                     let peer = Peer { address, handler: handler.clone() };
                     let (open, preamble) = (places.take(), preamble.clone());
-                    tokio::spawn(connection(socket, open, peer, preamble, limits, stop.clone()));
+                    tokio::spawn(connection(socket, open, peer, preamble, limits.clone(), stop.clone()));
                 }
                 Err(error) => accept_failed(&error).await,
             },
@@ -133,15 +131,11 @@ async fn accept(
         }
     }
     drop(listener);
-    while places.open() > 0 {
-        if on_close.changed().await.is_err() {
-            break;
-        }
-    }
+    places.emptied().await;
 }
 
 /// A socket whose peer has to be there and to take what is written to it.
-fn prepared(socket: TcpStream, limits: Limits, peer: SocketAddr) -> StallLimit<TcpStream> {
+fn prepared(socket: TcpStream, limits: &Limits, peer: SocketAddr) -> StallLimit<TcpStream> {
     let keep_alive =
         TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
     let options = SockRef::from(&socket);
@@ -162,7 +156,7 @@ async fn connection(
     open: Open,
     mut peer: Peer,
     preamble: Preamble,
-    limits: Limits,
+    limits: Arc<Limits>,
     mut stop: watch::Receiver<bool>,
 ) {
     let begun = tokio::select! {
@@ -181,9 +175,9 @@ async fn connection(
         Version::HTTP_2 => {
             let _open = open;
             // In a box, so that tasks of HTTP/1.1 don't have room for it.
-            Box::pin(http2::serve(transport, peer, limits, stop)).await
+            Box::pin(http2::serve(transport, peer, &limits, stop)).await
         }
-        _ => http1::serve(transport, open, peer, limits, stop).await,
+        _ => http1::serve(transport, open, peer, &limits, stop).await,
     };
     if let Err(error) = ended {
         // hyper says what it was doing, its source what went wrong.

@@ -5,14 +5,13 @@
 //! socket, with the response's head still to be written; over anything else the body is sent as usual.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
+use crate::connections::Open;
 use crate::stall::StallLimit;
 
 pub(crate) type Take = Box<dyn FnOnce(Taken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
@@ -43,40 +42,6 @@ pub struct Taken {
     pub socket: StallLimit<TcpStream>,
     /// To be kept while the socket is open.
     pub open: Open,
-}
-
-/// A connection's place among those that its listener bears; dropping it makes room for another.
-#[derive(Debug)]
-pub struct Open(Arc<Places>);
-
-/// How many connections of a listener are open.
-#[derive(Debug)]
-pub(crate) struct Places {
-    open: AtomicUsize,
-    closed: watch::Sender<()>,
-}
-
-impl Places {
-    pub(crate) fn new() -> (Arc<Self>, watch::Receiver<()>) {
-        let (closed, on_close) = watch::channel(());
-        (Arc::new(Places { open: AtomicUsize::new(0), closed }), on_close)
-    }
-
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn take(self: &Arc<Self>) -> Open {
-        self.open.fetch_add(1, Ordering::AcqRel);
-        Open(self.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.closed.send_replace(());
-    }
 }
 
 /// The head of a response whose body is chunked and whose connection ends with it.

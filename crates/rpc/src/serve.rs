@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+pub use foghorn_http::connections::Connections;
+use foghorn_http::connections::{Open, Places};
 use futures::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic_health::ServingStatus;
 
-/// Most connections at a time; more wait in the kernel's queue until one ends.
-const CONNECTIONS_MAX: usize = 4096;
+/// Most connections that a service's gRPC listener should have.
+pub const CONNECTIONS_MAX: usize = 4096;
 /// Most calls at a time on one connection.
 const STREAMS_MAX: u32 = 1024;
 /// Bytes of headers that a call may have.
@@ -32,13 +34,14 @@ const PING_DEADLINE: Duration = Duration::from_secs(5);
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Serves `routes` (made with [`Routes::new`] and `add_service`), with gRPC health and reflection (v1)
-/// beside them, until `stop` turns true; then who watches health hears NOT_SERVING, new connections and calls are
-/// refused, and those under way have [`DRAIN_DEADLINE`] to end. `services` are the full names that
-/// health answers for, such as `foghorn.v1.Publisher`.
+/// beside them, over so many `connections` at a time, until `stop` turns true; then who watches health hears
+/// NOT_SERVING, new connections and calls are refused, and those under way have [`DRAIN_DEADLINE`] to end.
+/// `services` are the full names that health answers for, such as `foghorn.v1.Publisher`.
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
     services: &[&str],
+    connections: Connections,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let (mut health, health_service) = tonic_health::server::health_reporter();
@@ -61,7 +64,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_DEADLINE))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(Incoming::new(listener), async move {
+        .serve_with_incoming_shutdown(Incoming::new(listener, connections), async move {
             let _ended = stopped.wait_for(|stop| *stop).await.is_err();
         });
     let cut_off = async {
@@ -86,12 +89,12 @@ pub async fn serve(
 /// and goes on.
 struct Incoming {
     accepting: Pin<Box<dyn Future<Output = (TcpListener, Connection)> + Send>>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 impl Incoming {
-    fn new(listener: TcpListener) -> Self {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    fn new(listener: TcpListener, connections: Connections) -> Self {
+        let places = Places::new(connections);
         Incoming { accepting: Box::pin(accept(listener, places.clone())), places }
     }
 }
@@ -107,15 +110,15 @@ impl Stream for Incoming {
     }
 }
 
-async fn accept(listener: TcpListener, places: Arc<Semaphore>) -> (TcpListener, Connection) {
-    let place = places.acquire_owned().await.ok();
+async fn accept(listener: TcpListener, places: Arc<Places>) -> (TcpListener, Connection) {
+    places.room().await;
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
                 if let Err(error) = socket.set_nodelay(true) {
                     tracing::debug!(%error, %peer, "could not set TCP_NODELAY");
                 }
-                return (listener, Connection { socket, _place: place });
+                return (listener, Connection { socket, _open: places.take() });
             }
             // Out of descriptors, most likely: the loop must neither spin nor stop.
             Err(error) => {
@@ -129,7 +132,7 @@ async fn accept(listener: TcpListener, places: Arc<Semaphore>) -> (TcpListener, 
 /// A connection that holds its place until it ends.
 struct Connection {
     socket: TcpStream,
-    _place: Option<OwnedSemaphorePermit>,
+    _open: Open,
 }
 
 impl Connected for Connection {

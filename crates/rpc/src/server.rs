@@ -160,3 +160,26 @@ impl v1::event_log_server::EventLog for EventLogService {
 fn unavailable(error: LogError) -> Status {
     Status::unavailable(error.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_is_waited_for_for_four_seconds() {
+        let turns = Turns::new(1, AtOnce::default().turn_deadline);
+        let taken = turns.next().await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(turns.next().await.unwrap_err().code(), tonic::Code::Unavailable);
+        assert_eq!(begun.elapsed(), Duration::from_secs(4));
+        let leaving = async {
+            sleep(Duration::from_secs(3)).await;
+            drop(taken);
+        };
+        let (turn, ()) = tokio::join!(turns.next(), leaving);
+        assert!(turn.is_ok());
+        assert_eq!(begun.elapsed(), Duration::from_secs(7));
+    }
+}

@@ -163,15 +163,16 @@ fn shards() -> ShardCount {
 }
 
 async fn replica(fake: Fake) -> Replica {
-    bounded_replica(fake, AtOnce::default()).await
+    bounded_replica(fake, AtOnce::default(), 1000).await
 }
 
-async fn bounded_replica(fake: Fake, at_once: AtOnce) -> Replica {
+async fn bounded_replica(fake: Fake, at_once: AtOnce, connections: usize) -> Replica {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = watch::channel(false);
     let routes = tonic::service::Routes::new(server::event_log_bounded(Arc::new(fake), shards(), at_once));
-    let serving = serve::serve(listener, routes, &["foghorn.v1.EventLog"], stopped);
+    let connections = serve::Connections::up_to(connections);
+    let serving = serve::serve(listener, routes, &["foghorn.v1.EventLog"], connections, stopped);
     let task = tokio::spawn(serving);
     Replica { url, stop, task }
 }
@@ -320,7 +321,7 @@ async fn a_replica_without_room_for_a_replay_is_passed_over_until_it_has_some() 
         let fake = Fake { replay_gate: Some(gate.clone()), ..Fake::default() };
         let at_once =
             AtOnce { pages: 1, fills: 1, turn_deadline: Duration::from_millis(20), ..AtOnce::default() };
-        let (full, other) = (bounded_replica(fake, at_once).await, replica(Fake::default()).await);
+        let (full, other) = (bounded_replica(fake, at_once, 1000).await, replica(Fake::default()).await);
         let asked = ReplayQuery { fill, ..query(2, "a") };
         let (alone, _) = remote(&[&full]);
         let alone = Arc::new(alone);
@@ -351,7 +352,7 @@ async fn a_replica_without_room_for_a_replay_is_passed_over_until_it_has_some() 
 async fn who_finds_no_room_for_a_replay_waits_for_it() {
     let gate = Gate::closed();
     let fake = Fake { replay_gate: Some(gate.clone()), ..Fake::default() };
-    let replica = bounded_replica(fake, AtOnce { pages: 1, ..AtOnce::default() }).await;
+    let replica = bounded_replica(fake, AtOnce { pages: 1, ..AtOnce::default() }, 1000).await;
     let (log, _) = remote(&[&replica]);
     let others = async {
         gate.has_come(1).await;
@@ -373,7 +374,7 @@ async fn who_finds_no_room_for_a_replay_waits_for_it() {
 async fn a_replica_that_too_many_publishers_wait_at_is_passed_over_until_one_is_answered() {
     let gate = Gate::closed();
     let fake = Fake { gate: Some(gate.clone()), ..Fake::default() };
-    let full = bounded_replica(fake, AtOnce { waits: 1, ..AtOnce::default() }).await;
+    let full = bounded_replica(fake, AtOnce { waits: 1, ..AtOnce::default() }, 1000).await;
     let other = replica(Fake::default()).await;
     async fn ask(log: &RemoteEventLog) -> Result<Committed, LogError> {
         let position = Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq: 1 };
@@ -401,6 +402,24 @@ async fn a_replica_that_too_many_publishers_wait_at_is_passed_over_until_one_is_
     gate.open.add_permits(2);
     assert_eq!(first.await.unwrap(), Ok(Committed::Yes));
     assert_eq!(ask(&alone).await, Ok(Committed::Yes));
+}
+
+#[tokio::test]
+async fn one_connection_too_many_waits_until_another_ends() {
+    let replica = bounded_replica(Fake::default(), AtOnce::default(), 1).await;
+    let (log, _) = remote(&[&replica]);
+    log.replay(query(2, "a")).await.unwrap();
+    let url = replica.url.clone();
+    let waiting = tokio::spawn(async move {
+        let mut client = v1::event_log_client::EventLogClient::connect(url).await.unwrap();
+        client.locate(v1::LocateRequest { shard: 1, time_micros: 42 }).await
+    });
+    for _ in 0..20 {
+        log.replay(query(2, "a")).await.unwrap();
+    }
+    assert!(!waiting.is_finished(), "two connections are served");
+    drop(log);
+    waiting.await.unwrap().unwrap();
 }
 
 #[tokio::test]

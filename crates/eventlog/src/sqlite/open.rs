@@ -113,7 +113,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteLog, OpenError>
         tail: Tail::default(),
     });
     options.metrics.of_shards(options.shards);
-    let (queue, waiting) = Queue::new();
+    let (queue, waiting) = Queue::new(options.metrics.clone());
     let inner = Arc::new(Inner {
         shards: options.shards,
         frame_bytes: options.frame_bytes,

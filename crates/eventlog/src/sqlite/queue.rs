@@ -8,6 +8,7 @@ use foghorn_core::entry::NewEntry;
 use foghorn_core::shard::Shard;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::metrics::Metrics;
 use crate::record::event_bytes;
 
 /// Most bytes of events that wait for the writer; beyond, appends wait for room.
@@ -19,6 +20,7 @@ const QUEUE_WAIT: Duration = Duration::from_secs(10);
 pub(super) struct Queue {
     sender: mpsc::UnboundedSender<Message>,
     room: Arc<Semaphore>,
+    metrics: Metrics,
 }
 
 /// What the writer gets. Unbounded in number because every append holds its bytes of the room.
@@ -42,9 +44,9 @@ impl Run {
 }
 
 impl Queue {
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Message>) {
+    pub(super) fn new(metrics: Metrics) -> (Self, mpsc::UnboundedReceiver<Message>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Queue { sender, room: Arc::new(Semaphore::new(QUEUE_BYTES)) }, receiver)
+        (Queue { sender, room: Arc::new(Semaphore::new(QUEUE_BYTES)), metrics }, receiver)
     }
 
     pub(super) async fn append(&self, entries: Vec<(Shard, NewEntry)>) -> Result<Vec<Appended>, AppendError> {
@@ -57,6 +59,7 @@ impl Queue {
         let room = tokio::time::timeout(QUEUE_WAIT, Arc::clone(&self.room).acquire_many_owned(bytes)).await;
         let room = room
             .map_err(|_| {
+                self.metrics.failed("queue");
                 let text =
                     format!("the disk is too slow: no room among waiting events within {QUEUE_WAIT:?}");
                 AppendError::Unavailable(text)
@@ -78,5 +81,55 @@ impl Queue {
             // An error means that the writer has ended, and so has answered everything.
             drop(wait.await);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foghorn_core::channel::Channel;
+    use foghorn_core::entry::Key;
+    use foghorn_core::event::Event;
+    use foghorn_core::position::{Epoch, Position};
+    use prometheus_client::registry::Registry;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn of_bytes(bytes: usize) -> Vec<(Shard, NewEntry)> {
+        let event = Event::new(Channel::parse("a").unwrap(), "x".repeat(bytes));
+        vec![(Shard::ZERO, NewEntry { event, key: Key::invented(1), traceparent: None })]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_room_is_told_after_ten_seconds_and_there_is_some_when_others_are_stored() {
+        let mut registry = Registry::default();
+        let (queue, mut waiting) = Queue::new(Metrics::register(&mut registry));
+        let mut next = || match waiting.try_recv().unwrap() {
+            Message::Append(run) => run,
+            Message::Flush(_) => panic!("nobody flushes"),
+        };
+        let stored = |run: Run| {
+            let position = Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq: 1 };
+            run.ack.send(Ok(vec![Appended { position, duplicate: false }])).unwrap();
+        };
+        let mut all = Box::pin(queue.append(of_bytes(QUEUE_BYTES)));
+        assert!(futures::poll!(&mut all).is_pending());
+        let (first, begun) = (next(), Instant::now());
+        let refused = queue.append(of_bytes(1)).await;
+        assert!(matches!(refused, Err(AppendError::Unavailable(_))), "{refused:?}");
+        assert_eq!(begun.elapsed(), QUEUE_WAIT);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("foghorn_log_failures_total{kind=\"queue\"} 1"), "{text}");
+
+        let mut late = Box::pin(queue.append(of_bytes(1)));
+        assert!(futures::poll!(&mut late).is_pending());
+        tokio::time::advance(QUEUE_WAIT / 2).await;
+        stored(first);
+        all.await.unwrap();
+        assert!(futures::poll!(&mut late).is_pending(), "it waits for the writer now");
+        stored(next());
+        late.await.unwrap();
+        assert_eq!(queue.room.available_permits(), QUEUE_BYTES);
     }
 }

@@ -15,7 +15,8 @@ async fn connect(bench: &Bench) -> (PublisherClient<Channel>, watch::Sender<bool
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let routes = tonic::service::Routes::new(publisher(bench.publisher.clone()));
-    tokio::spawn(foghorn_rpc::serve::serve(listener, routes, &[SERVICE], stopped));
+    let connections = foghorn_rpc::serve::Connections::up_to(16);
+    tokio::spawn(foghorn_rpc::serve::serve(listener, routes, &[SERVICE], connections, stopped));
     (PublisherClient::connect(format!("http://{address}")).await.unwrap(), stop)
 }
 

@@ -8,8 +8,9 @@ use futures::FutureExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use foghorn_http::connections::Open;
 use foghorn_http::stall::StallLimit;
-use foghorn_http::takeover::{Open, Taken};
+use foghorn_http::takeover::Taken;
 
 use super::READ_BYTES;
 use super::inbox::{Handed, Inbox};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use mio::{Poll, Token, Waker};
 use parking_lot::Mutex;
 
-use foghorn_http::takeover::Open;
+use foghorn_http::connections::Open;
 
 use crate::connection::Stream;
 use crate::hub::Membership;

@@ -18,7 +18,7 @@ use foghorn_core::channel::Channel;
 use foghorn_core::position::Epoch;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
-use foghorn_http::takeover::Open;
+use foghorn_http::connections::Open;
 
 use super::READ_BYTES;
 use super::catch_up::resume;

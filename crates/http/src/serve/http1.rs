@@ -15,7 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
 
 use super::{Limits, Peer, stopped};
-use crate::takeover::{Open, Take, Taken, Takeover, head};
+use crate::connections::Open;
+use crate::takeover::{Take, Taken, Takeover, head};
 use crate::transport::Transport;
 
 /// Serves a connection until it ends, or is somebody else's.
@@ -23,7 +24,7 @@ pub(super) async fn serve(
     transport: Transport,
     open: Open,
     peer: Peer,
-    limits: Limits,
+    limits: &Limits,
     mut stop: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     // Whoever takes over writes to a socket, and knows nothing of TLS.

@@ -73,7 +73,7 @@ pub(super) async fn is_spoken(socket: &TcpStream) -> std::io::Result<bool> {
 pub(super) async fn serve(
     transport: Transport,
     peer: Peer,
-    limits: Limits,
+    limits: &Limits,
     mut stop: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| {

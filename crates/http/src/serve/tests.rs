@@ -7,11 +7,13 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
+use crate::connections;
 
 /// A body without an end; what is sent on its channel is that it is dropped.
 struct Endless(mpsc::Sender<()>);
@@ -126,7 +128,7 @@ async fn over_http2_an_answer_that_is_not_taken_is_reset_and_those_beside_it_go_
 async fn over_http2_a_connection_without_a_request_is_ended_and_one_with_a_stream_is_not() {
     let (dropped, _on_drop) = mpsc::channel(8);
     let limits = Limits { idle: Duration::from_millis(100), ..Limits::default() };
-    let (mut sender, _stop) = over_http2(limits, dropped.clone()).await;
+    let (mut sender, _stop) = over_http2(limits.clone(), dropped.clone()).await;
     let mut read = sender.send_request(asked()).await.unwrap().into_body();
     let (idler, _also) = over_http2(limits, dropped).await;
     timeout(Duration::from_secs(20), async {
@@ -205,4 +207,47 @@ async fn http2_may_follow_whom_a_connection_is_from() {
     tokio::spawn(connection);
     let body = sender.send_request(asked()).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "203.0.113.9:4660");
+}
+
+#[tokio::test]
+async fn one_connection_too_many_waits_until_another_ends_and_that_is_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut registry = Registry::default();
+    let connections = connections::Metrics::register(&mut registry).listener("http", 1);
+    let limits = Limits { connections, ..Limits::default() };
+    let (stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn(serve(listener, Arc::new(Echo), limits, Preamble::default(), stopped));
+    let shown = |open: u32, full: u32| {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for (name, value) in [("connections", open), ("connections_max", 1), ("full_total", full)] {
+            let line = format!("foghorn_listener_{name}{{listener=\"http\"}} {value}\n");
+            assert!(text.contains(&line), "no {line} in {text}");
+        }
+    };
+    async fn ask(socket: &mut TcpStream) {
+        socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let answer = timeout(Duration::from_secs(20), socket.read(&mut [0; 1024])).await;
+        assert!(answer.expect("no answer").unwrap() > 0);
+    }
+    shown(0, 0);
+    let mut first = TcpStream::connect(address).await.unwrap();
+    ask(&mut first).await;
+    let mut second = TcpStream::connect(address).await.unwrap();
+    let (mut asking, mut busy) = (Box::pin(ask(&mut second)), 0);
+    while busy < 20 {
+        tokio::select! {
+            () = &mut asking => panic!("two connections are served"),
+            () = ask(&mut first) => busy += 1,
+        }
+    }
+    shown(1, 1);
+    drop(first);
+    asking.await;
+    shown(1, 2);
+    drop(second);
+    stop.send_replace(true);
+    timeout(Duration::from_secs(20), serving).await.expect("it waits for who is gone").unwrap();
+    shown(0, 2);
 }
