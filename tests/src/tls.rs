@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What names the files to a Foghorn.
 pub(crate) const CERTIFICATE: &str = "FOGHORN_HTTP_TLS_CERTIFICATE";
@@ -41,6 +42,20 @@ pub fn borrowed<'a, const N: usize>(
     variables: &'a [(&'static str, String); N],
 ) -> [(&'static str, &'a str); N] {
     variables.each_ref().map(|(name, value)| (*name, value.as_str()))
+}
+
+/// For a server with our certificate.
+///
+/// # Panics
+///
+/// When it is none.
+#[must_use]
+pub fn acceptor() -> TlsAcceptor {
+    let key = PrivateKeyDer::try_from(identity().signing_key.serialize_der()).expect("our key is one");
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("ring has what TLS 1.2 and 1.3 need");
+    let config = builder.with_no_client_auth().with_single_cert(vec![identity().cert.der().clone()], key);
+    TlsAcceptor::from(Arc::new(config.expect("our certificate is one")))
 }
 
 /// For connections to servers with our certificate, on which these protocols are offered (ALPN).

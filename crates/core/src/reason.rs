@@ -33,6 +33,8 @@ pub enum StreamEnd {
     Overload,
     /// Whoever asked for it asks too often.
     Limited,
+    /// The key of the token that it was asked for with has yet to be fetched from its issuer.
+    KeysUnavailable,
     /// The token that it was opened with is no longer valid.
     TokenExpired,
     /// An operator has revoked what it was opened with, or the stream itself.
@@ -70,13 +72,14 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 9] = [
+    pub const ALL: [StreamEnd; 10] = [
         StreamEnd::Drain,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
         StreamEnd::LogUnavailable,
         StreamEnd::Overload,
         StreamEnd::Limited,
+        StreamEnd::KeysUnavailable,
         StreamEnd::TokenExpired,
         StreamEnd::Revoked,
         StreamEnd::Internal,
@@ -91,6 +94,7 @@ impl StreamEnd {
             StreamEnd::LogUnavailable => "log-unavailable",
             StreamEnd::Overload => "overload",
             StreamEnd::Limited => "limited",
+            StreamEnd::KeysUnavailable => "keys-unavailable",
             StreamEnd::TokenExpired => "token-expired",
             StreamEnd::Revoked => "revoked",
             StreamEnd::Internal => "internal",

@@ -203,9 +203,9 @@ impl Api {
     fn stream_without_keys(&self, why: &Refusal, seconds: u32) -> Response {
         let metrics = &self.shared.hub.metrics;
         metrics.refused(why);
-        metrics.ended(StreamEnd::Overload);
+        metrics.ended(StreamEnd::KeysUnavailable);
         let retry_ms = self.shared.config.retry_ms().max(u64::from(seconds) * 1000);
-        event_stream(full(goodbye(StreamEnd::Overload, retry_ms)))
+        event_stream(full(goodbye(StreamEnd::KeysUnavailable, retry_ms)))
     }
 
     /// Who asks.

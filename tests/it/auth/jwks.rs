@@ -1,5 +1,8 @@
 //! Keys by URL, of an issuer that misbehaves on command.
 
+mod listeners;
+
+use std::future::ready;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -12,12 +15,13 @@ use foghorn_tests::PATIENCE;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{Reply, metric, request};
 use foghorn_tests::sse::{NoBlock, SseClient};
+use foghorn_tests::tls;
 use foghorn_tests::wait::until;
 use futures::future::join_all;
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Issuer, POLICIES, bearer, claims};
@@ -51,14 +55,32 @@ struct Published {
 
 impl Published {
     async fn start(answers: Answers) -> Self {
+        Published::spoken("http", answers, |stream| ready(Ok(stream))).await
+    }
+
+    /// The same over TLS, with the certificate of every server here.
+    async fn over_tls(answers: Answers) -> Self {
+        let acceptor = tls::acceptor();
+        Published::spoken("https", answers, move |stream| acceptor.accept(stream)).await
+    }
+
+    async fn spoken<S: AsyncRead + AsyncWrite + Send + Unpin + 'static, F>(
+        scheme: &str,
+        answers: Answers,
+        speak: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = std::io::Result<S>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}/jwks.json", listener.local_addr().unwrap());
         let (answers, asked) = (Arc::new(Mutex::new(answers)), Arc::new(AtomicUsize::new(0)));
         let (current, count) = (answers.clone(), asked.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(answer(stream, current.lock().clone()));
+                let (spoken, answers) = (speak(stream), current.lock().clone());
+                tokio::spawn(async move { answer(spoken.await?, answers).await });
             }
         });
         Published { url, answers, asked, folder: tempfile::tempdir().unwrap() }
@@ -86,7 +108,7 @@ impl Published {
 }
 
 /// Reads a request, and answers it so.
-async fn answer(mut stream: TcpStream, answers: Answers) -> std::io::Result<()> {
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answers: Answers) -> std::io::Result<()> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).await? == 1 {
         head.push(byte[0]);
@@ -212,7 +234,9 @@ async fn invented_ids_cost_an_issuer_nothing_and_its_outage_nobody() {
     let mut refused = SseClient::connect(&url, &[("authorization", &unknown)]).await.unwrap();
     assert_eq!(refused.status(), 200, "a browser would never come back after another");
     let (blocks, end) = refused.collect_to_end(PATIENCE).await;
-    assert_eq!((blocks.last().unwrap().event_type(), end), ("stream-end", NoBlock::End), "{blocks:?}");
+    let last = blocks.last().unwrap();
+    let said = (last.event_type(), last.json()["reason"].clone(), end);
+    assert_eq!(said, ("stream-end", json!("keys-unavailable"), NoBlock::End), "{blocks:?}");
     assert!(blocks.iter().any(|block| block.retry.is_some()), "{blocks:?}");
     assert_eq!(publish(&server, &good, "outage").await.status, 200);
     hears(&mut stream, "outage").await;
