@@ -18,12 +18,12 @@ use crate::deployment::{Listener, standalone};
 use crate::outages::stage::Stage;
 
 /// The time of day of some processes.
-struct Time {
+pub(crate) struct Time {
     folder: TempDir,
 }
 
 impl Time {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let time = Time { folder: tempfile::tempdir().unwrap() };
         time.set(0);
         time
@@ -34,7 +34,7 @@ impl Time {
     }
 
     /// So many seconds ahead of the machine's.
-    fn set(&self, ahead: i64) {
+    pub(crate) fn set(&self, ahead: i64) {
         // Whole or not at all: a process may look just now.
         let fresh = self.folder.path().join("fresh");
         std::fs::write(&fresh, format!("{ahead:+}\n")).unwrap();
@@ -42,7 +42,7 @@ impl Time {
     }
 
     /// What a process must have in its environment to go by it.
-    fn variables(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
         vec![
             ("LD_PRELOAD", env::faketime().display().to_string()),
             ("FAKETIME_TIMESTAMP_FILE", self.file().display().to_string()),

@@ -11,6 +11,7 @@ mod bus;
 mod clock;
 mod crash;
 mod deployment;
+mod doctor;
 mod doors;
 mod faults;
 mod harness;

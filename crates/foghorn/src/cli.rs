@@ -36,6 +36,8 @@ enum Command {
     Subscribe(client::subscribe::Args),
     /// Measure a deployment
     Bench(client::bench::Args),
+    /// Look at what stands between browsers and a deployment: what is wrong with it, and how to mend it
+    Doctor(client::doctor::Args),
     /// Check or show the configuration
     Config(ConfigCommand),
     /// Make and look at tokens, for development
@@ -205,6 +207,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Publish(args) => client(client::publish::run(args)),
         Command::Subscribe(args) => client(client::subscribe::run(args)),
         Command::Bench(args) => client(client::bench::run(args)),
+        Command::Doctor(args) => client(client::doctor::run(&args)),
         Command::Config(args) => config_command(&args.command),
         Command::Token(args) => client(token::run(&args)),
         Command::Healthcheck(args) => client(healthcheck::run(&args)),

@@ -1,4 +1,4 @@
-//! The commands of those who use Foghorn: publish, subscribe, bench, healthcheck. They know no more than any other
+//! The commands of those who use Foghorn: publish, subscribe, bench, doctor, healthcheck. They know no more than any other
 //! client: the HTTP API, the event stream and gRPC. Only what `bench` compares with goes deeper.
 
 pub(crate) mod healthcheck;
@@ -8,6 +8,8 @@ pub(crate) mod publish;
 pub(crate) mod subscribe;
 
 pub(crate) mod bench;
+
+pub(crate) mod doctor;
 
 mod http;
 mod interrupt;

@@ -102,28 +102,64 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
-    fn blocks(text: &str) -> Vec<Block> {
-        let mut all = Vec::new();
-        Decoder::default().feed(text.as_bytes(), |block| all.push(block.clone()));
+    /// Shared with every other reader of event streams here.
+    const VECTORS: &str = include_str!("../../../../tests/vectors/event-stream.json");
+
+    fn blocks<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Block> {
+        let (mut decoder, mut all) = (Decoder::default(), Vec::new());
+        for piece in pieces {
+            decoder.feed(piece, |block| all.push(block.clone()));
+        }
         all
     }
 
-    #[test]
-    fn follows_the_standard() {
-        let data = |text: &str| Block { data: Some(text.to_owned()), ..Block::default() };
-        for (input, expected) in [
-            ("data: a\n\n", vec![data("a")]),
-            ("\u{feff}data: a\r\rdata:b\r\n\r\n", vec![data("a"), data("b")]),
-            ("data\ndata\n\n", vec![data("\n")]),
-            (": ping\n\ndata: x", vec![]),
-            ("Data: no\nretry: 1s\n\n", vec![]),
-            ("retry: 12\n\n", vec![Block { retry_ms: Some(12), ..Block::default() }]),
-            ("id: a\0b\nid:  c\n\n", vec![Block { id: Some(" c".into()), ..Block::default() }]),
-            ("id\n\n", vec![Block { id: Some(String::new()), ..Block::default() }]),
-        ] {
-            assert_eq!(blocks(input), expected, "{input:?}");
+    /// What an EventSource makes of these blocks, in the words of the vectors.
+    fn heard(blocks: &[Block]) -> Value {
+        let (mut events, mut id, mut retry) = (Vec::new(), "", None);
+        for block in blocks {
+            id = block.id.as_deref().unwrap_or(id);
+            retry = block.retry_ms.or(retry);
+            if let Some(data) = &block.data {
+                events.push(json!({ "type": block.event_type(), "data": data, "id": id }));
+            }
         }
+        json!({ "events": events, "id": id, "retry": retry })
+    }
+
+    fn bytes(vector: &Value) -> Vec<u8> {
+        match vector["hex"].as_str() {
+            Some(hex) => (0..hex.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+                .collect(),
+            None => vector["input"].as_str().unwrap().into(),
+        }
+    }
+
+    #[test]
+    fn streams_are_read_as_the_standard_has_it_however_they_are_cut() {
+        let vectors: Value = serde_json::from_str(VECTORS).unwrap();
+        let vectors = vectors["vectors"].as_array().unwrap();
+        assert!(vectors.len() > 50, "{}", vectors.len());
+        for vector in vectors {
+            let input = bytes(vector);
+            let expected =
+                json!({ "events": vector["events"], "id": vector["id"], "retry": vector["retry"] });
+            for size in [1, 2, 3, 7, input.len().max(1)] {
+                let heard = heard(&blocks(input.chunks(size)));
+                assert_eq!(heard, expected, "{} (in pieces of {size})", vector["name"]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_without_data_is_given_all_the_same() {
+        let input: &[u8] = b"id: 7\n\n: a comment\n\nretry: 12\n\n";
+        let of_id = Block { id: Some("7".to_owned()), ..Block::default() };
+        assert_eq!(blocks([input]), [of_id, Block { retry_ms: Some(12), ..Block::default() }]);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use foghorn_core::secret::Secret;
-use reqwest::{Certificate, Client, Response, StatusCode, Url, header};
+use reqwest::{Certificate, Client, ClientBuilder, Response, StatusCode, Url, header};
 use rustls::CertificateError;
 use serde_json::Value;
 
@@ -41,9 +41,18 @@ pub(super) struct Server {
 impl Server {
     /// Nothing is connected yet.
     pub(super) fn new(args: &ServerArgs) -> anyhow::Result<Self> {
+        Server::with(args, ClientBuilder::http1_only)
+    }
+
+    /// The same, over HTTP/2 where a server agrees on it by TLS, as with a browser.
+    pub(super) fn of_browsers(args: &ServerArgs) -> anyhow::Result<Self> {
+        Server::with(args, |builder| builder)
+    }
+
+    fn with(args: &ServerArgs, spoken: fn(ClientBuilder) -> ClientBuilder) -> anyhow::Result<Self> {
         // Fails only when one is installed already, which is as good.
         let _installed = rustls::crypto::ring::default_provider().install_default().is_ok();
-        let mut builder = Client::builder()
+        let mut builder = spoken(Client::builder())
             .user_agent(concat!("foghorn/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_DEADLINE)
             .tcp_nodelay(true)
