@@ -30,3 +30,4 @@ mod processes;
 mod proxy;
 mod regress;
 mod retries;
+mod storms;
