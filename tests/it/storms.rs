@@ -1,10 +1,12 @@
 //! Many clients that come back at once: because their gateway was killed, or because it lost what it held.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::metric;
 use foghorn_tests::sse::SseClient;
+use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -120,4 +122,88 @@ fn hear(
         }
         heard
     })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_on_a_gateway_whose_ring_is_lost_asks_the_log_a_few_times_and_costs_live_listeners_little() {
+    const CLIENTS: usize = 2000;
+    const BEHIND: usize = 10;
+    // Where in the events the clients are: each asks for something else.
+    const PLACES: usize = 4;
+    // Nothing is in the ring after a start.
+    let mut stage = Stage::new("[gateway]\nring_warm = \"1ms\"\n").await;
+    let url = stage.cluster.gateways[0].url("/api/events/storm");
+    let mut before = Listener::open(&url, None).await;
+    let mut cursors = vec![before.cursor()];
+    for number in 0..BEHIND + PLACES - 1 {
+        stage.publish("storm", &number.to_string()).await;
+        if cursors.len() < PLACES {
+            before.event().await;
+            cursors.push(before.cursor());
+        }
+    }
+    stage.logged().await;
+    stage.cluster.gateways[0].restart().await;
+    wait_ready(stage.cluster.gateways[0].admin()).await;
+    let mut live = Vec::new();
+    for _ in 0..10 {
+        live.push(Listener::open(&stage.cluster.gateways[0].url("/api/events/live"), None).await);
+    }
+    let alone = latency(&stage, &mut live, |events| events >= 300).await;
+
+    let level = AtomicUsize::new(0);
+    let storm = join_all((0..CLIENTS).map(async |number| {
+        // All of them within a second.
+        tokio::time::sleep(Duration::from_secs(1).mul_f64(number as f64 / CLIENTS as f64)).await;
+        let place = number % PLACES;
+        let client = Listener::open(&url, Some(&cursors[place])).await;
+        assert_eq!((&client.connected["recovered"], client.resets.len()), (&true.into(), 0));
+        let expected: Vec<String> = (place..BEHIND + PLACES - 1).map(|n| n.to_string()).collect();
+        assert_eq!(client.replayed_data(), expected);
+        level.fetch_add(1, Ordering::SeqCst);
+        client
+    }));
+    let begun = Instant::now();
+    let until_level = async {
+        let clients = storm.await;
+        (clients, begun.elapsed())
+    };
+    let all_level = |_| level.load(Ordering::SeqCst) == CLIENTS;
+    let ((clients, took), beside) = tokio::join!(until_level, latency(&stage, &mut live, all_level));
+    assert!(took < Duration::from_secs(20), "{took:?} until all are level");
+    assert!(beside < alone * 2 + Duration::from_millis(100), "{beside:?} beside the storm, {alone:?} alone");
+    let admin = stage.cluster.gateways[0].admin();
+    let log = metric(admin, "foghorn_gateway_replayed_events_total{source=\"log\"}").await;
+    assert!(log >= (CLIENTS * BEHIND) as f64, "the ring had some of it: {log}");
+    let asked = metric(admin, "foghorn_gateway_replays_total{how=\"asked\"}").await;
+    let shared = metric(admin, "foghorn_gateway_replays_total{how=\"shared\"}").await;
+    assert!(asked + shared >= CLIENTS as f64, "{asked} and {shared}");
+    assert!(asked <= (CLIENTS / 20) as f64, "{asked} questions to the log for {CLIENTS} clients");
+    println!("{asked} questions, level after {took:?}, live p99 {alone:?} and {beside:?} beside the storm");
+    // And all of them hear what comes.
+    stage.publish("storm", "after").await;
+    for mut client in clients {
+        assert_eq!(client.data(1).await, ["after"]);
+    }
+}
+
+/// Publishes one event after another until `done` with so many; the 99th percentile of the times until each
+/// listener had each.
+async fn latency(stage: &Stage, live: &mut [Listener], done: impl Fn(usize) -> bool) -> Duration {
+    let mut late = Vec::new();
+    for number in 0.. {
+        if done(number) {
+            break;
+        }
+        let (begun, text) = (Instant::now(), number.to_string());
+        let hear = join_all(live.iter_mut().map(async |listener| {
+            let event = listener.event().await;
+            assert_eq!(event.data.as_ref(), Some(&text));
+            begun.elapsed()
+        }));
+        let (_, took) = tokio::join!(stage.publish("live", &text), hear);
+        late.extend(took);
+    }
+    late.sort_unstable();
+    late[late.len() * 99 / 100]
 }

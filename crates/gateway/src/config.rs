@@ -58,6 +58,10 @@ pub struct Config {
     pub drain_window: Duration,
     /// Most events that `?last=` answers in all.
     pub last_total: usize,
+    /// Streams that may begin here, over time; 0 for no limit. One more is told to come back later.
+    pub streams_per_second: u32,
+    /// How many at once.
+    pub streams_burst: u32,
     /// Threads that write to the streams that are level; 0 for as many as there are cores.
     pub reactors: usize,
     /// Requests from each client address, over time; 0 for no limit.
@@ -90,6 +94,10 @@ impl Default for Config {
             drain_delay: Duration::ZERO,
             drain_window: Duration::from_secs(5),
             last_total: 1000,
+            // So many begin in a second of one core.
+            streams_per_second: 10_000,
+            // As many as a process with the usual limit of open files can have.
+            streams_burst: 20_000,
             reactors: 0,
             // An office of 500 behind one address, with four pages each.
             address_per_minute: 6000,
@@ -125,6 +133,11 @@ impl Config {
         Rate::per_minute(self.subject_per_minute, self.subject_burst)
     }
 
+    /// How often a stream may begin.
+    pub(crate) fn stream_rate(&self) -> Rate {
+        Rate::per_second(self.streams_per_second, self.streams_burst)
+    }
+
     /// What is wrong with it, naming the key.
     pub fn check(&self) -> Result<(), String> {
         let within = |key: &str, value: Duration, least: u64, most: u64| {
@@ -144,6 +157,7 @@ impl Config {
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;
         within("drain_window", self.drain_window, 0, 3600)?;
+        self.stream_rate().check("gateway.streams_per_second", "gateway.streams_burst")?;
         self.address_rate().check("gateway.address_per_minute", "gateway.address_burst")?;
         self.subject_rate().check("gateway.subject_per_minute", "gateway.subject_burst")?;
         if self.reactors > REACTORS_MAX {

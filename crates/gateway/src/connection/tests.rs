@@ -1,3 +1,4 @@
+use foghorn_bus::log::{Replay, ReplayQuery};
 use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::{Epoch, Position};
@@ -20,14 +21,7 @@ fn rig(
     let hub = hub(ring_bytes);
     hub.restart(Shard::ZERO, Epoch::new(1), 10);
     let log = TestLog::new(1, 10, 10, answer);
-    let config = Config::default();
-    let shared = Shared {
-        hub: hub.clone(),
-        log: log.clone(),
-        config,
-        replays: Semaphore::new(4),
-        engine: Engine::default(),
-    };
+    let shared = Shared::new(hub.clone(), log.clone(), Config::default());
     Rig { hub, log, shared: Arc::new(shared) }
 }
 
@@ -118,6 +112,24 @@ async fn a_log_that_is_an_epoch_ahead_of_the_ring_is_not_asked_without_end() {
     rig.hub.apply(&batch(2, 5, 6, "a", None, "newer"));
     let (read, _) = until(&mut resumed, "stream-live").await;
     assert!(read.contains("data: newer"), "{read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_lacks_the_same_asks_the_log_once_for_all_and_a_failure_is_soon_over() {
+    let mut failures = 1;
+    let rig = rig(1 << 20, move |query| {
+        if std::mem::take(&mut failures) > 0 {
+            return Err(LogError("away".to_owned()));
+        }
+        Ok(Replay::Page(batch(1, query.after, 10, "a", None, "old")))
+    });
+    let mut crowd: Vec<_> = (0..500).map(|_| rig.listen("a", &[], after(1, 5))).collect();
+    for (read, took) in futures::future::join_all(crowd.iter_mut().map(|one| until(one, "stream-live"))).await
+    {
+        assert_eq!(read.matches("data: old").count(), 5, "{read}");
+        assert!(read.contains(r#""recovered":true"#) && took < Duration::from_secs(1), "{took:?}: {read}");
+    }
+    assert_eq!(rig.log.asked(), 2, "one question, which failed, and another");
 }
 
 #[tokio::test(start_paused = true)]
