@@ -42,6 +42,12 @@ pub struct Config {
     /// Bytes that streams with full sockets hold together: the rests of the events in which they stopped.
     /// Past it, the next one whose socket is full is closed.
     pub slow_bytes: usize,
+    /// A stream that was level and has been behind for this long is ended with `retry:`. Its client goes on by its
+    /// cursor.
+    #[serde(with = "humantime_serde")]
+    pub lag_time: Duration,
+    /// So is one behind which the rings have more bytes than this, whoever they are for; 0 for no such limit.
+    pub lag_bytes: usize,
     /// A catch-up that needs the log waits this long for it before the stream is ended with `retry:`.
     #[serde(with = "humantime_serde")]
     pub log_patience: Duration,
@@ -88,6 +94,8 @@ impl Default for Config {
             // Proxies are no more patient: nginx's `send_timeout` is the same.
             slow_time: Duration::from_secs(60),
             slow_bytes: 64 << 20,
+            lag_time: Duration::from_secs(300),
+            lag_bytes: 0,
             log_patience: Duration::from_secs(10),
             replays: 64,
             stale_after: Duration::from_secs(5),
@@ -153,6 +161,7 @@ impl Config {
         within("keep_alive", self.keep_alive, 2, 120)?;
         within("keep_alive_idle", self.keep_alive_idle, 2, 120)?;
         within("slow_time", self.slow_time, 5, 600)?;
+        within("lag_time", self.lag_time, 5, 3600)?;
         within("retry", self.retry, 1, 60)?;
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;
@@ -165,6 +174,12 @@ impl Config {
         }
         if self.ring_bytes < 1 << 20 {
             return Err(format!("gateway.ring_bytes must be at least 1048576, not {}", self.ring_bytes));
+        }
+        if self.lag_bytes > self.ring_bytes {
+            return Err(format!(
+                "gateway.lag_bytes must be at most gateway.ring_bytes ({}), not {}: beyond the ring it isn't known",
+                self.ring_bytes, self.lag_bytes
+            ));
         }
         if self.slow_bytes < 1 << 20 {
             return Err(format!("gateway.slow_bytes must be at least 1048576, not {}", self.slow_bytes));

@@ -45,6 +45,8 @@ const SHARING_CHUNK_BYTES: usize = 16 * 1024;
 /// How long a stream waits that the log has nothing for and the ring does not cover yet: the ring has not
 /// begun the epoch that the log is in.
 const LOG_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that a stream is behind count when it has been behind for so long: in a moment anything may come.
+const LAG_LEAST: Duration = Duration::from_secs(1);
 /// How exactly the end of a token is kept.
 const TERM_STEP: Duration = Duration::from_millis(100);
 /// Events and bytes asked of the log at a time, the latter by the bytes of a chunk.
@@ -87,6 +89,8 @@ pub(crate) struct Connection {
     told_stale: bool,
     /// Whether it owed nothing when it last looked.
     settled: bool,
+    /// When it was first seen to owe more than it could be given at once, and has since.
+    behind_since: Option<Instant>,
     keep_alive: KeepAlive,
 }
 
@@ -164,6 +168,7 @@ impl Connection {
             replayed: 0,
             told_stale,
             settled: false,
+            behind_since: None,
             keep_alive,
         }
     }
@@ -229,9 +234,14 @@ impl Connection {
                 Due::Telling(ends) => self.say_expiring(ends, &mut chunk),
                 Due::End(end) => return self.finish(end),
             }
+            if self.lags_too_much() {
+                return self.finish(StreamEnd::Slow);
+            }
             self.say_stale(&mut chunk);
             let next = self.read_rings(&mut chunk);
             self.settled = matches!(next, Next::Wait);
+            let since = self.behind_since.filter(|_| !self.settled);
+            self.behind_since = since.or_else(|| (!self.settled).then(Instant::now));
             if !chunk.is_empty() {
                 self.keep_alive.active();
                 return chunk.into_bytes();
@@ -266,6 +276,24 @@ impl Connection {
         let through = self.marked_through();
         self.settled &= !self.membership.waiter.unmark();
         self.skip_to(&through);
+    }
+
+    /// Whether it has been behind for too long, or by too much, though it was level once.
+    fn lags_too_much(&self) -> bool {
+        let Some(since) = self.behind_since.filter(|_| matches!(self.phase, Phase::Live)) else {
+            return false;
+        };
+        let (behind, config) = (since.elapsed(), &self.shared.config);
+        behind >= config.lag_time
+            || (config.lag_bytes > 0 && behind >= LAG_LEAST && self.lag_bytes() > config.lag_bytes)
+    }
+
+    /// Bytes that the rings have beyond where it is.
+    fn lag_bytes(&self) -> usize {
+        let lag = |course: &Course| {
+            self.shared.hub.with_ring(course.shard, |ring| ring.map_or(0, |ring| ring.bytes_after(course.at)))
+        };
+        self.courses.iter().map(lag).sum()
     }
 
     fn marked_through(&self) -> Vec<u64> {

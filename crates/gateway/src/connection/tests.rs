@@ -18,10 +18,18 @@ fn rig(
     ring_bytes: usize,
     answer: impl FnMut(&ReplayQuery) -> Result<Replay, LogError> + Send + 'static,
 ) -> Rig {
+    rig_with(Config::default(), ring_bytes, answer)
+}
+
+fn rig_with(
+    config: Config,
+    ring_bytes: usize,
+    answer: impl FnMut(&ReplayQuery) -> Result<Replay, LogError> + Send + 'static,
+) -> Rig {
     let hub = hub(ring_bytes);
     hub.restart(Shard::ZERO, Epoch::new(1), 10);
     let log = TestLog::new(1, 10, 10, answer);
-    let shared = Shared::new(hub.clone(), log.clone(), Config::default());
+    let shared = Shared::new(hub.clone(), log.clone(), config);
     Rig { hub, log, shared: Arc::new(shared) }
 }
 
@@ -186,6 +194,48 @@ async fn a_stream_whose_socket_took_nothing_ends_as_slow() {
     let waited = tokio::time::timeout(Duration::from_secs(10), stream.next_chunk()).await;
     assert!(waited.is_err());
     assert_eq!(stream.life.ending(), StreamEnd::ClientGone, "there was nothing to take");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_behind_for_too_long_or_by_too_much_is_told_to_come_back_and_goes_on_by_the_cursor() {
+    let by_time = Config { lag_time: Duration::from_secs(20), ..Config::default() };
+    let by_bytes = Config { lag_bytes: 300_000, ..Config::default() };
+    for (config, steps) in [(by_time, 20..=22), (by_bytes, 3..=19)] {
+        let rig = rig_with(config, 64 << 20, nothing_in_the_log);
+        let mut slow = rig.listen("a", &[], Begin::Now);
+        let mut level = rig.listen("a", &[], Begin::Now);
+        for stream in [&mut slow, &mut level] {
+            until(stream, "stream-live").await;
+        }
+        let (mut head, mut read, mut step) = (10, String::new(), 0);
+        // It takes a chunk a second, and more comes.
+        while !read.contains("stream-end") {
+            rig.hub.apply(&batch(1, head, head + 100, "a", None, &"x".repeat(1000)));
+            head += 100;
+            let chunk = slow.next_chunk().await.unwrap();
+            read.push_str(std::str::from_utf8(&chunk).unwrap());
+            // Who takes all there is may take as long over it.
+            let (all, _) = until(&mut level, &format!("id: {}\n", at(head))).await;
+            assert!(!all.contains("stream-end"), "{all}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            step += 1;
+        }
+        assert!(steps.contains(&step), "after {step} s");
+        let end = &read[read.rfind("event: stream-end").unwrap()..];
+        assert!(end.contains(r#"{"reason":"slow"}"#) && end.contains("retry: "), "{end}");
+        assert!(slow.next_chunk().await.is_none());
+        drop(slow);
+        assert_eq!(rig.hub.metrics.ended_so_far(StreamEnd::Slow), 1);
+        let cursor = read.lines().rev().find_map(|line| line.strip_prefix("id: ")).unwrap();
+        let mut again = rig.listen("a", &[], Begin::After(Cursor::parse(cursor)));
+        let (rest, _) = until(&mut again, "stream-live").await;
+        let heard = read.matches("data: x").count() + rest.matches("data: x").count();
+        assert_eq!(heard as u64, head - 10, "everything once");
+    }
+}
+
+fn at(seq: u64) -> Cursor {
+    Cursor::single(Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq })
 }
 
 /// Of a token that ends then.
