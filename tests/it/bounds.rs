@@ -7,7 +7,7 @@ use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{metric, post};
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::postgres::PostgresServer;
-use foghorn_tests::sse::SseClient;
+use foghorn_tests::sse::{NoBlock, SseClient};
 use foghorn_tests::wait::until;
 use foghorn_tests::wire::{State, Wire};
 use foghorn_tests::{PATIENCE, http};
@@ -320,6 +320,47 @@ async fn one_connection_too_many_is_served_when_another_closes_and_that_is_count
     }
     assert!(coming.join_all().await.iter().all(|status| *status == 200), "they take turns");
     assert!(shown("full_total{listener=\"http\"}").await > before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_beyond_what_a_gateway_takes_in_a_second_are_told_to_come_back_and_then_find_a_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("foghorn.toml");
+    std::fs::write(&config, "[gateway]\nstreams_per_second = 1\nstreams_burst = 3\nring_bytes = 1048576\n")
+        .unwrap();
+    let process = standalone(&["--ephemeral", "--config", &config.display().to_string()], &[]).await;
+    let url = process.url("/api/events/c");
+    let mut taken = Vec::new();
+    let refused = loop {
+        let mut stream = SseClient::connect(&url, &[]).await.unwrap();
+        assert_eq!(stream.status(), 200, "an EventSource never comes back after anything else");
+        let first = stream.next().await;
+        if first.event_type() != "connected" {
+            break (first, stream.collect_to_end(PATIENCE).await);
+        }
+        taken.push(stream);
+        assert!(taken.len() < 20, "as many as a second has");
+    };
+    assert!(taken.len() >= 3, "{} at once", taken.len());
+    let (said, (more, end)) = refused;
+    assert_eq!((said.event_type(), said.json()), ("stream-end", json!({ "reason": "overload" })));
+    assert_eq!((more.len(), end), (0, NoBlock::End));
+    let retry = said.retry.unwrap();
+    assert!((1500..=5500).contains(&retry), "{retry}");
+    let admin = process.http();
+    assert!(metric(admin, "foghorn_gateway_limited_total{by=\"gateway\"}").await >= 1.0);
+    assert!(metric(admin, "foghorn_gateway_streams_ended_total{reason=\"overload\"}").await >= 1.0);
+    // Streams that stand, and what is no stream, are not concerned.
+    let reply = post(&process.url("/api/publish"), &json!({ "channel": "c", "data": "x" })).await.unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    for stream in &mut taken {
+        stream.collect_until(PATIENCE, |block| block.data.as_deref() == Some("x")).await;
+    }
+    until("a place", LIMIT, async || {
+        let mut stream = SseClient::connect(&url, &[]).await.unwrap();
+        (stream.next().await.event_type() == "connected").then_some(())
+    })
+    .await;
 }
 
 /// Asks for a stream and never reads.

@@ -31,3 +31,4 @@ mod processes;
 mod proxy;
 mod regress;
 mod retries;
+mod storms;

@@ -16,6 +16,7 @@ use crate::env;
 use crate::network::Site;
 use crate::port::Port;
 use crate::process::{Process, Program, others};
+use crate::wait::until;
 
 /// A server of our own, which syncs to disk as a real one does, or the one of FOGHORN_TEST_POSTGRES_URL.
 #[derive(Debug)]
@@ -143,6 +144,27 @@ impl PostgresServer {
             Server::Ours { address, .. } => address.parse().expect("an address of ours"),
             Server::Theirs { .. } => unreachable!("it is ours"),
         }
+    }
+
+    /// Has a server of our own write every statement to its log from now on, for [`statements`](Self::statements).
+    pub async fn log_statements(&mut self) {
+        for sql in ["ALTER SYSTEM SET log_statement = 'all'", "SELECT pg_reload_conf()"] {
+            execute(self.url("postgres"), sql.to_owned()).await.expect("a superuser may");
+        }
+        until("a statement in the server's log", PATIENCE, async || {
+            (!self.statements().await.is_empty()).then_some(())
+        })
+        .await;
+    }
+
+    /// All statements that the log has by now; empty while it has none.
+    pub async fn statements(&mut self) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("mark {} of the log", COUNT.fetch_add(1, Ordering::Relaxed));
+        // A statement is in the log before it is executed: what came before this one is there when it is answered.
+        execute(self.url("postgres"), format!("SELECT '{mark}'")).await.expect("anybody may");
+        let log = self.ours("read").log();
+        log.split_once(&mark).map(|(before, _)| before.to_owned()).unwrap_or_default()
     }
 
     /// Starts it again on the same port and data, after killing it if it runs.

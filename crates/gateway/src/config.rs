@@ -42,6 +42,12 @@ pub struct Config {
     /// Bytes that streams with full sockets hold together: the rests of the events in which they stopped.
     /// Past it, the next one whose socket is full is closed.
     pub slow_bytes: usize,
+    /// A stream that was level and has been behind for this long is ended with `retry:`. Its client goes on by its
+    /// cursor.
+    #[serde(with = "humantime_serde")]
+    pub lag_time: Duration,
+    /// So is one behind which the rings have more bytes than this, whoever they are for; 0 for no such limit.
+    pub lag_bytes: usize,
     /// A catch-up that needs the log waits this long for it before the stream is ended with `retry:`.
     #[serde(with = "humantime_serde")]
     pub log_patience: Duration,
@@ -58,6 +64,10 @@ pub struct Config {
     pub drain_window: Duration,
     /// Most events that `?last=` answers in all.
     pub last_total: usize,
+    /// Streams that may begin here, over time; 0 for no limit. One more is told to come back later.
+    pub streams_per_second: u32,
+    /// How many at once.
+    pub streams_burst: u32,
     /// Threads that write to the streams that are level; 0 for as many as there are cores.
     pub reactors: usize,
     /// Requests from each client address, over time; 0 for no limit.
@@ -84,12 +94,18 @@ impl Default for Config {
             // Proxies are no more patient: nginx's `send_timeout` is the same.
             slow_time: Duration::from_secs(60),
             slow_bytes: 64 << 20,
+            lag_time: Duration::from_secs(300),
+            lag_bytes: 0,
             log_patience: Duration::from_secs(10),
             replays: 64,
             stale_after: Duration::from_secs(5),
             drain_delay: Duration::ZERO,
             drain_window: Duration::from_secs(5),
             last_total: 1000,
+            // So many begin in a second of one core.
+            streams_per_second: 10_000,
+            // As many as a process with the usual limit of open files can have.
+            streams_burst: 20_000,
             reactors: 0,
             // An office of 500 behind one address, with four pages each.
             address_per_minute: 6000,
@@ -125,6 +141,11 @@ impl Config {
         Rate::per_minute(self.subject_per_minute, self.subject_burst)
     }
 
+    /// How often a stream may begin.
+    pub(crate) fn stream_rate(&self) -> Rate {
+        Rate::per_second(self.streams_per_second, self.streams_burst)
+    }
+
     /// What is wrong with it, naming the key.
     pub fn check(&self) -> Result<(), String> {
         let within = |key: &str, value: Duration, least: u64, most: u64| {
@@ -140,10 +161,12 @@ impl Config {
         within("keep_alive", self.keep_alive, 2, 120)?;
         within("keep_alive_idle", self.keep_alive_idle, 2, 120)?;
         within("slow_time", self.slow_time, 5, 600)?;
+        within("lag_time", self.lag_time, 5, 3600)?;
         within("retry", self.retry, 1, 60)?;
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;
         within("drain_window", self.drain_window, 0, 3600)?;
+        self.stream_rate().check("gateway.streams_per_second", "gateway.streams_burst")?;
         self.address_rate().check("gateway.address_per_minute", "gateway.address_burst")?;
         self.subject_rate().check("gateway.subject_per_minute", "gateway.subject_burst")?;
         if self.reactors > REACTORS_MAX {
@@ -151,6 +174,12 @@ impl Config {
         }
         if self.ring_bytes < 1 << 20 {
             return Err(format!("gateway.ring_bytes must be at least 1048576, not {}", self.ring_bytes));
+        }
+        if self.lag_bytes > self.ring_bytes {
+            return Err(format!(
+                "gateway.lag_bytes must be at most gateway.ring_bytes ({}), not {}: beyond the ring it isn't known",
+                self.ring_bytes, self.lag_bytes
+            ));
         }
         if self.slow_bytes < 1 << 20 {
             return Err(format!("gateway.slow_bytes must be at least 1048576, not {}", self.slow_bytes));

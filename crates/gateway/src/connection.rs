@@ -15,13 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use foghorn_bus::backoff::Backoff;
-use foghorn_bus::log::{EventLog, LogError, Replay, ReplayQuery};
+use foghorn_bus::log::{EventLog, LogError};
 use foghorn_core::batch::Batch;
-use foghorn_core::position::Digest;
 use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::time::Timestamp;
 
@@ -30,6 +28,7 @@ use crate::engine::Engine;
 use crate::hub::{Hub, Membership};
 use crate::keep_alive::KeepAlive;
 use crate::metrics::Source;
+use crate::replays::{Answer, Question, Replays};
 use crate::ring::RingEvent;
 use crate::seat::{Due, Seat, Term};
 use crate::subscription::Subscription;
@@ -46,6 +45,8 @@ const SHARING_CHUNK_BYTES: usize = 16 * 1024;
 /// How long a stream waits that the log has nothing for and the ring does not cover yet: the ring has not
 /// begun the epoch that the log is in.
 const LOG_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that a stream is behind count when it has been behind for so long: in a moment anything may come.
+const LAG_LEAST: Duration = Duration::from_secs(1);
 /// How exactly the end of a token is kept.
 const TERM_STEP: Duration = Duration::from_millis(100);
 /// Events and bytes asked of the log at a time, the latter by the bytes of a chunk.
@@ -59,9 +60,16 @@ pub(crate) struct Shared {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) config: Config,
     /// Replays have a budget of their own, so that a storm of them leaves live delivery alone.
-    pub(crate) replays: Semaphore,
+    pub(crate) replays: Replays,
     /// Serves what is level.
     pub(crate) engine: Engine,
+}
+
+impl Shared {
+    pub(crate) fn new(hub: Arc<Hub>, log: Arc<dyn EventLog>, config: Config) -> Self {
+        let replays = Replays::new(log.clone(), config.replays, hub.metrics.clone());
+        Shared { hub, log, config, replays, engine: Engine::default() }
+    }
 }
 
 /// One listener's stream.
@@ -81,6 +89,8 @@ pub(crate) struct Connection {
     told_stale: bool,
     /// Whether it owed nothing when it last looked.
     settled: bool,
+    /// When it was first seen to owe more than it could be given at once, and has since.
+    behind_since: Option<Instant>,
     keep_alive: KeepAlive,
 }
 
@@ -158,6 +168,7 @@ impl Connection {
             replayed: 0,
             told_stale,
             settled: false,
+            behind_since: None,
             keep_alive,
         }
     }
@@ -223,9 +234,14 @@ impl Connection {
                 Due::Telling(ends) => self.say_expiring(ends, &mut chunk),
                 Due::End(end) => return self.finish(end),
             }
+            if self.lags_too_much() {
+                return self.finish(StreamEnd::Slow);
+            }
             self.say_stale(&mut chunk);
             let next = self.read_rings(&mut chunk);
             self.settled = matches!(next, Next::Wait);
+            let since = self.behind_since.filter(|_| !self.settled);
+            self.behind_since = since.or_else(|| (!self.settled).then(Instant::now));
             if !chunk.is_empty() {
                 self.keep_alive.active();
                 return chunk.into_bytes();
@@ -260,6 +276,24 @@ impl Connection {
         let through = self.marked_through();
         self.settled &= !self.membership.waiter.unmark();
         self.skip_to(&through);
+    }
+
+    /// Whether it has been behind for too long, or by too much, though it was level once.
+    fn lags_too_much(&self) -> bool {
+        let Some(since) = self.behind_since.filter(|_| matches!(self.phase, Phase::Live)) else {
+            return false;
+        };
+        let (behind, config) = (since.elapsed(), &self.shared.config);
+        behind >= config.lag_time
+            || (config.lag_bytes > 0 && behind >= LAG_LEAST && self.lag_bytes() > config.lag_bytes)
+    }
+
+    /// Bytes that the rings have beyond where it is.
+    fn lag_bytes(&self) -> usize {
+        let lag = |course: &Course| {
+            self.shared.hub.with_ring(course.shard, |ring| ring.map_or(0, |ring| ring.bytes_after(course.at)))
+        };
+        self.courses.iter().map(lag).sum()
     }
 
     fn marked_through(&self) -> Vec<u64> {
@@ -343,19 +377,19 @@ impl Connection {
     /// One page from the log for a course older than the ring. `None` when it moved on silently.
     async fn read_log(&mut self, at: usize) -> Option<Bytes> {
         let course = self.courses[at];
-        let query = self.replay_query(at, course);
+        let question = self.question(at, course);
         // What changes about the live feed is told at once, also by a stream that waits for the log.
-        let answer = self.ask_unless(query, || self.is_stale_untold()).await;
+        let answer = self.ask_unless(question, || self.is_stale_untold()).await;
         match answer {
             Ok(None) => None,
-            Ok(Some(Replay::Page(page))) => {
+            Ok(Some(Answer::Page(page))) => {
                 let mut chunk = self.chunk();
                 let sent =
                     take_page(&mut self.courses, at, &page, &self.subscription, &self.shared, &mut chunk);
                 self.replayed += sent;
                 (!chunk.is_empty()).then(|| chunk.into_bytes())
             }
-            Ok(Some(Replay::Reset { reason, epoch, after })) => {
+            Ok(Some(Answer::Reset { reason, epoch, after })) => {
                 self.courses[at] = self.course(course.shard, epoch, after);
                 self.phase = Phase::CatchingUp;
                 self.replayed = 0;
@@ -369,29 +403,25 @@ impl Connection {
     }
 
     /// Asks the log, patiently: data that are slow to reach are no reason to reset anybody.
-    async fn ask(&self, query: ReplayQuery) -> Result<Replay, StreamEnd> {
-        let answer = self.ask_unless(query, || false).await?;
+    async fn ask(&self, question: Question) -> Result<Answer, StreamEnd> {
+        let answer = self.ask_unless(question, || false).await?;
         answer.ok_or(StreamEnd::Internal)
     }
 
     /// The same, unless a mark comes at which there is something else to do; then none.
     async fn ask_unless(
         &self,
-        query: ReplayQuery,
+        question: Question,
         other: impl Fn() -> bool,
-    ) -> Result<Option<Replay>, StreamEnd> {
+    ) -> Result<Option<Answer>, StreamEnd> {
         let deadline = Instant::now() + self.shared.config.log_patience;
         let mut backoff = Backoff::default();
         let attempts = async {
             loop {
-                let Ok(_permit) = self.shared.replays.acquire().await else {
-                    return Err(StreamEnd::Internal);
-                };
-                match self.shared.log.replay(query.clone()).await {
-                    Ok(answer) if self.is_outdated(&query, &answer) => {}
-                    Ok(answer) => return Ok(answer),
+                match self.shared.replays.ask(question.clone()).await {
+                    Ok(answer) if self.is_outdated(&question, &answer) => {}
+                    Ok(answer) => return answer,
                     Err(LogError(error)) => {
-                        self.shared.hub.metrics.log_failed();
                         let client_id = self.life.client_id();
                         tracing::debug!(client_id, error, "catch-up waits for the event log");
                     }
@@ -418,28 +448,26 @@ impl Connection {
             biased;
             given_up = marked => given_up,
             end = self.life.over() => Err(end),
-            answer = attempts => answer.map(Some),
+            answer = attempts => Ok(Some(answer)),
             () = tokio::time::sleep_until(deadline) => Err(StreamEnd::LogUnavailable),
         }
     }
 
     /// Whether a replica of the log answers for an epoch before the one that the ring is in by now.
-    fn is_outdated(&self, query: &ReplayQuery, answer: &Replay) -> bool {
-        let Replay::Reset { epoch, .. } = answer else { return false };
-        let ring = self.shared.hub.with_ring(query.shard, |ring| ring.map(|ring| ring.epoch()));
-        *epoch < query.epoch && ring.is_some_and(|ring| ring >= query.epoch)
+    fn is_outdated(&self, question: &Question, answer: &Answer) -> bool {
+        let Answer::Reset { epoch, .. } = answer else { return false };
+        let ring = self.shared.hub.with_ring(question.shard, |ring| ring.map(|ring| ring.epoch()));
+        *epoch < question.epoch && ring.is_some_and(|ring| ring >= question.epoch)
     }
 
-    fn replay_query(&self, at: usize, course: Course) -> ReplayQuery {
-        ReplayQuery {
+    fn question(&self, at: usize, course: Course) -> Question {
+        Question {
             shard: course.shard,
             epoch: course.epoch,
             after: course.at,
-            digest: Digest::NONE,
             topics: self.subscription.shards[at].1.to_patterns(),
             events: PAGE_EVENTS,
             bytes: PAGE_CHUNKS * self.chunk_bytes,
-            fill: false,
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) async fn answer(shared: &Shared, asked: Asked) -> Result<Response, Pr
         before: before.map(|bound| bound.seq),
         limit,
     };
-    let _turn = match timeout(PATIENCE, shared.replays.acquire()).await {
+    let _turn = match timeout(PATIENCE, shared.replays.turn()).await {
         Ok(Ok(turn)) => turn,
         _ => return Err(unavailable("as many catch-ups are under way as the gateway allows")),
     };

@@ -31,7 +31,7 @@ use foghorn_http::{Handler, Response};
 use crate::connection::{Begin, Connection, Shared, goodbye};
 use crate::engine;
 use crate::history::{self, Asked};
-use crate::limits::{Limited, Limits};
+use crate::limits::{By, Limited, Limits};
 use crate::revoke;
 use crate::seat::Term;
 use crate::subscription::{Form, Subscription};
@@ -164,6 +164,9 @@ impl Api {
             return Ok(event_stream(full(goodbye(end, self.shared.config.retry_ms()))));
         }
         self.check_cursor_fits(&subscription)?;
+        if let Err(limited) = self.limits.check_streams() {
+            return Ok(self.stream_later(limited));
+        }
         // 128 random bits.
         let client_id = rand::random::<u128>();
         tracing::debug!(
@@ -191,12 +194,16 @@ impl Api {
     }
 
     fn stream_later(&self, Limited { by, exceeded }: Limited) -> Response {
+        let end = match by {
+            By::Address | By::Subject => StreamEnd::Limited,
+            By::Gateway => StreamEnd::Overload,
+        };
         let metrics = &self.shared.hub.metrics;
         metrics.limited(by);
-        metrics.ended(StreamEnd::Limited);
+        metrics.ended(end);
         let wait = u64::try_from(exceeded.wait.as_millis()).unwrap_or(u64::MAX);
         let retry_ms = self.shared.config.retry_ms().saturating_add(wait);
-        event_stream(full(goodbye(StreamEnd::Limited, retry_ms)))
+        event_stream(full(goodbye(end, retry_ms)))
     }
 
     /// A browser that got another status would never come back, and its token is good, as far as anybody knows.

@@ -29,6 +29,7 @@ mod history;
 mod http;
 mod keep_alive;
 mod limits;
+mod replays;
 mod revoke;
 mod seat;
 

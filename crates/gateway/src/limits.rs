@@ -1,4 +1,4 @@
-//! How often somebody may ask: by where they are, and by who they are.
+//! How often somebody may ask: by where they are, by who they are, and all of them together.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 use foghorn_auth::Caller;
 use foghorn_http::client::{AddressLimiter, Proxies};
-use foghorn_http::limit::{Exceeded, Limiter};
+use foghorn_http::limit::{Budget, Exceeded, Limiter};
 
 use crate::config::Config;
 
@@ -15,6 +15,8 @@ use crate::config::Config;
 pub(crate) enum By {
     Address,
     Subject,
+    /// By nothing: the gateway has as many as it can take.
+    Gateway,
 }
 
 /// Somebody has to wait.
@@ -29,13 +31,18 @@ pub(crate) struct Limited {
 pub(crate) struct Limits {
     addresses: AddressLimiter,
     subjects: Limiter,
+    streams: Budget,
 }
 
 impl Limits {
     /// Requests for each client address, by what `proxies` say, and streams opened for each subject.
     pub(crate) fn new(proxies: Proxies, config: &Config) -> Self {
         let addresses = AddressLimiter::new(proxies, config.address_rate());
-        Limits { addresses, subjects: Limiter::new(config.subject_rate()) }
+        Limits {
+            addresses,
+            subjects: Limiter::new(config.subject_rate()),
+            streams: Budget::new(config.stream_rate()),
+        }
     }
 
     /// Counts a request.
@@ -50,15 +57,21 @@ impl Limits {
         let checked = self.subjects.check(identity.subject.as_str());
         checked.map_err(|exceeded| Limited { by: By::Subject, exceeded })
     }
+
+    /// Counts a stream that is about to begin, whoever asked for it.
+    pub(crate) fn check_streams(&self) -> Result<(), Limited> {
+        self.streams.check().map_err(|exceeded| Limited { by: By::Gateway, exceeded })
+    }
 }
 
 impl By {
-    pub(crate) const ALL: [By; 2] = [By::Address, By::Subject];
+    pub(crate) const ALL: [By; 3] = [By::Address, By::Subject, By::Gateway];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             By::Address => "address",
             By::Subject => "subject",
+            By::Gateway => "gateway",
         }
     }
 }

@@ -38,6 +38,11 @@ struct SourceLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HowLabel {
+    how: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ShardLabel {
     shard: u8,
 }
@@ -49,6 +54,26 @@ pub enum Source {
     Ring,
     /// The event log.
     Log,
+}
+
+/// How a catch-up comes by a page of the event log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// The event log is asked for it.
+    Asked,
+    /// Another asked, and it is given along.
+    Shared,
+}
+
+impl How {
+    fn label(self) -> HowLabel {
+        HowLabel {
+            how: match self {
+                How::Asked => "asked",
+                How::Shared => "shared",
+            },
+        }
+    }
 }
 
 impl Source {
@@ -91,6 +116,9 @@ pub struct Metrics {
     limited: Family<ByLabel, Counter>,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
+    /// Catch-ups that wait for their turn at the event log.
+    pub replays_waiting: Gauge,
+    replays: Family<HowLabel, Counter>,
     log_errors: Counter,
     head: Family<ShardLabel, Gauge>,
     behind: Family<ShardLabel, Gauge>,
@@ -141,6 +169,16 @@ impl Metrics {
         );
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
+        r.register(
+            "replays",
+            "Pages for catch-ups, by how they were had: asked of the event log, or shared with who asked the same",
+            m.replays.clone(),
+        );
+        r.register(
+            "replays_waiting",
+            "Catch-ups that wait for their turn at the event log",
+            m.replays_waiting.clone(),
+        );
         r.register("replay_failures", "Requests to the event log that failed", m.log_errors.clone());
         r.register("gaps", "Ranges found missing from the live feed", m.gaps.clone());
         r.register("gaps_filled", "Missing ranges filled from the event log", m.gaps_filled.clone());
@@ -173,6 +211,9 @@ impl Metrics {
         }
         for by in By::ALL {
             drop(m.limited.get_or_create(&ByLabel { by: by.as_str() }));
+        }
+        for how in [How::Asked, How::Shared] {
+            drop(m.replays.get_or_create(&how.label()));
         }
         for source in [Source::Ring, Source::Log] {
             drop(m.replayed.get_or_create(&source.label()));
@@ -217,6 +258,11 @@ impl Metrics {
     /// Events were sent in a catch-up.
     pub fn replayed(&self, source: Source, events: u64) {
         self.replayed.get_or_create(&source.label()).inc_by(events);
+    }
+
+    /// A catch-up is given a page.
+    pub fn replay(&self, how: How) {
+        self.replays.get_or_create(&how.label()).inc();
     }
 
     /// The log did not answer.

@@ -32,16 +32,18 @@ pub struct RingEvent {
     envelope: OnceLock<Bytes>,
     /// Where the envelope's bytes are counted, in a ring.
     envelopes: Option<Arc<AtomicUsize>>,
+    /// Bytes that its ring was given before it.
+    offset: usize,
 }
 
 impl RingEvent {
     /// Wraps an event of the log, which no ring holds.
     pub fn new(feed: FeedEvent, delivered: Counter) -> Self {
-        RingEvent { feed, delivered, envelope: OnceLock::new(), envelopes: None }
+        RingEvent { feed, delivered, envelope: OnceLock::new(), envelopes: None, offset: 0 }
     }
 
-    fn counted(feed: FeedEvent, delivered: Counter, envelopes: Arc<AtomicUsize>) -> Self {
-        RingEvent { feed, delivered, envelope: OnceLock::new(), envelopes: Some(envelopes) }
+    fn counted(feed: FeedEvent, delivered: Counter, envelopes: Arc<AtomicUsize>, offset: usize) -> Self {
+        RingEvent { feed, delivered, envelope: OnceLock::new(), envelopes: Some(envelopes), offset }
     }
 
     /// The block without its `id:` line, in the form asked for.
@@ -85,6 +87,8 @@ pub struct Ring {
     events: VecDeque<Arc<RingEvent>>,
     channels: HashMap<Channel, VecDeque<Arc<RingEvent>>>,
     bytes: usize,
+    /// Bytes of all events that it was given.
+    pushed: usize,
     /// Bytes of envelopes that listeners asked for.
     envelopes: Arc<AtomicUsize>,
     bytes_max: usize,
@@ -137,6 +141,7 @@ impl Ring {
             events: VecDeque::new(),
             channels: HashMap::new(),
             bytes: 0,
+            pushed: 0,
             envelopes: Arc::default(),
             bytes_max,
         }
@@ -197,6 +202,11 @@ impl Ring {
         after(&self.events, seq)
     }
 
+    /// Bytes of the events after `seq`, as far as they are held.
+    pub fn bytes_after(&self, seq: u64) -> usize {
+        self.after(seq).next().map_or(0, |event| self.pushed - event.offset)
+    }
+
     /// Takes in what is new of a batch. `counter` gives the delivery counter of an event.
     pub fn apply(&mut self, batch: &Batch, counter: impl Fn(&FeedEvent) -> Counter) -> Applied {
         if batch.epoch != self.epoch {
@@ -214,7 +224,8 @@ impl Ring {
         }
         let head = self.head;
         for feed in batch.events.iter().filter(|event| event.seq > head) {
-            self.push(Arc::new(RingEvent::counted(feed.clone(), counter(feed), self.envelopes.clone())));
+            let envelopes = self.envelopes.clone();
+            self.push(Arc::new(RingEvent::counted(feed.clone(), counter(feed), envelopes, self.pushed)));
         }
         self.head = batch.to;
         self.remember(batch.to, batch.to_digest);
@@ -294,6 +305,7 @@ impl Ring {
 
     fn push(&mut self, event: Arc<RingEvent>) {
         self.bytes += cost(&event);
+        self.pushed += cost(&event);
         match self.channels.get_mut(&event.feed.channel) {
             Some(of_channel) => of_channel.push_back(event.clone()),
             None => {

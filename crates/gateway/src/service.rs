@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use foghorn_auth::Authenticator;
@@ -20,7 +19,6 @@ use foghorn_telemetry::health::Health;
 use crate::config::Config;
 use crate::connection::Shared;
 use crate::drain::drain;
-use crate::engine::Engine;
 pub use crate::http::Api;
 use crate::hub::Hub;
 use crate::ingest::Ingest;
@@ -97,10 +95,8 @@ impl Gateway {
                 counted.count_slow();
             }
         });
-        let replays = Semaphore::new(config.replays);
-        let engine = Engine::default();
         let limits = Arc::new(Limits::new(ports.proxies, &config));
-        let shared = Arc::new(Shared { hub, log: ports.log, config, replays, engine });
+        let shared = Arc::new(Shared::new(hub, ports.log, config));
         Gateway {
             shared,
             auth: ports.auth,

@@ -1,4 +1,4 @@
-//! Token buckets for as many keys as there are, in memory of one size.
+//! Token buckets: one for everybody, and for as many keys as there are in memory of one size.
 //!
 //! A key has no bucket of its own: in each of four rows its hash names one, which it shares with others, and it
 //! is refused when none of the four has anything left. So whoever uses up theirs is refused, as with a bucket of
@@ -13,7 +13,7 @@ use std::time::Duration;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed, StateStore};
-use governor::{Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 /// In seconds.
 const HOUR: u32 = 3600;
@@ -72,6 +72,23 @@ impl Rate {
 pub struct Exceeded {
     /// How long they have to wait at least.
     pub wait: Duration,
+}
+
+/// Says when all together do too much. Shared by all who ask.
+#[derive(Debug)]
+pub struct Budget(Option<DefaultDirectRateLimiter>);
+
+impl Budget {
+    /// One of this much.
+    pub fn new(rate: Rate) -> Self {
+        Budget(rate.quota().map(RateLimiter::direct))
+    }
+
+    /// Counts one.
+    pub fn check(&self) -> Result<(), Exceeded> {
+        let Some(limiter) = &self.0 else { return Ok(()) };
+        limiter.check().map_err(|until| Exceeded { wait: until.wait_time_from(limiter.clock().now()) })
+    }
 }
 
 /// Says who does too much. Shared by all who ask.
@@ -179,6 +196,16 @@ mod tests {
         assert_eq!(after(0), 1..=3);
         assert_eq!(after(2500), 3..=5);
         assert_eq!(after(u64::MAX), 3601..=3603);
+    }
+
+    #[test]
+    fn a_budget_is_everybodys() {
+        let budget = Budget::new(Rate::per_minute(1, 3));
+        assert!((0..3).all(|_| budget.check().is_ok()));
+        let wait = budget.check().unwrap_err().wait;
+        assert!(wait > Duration::from_secs(50) && wait <= Duration::from_secs(60), "{wait:?}");
+        let none = Budget::new(Rate::per_second(0, 1));
+        assert!((0..1000).all(|_| none.check().is_ok()));
     }
 
     #[test]

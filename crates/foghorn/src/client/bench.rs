@@ -10,6 +10,7 @@ mod publish;
 
 mod log;
 mod relay;
+mod storm;
 mod sweep;
 
 mod rounds;
@@ -52,6 +53,8 @@ enum Scenario {
     Relay(relay::Args),
     /// The gateway alone: one channel's events to many listeners, beside a bare loop of sends
     Sweep(sweep::Args),
+    /// The gateway in a reconnect storm: time until all are level, and what live listeners notice of it
+    Storm(storm::Args),
     /// The bare loop that `sweep` compares with
     #[command(hide = true)]
     Bare(sweep::BareArgs),
@@ -80,6 +83,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             Scenario::Relay(args) => Box::pin(relay::run(args)).await,
             // In this thread: it waits for nothing but sockets of its own.
             Scenario::Sweep(args) => sweep::run(&args),
+            Scenario::Storm(args) => storm::run(&args),
             Scenario::Bare(args) => args.run(),
         }
     });

@@ -1,5 +1,6 @@
 //! The merge and the splice as a property: log, ring and live feed, several channels and shards.
 
+use foghorn_bus::log::{Replay, ReplayQuery};
 use foghorn_core::batch::FeedEvent;
 use foghorn_core::channel::Channel;
 use foghorn_core::cursor::Cursor;
@@ -126,8 +127,7 @@ proptest! {
                 let journal = journal.clone();
                 TestLog::new(1, 0, 0, move |query| Ok(journal.replay(query, page)))
             };
-            let (config, replays, engine) = (Config::default(), Semaphore::new(4), Engine::default());
-            let shared = Shared { hub: hub.clone(), log, config, replays, engine };
+            let shared = Shared::new(hub.clone(), log, Config::default());
             let begin = Begin::After(Ok(cursor));
             let mut connection =
                 Connection::new(Arc::new(shared), subscription.clone(), begin, 0);

@@ -1,10 +1,12 @@
 //! Where a stream begins: at the head, after a cursor, at a time, or with the newest events.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use foghorn_bus::backoff::Backoff;
-use foghorn_bus::log::{LogError, NewestQuery, Replay};
+use foghorn_bus::log::{LogError, NewestQuery};
 use foghorn_core::batch::Batch;
 use foghorn_core::cursor::{Cursor, CursorError};
 use foghorn_core::position::Epoch;
@@ -13,7 +15,7 @@ use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 
 use super::course::{Course, Lack, cursor};
-use super::{Connection, PAGE_BYTES, Phase, foremost, take_page};
+use super::{Answer, Connection, PAGE_BYTES, Phase, foremost, take_page};
 
 /// What the request asked for.
 #[derive(Debug, Clone)]
@@ -34,7 +36,7 @@ struct Resolved {
     courses: Vec<Course>,
     resets: Vec<ResetReason>,
     /// Pages that the log gave along the way, by course.
-    pages: Vec<(usize, Batch)>,
+    pages: Vec<(usize, Arc<Batch>)>,
 }
 
 impl Connection {
@@ -153,9 +155,9 @@ impl Connection {
         if covered.is_ok() {
             return Ok(());
         }
-        match self.ask(self.replay_query(at, course)).await? {
-            Replay::Page(page) => resolved.pages.push((at, page)),
-            Replay::Reset { reason, epoch, after } => {
+        match self.ask(self.question(at, course)).await? {
+            Answer::Page(page) => resolved.pages.push((at, page)),
+            Answer::Reset { reason, epoch, after } => {
                 resolved.resets.push(reason);
                 resolved.courses[at] = self.course(course.shard, epoch, after);
             }
@@ -188,7 +190,7 @@ impl Connection {
                 continue;
             };
             resolved.courses[at] = self.course(page.shard, page.epoch, page.from);
-            resolved.pages.push((at, page));
+            resolved.pages.push((at, Arc::new(page)));
         }
         Ok(resolved)
     }
@@ -200,10 +202,12 @@ impl Connection {
         let deadline = Instant::now() + self.shared.config.log_patience;
         let mut backoff = Backoff::default();
         loop {
-            let Ok(Ok(_turn)) = timeout_at(deadline, self.shared.replays.acquire()).await else {
+            let Ok(Ok(turn)) = timeout_at(deadline, self.shared.replays.turn()).await else {
                 return Err(StreamEnd::LogUnavailable);
             };
-            match attempt().await {
+            let answer = attempt().await;
+            drop(turn);
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(error) if Instant::now() > deadline => {
                     tracing::debug!(client_id = self.life.client_id(), %error, "gave up on the event log");

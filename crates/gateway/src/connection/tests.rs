@@ -1,3 +1,4 @@
+use foghorn_bus::log::{Replay, ReplayQuery};
 use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::{Epoch, Position};
@@ -17,17 +18,18 @@ fn rig(
     ring_bytes: usize,
     answer: impl FnMut(&ReplayQuery) -> Result<Replay, LogError> + Send + 'static,
 ) -> Rig {
+    rig_with(Config::default(), ring_bytes, answer)
+}
+
+fn rig_with(
+    config: Config,
+    ring_bytes: usize,
+    answer: impl FnMut(&ReplayQuery) -> Result<Replay, LogError> + Send + 'static,
+) -> Rig {
     let hub = hub(ring_bytes);
     hub.restart(Shard::ZERO, Epoch::new(1), 10);
     let log = TestLog::new(1, 10, 10, answer);
-    let config = Config::default();
-    let shared = Shared {
-        hub: hub.clone(),
-        log: log.clone(),
-        config,
-        replays: Semaphore::new(4),
-        engine: Engine::default(),
-    };
+    let shared = Shared::new(hub.clone(), log.clone(), config);
     Rig { hub, log, shared: Arc::new(shared) }
 }
 
@@ -121,6 +123,24 @@ async fn a_log_that_is_an_epoch_ahead_of_the_ring_is_not_asked_without_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_crowd_that_lacks_the_same_asks_the_log_once_for_all_and_a_failure_is_soon_over() {
+    let mut failures = 1;
+    let rig = rig(1 << 20, move |query| {
+        if std::mem::take(&mut failures) > 0 {
+            return Err(LogError("away".to_owned()));
+        }
+        Ok(Replay::Page(batch(1, query.after, 10, "a", None, "old")))
+    });
+    let mut crowd: Vec<_> = (0..500).map(|_| rig.listen("a", &[], after(1, 5))).collect();
+    for (read, took) in futures::future::join_all(crowd.iter_mut().map(|one| until(one, "stream-live"))).await
+    {
+        assert_eq!(read.matches("data: old").count(), 5, "{read}");
+        assert!(read.contains(r#""recovered":true"#) && took < Duration::from_secs(1), "{took:?}: {read}");
+    }
+    assert_eq!(rig.log.asked(), 2, "one question, which failed, and another");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_has_caught_up_is_told_again_that_the_feed_is_silent() {
     let rig =
         rig(1 << 20, |_| Ok(Replay::Reset { reason: ResetReason::Epoch, epoch: Epoch::new(2), after: 0 }));
@@ -174,6 +194,48 @@ async fn a_stream_whose_socket_took_nothing_ends_as_slow() {
     let waited = tokio::time::timeout(Duration::from_secs(10), stream.next_chunk()).await;
     assert!(waited.is_err());
     assert_eq!(stream.life.ending(), StreamEnd::ClientGone, "there was nothing to take");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_behind_for_too_long_or_by_too_much_is_told_to_come_back_and_goes_on_by_the_cursor() {
+    let by_time = Config { lag_time: Duration::from_secs(20), ..Config::default() };
+    let by_bytes = Config { lag_bytes: 300_000, ..Config::default() };
+    for (config, steps) in [(by_time, 20..=22), (by_bytes, 3..=19)] {
+        let rig = rig_with(config, 64 << 20, nothing_in_the_log);
+        let mut slow = rig.listen("a", &[], Begin::Now);
+        let mut level = rig.listen("a", &[], Begin::Now);
+        for stream in [&mut slow, &mut level] {
+            until(stream, "stream-live").await;
+        }
+        let (mut head, mut read, mut step) = (10, String::new(), 0);
+        // It takes a chunk a second, and more comes.
+        while !read.contains("stream-end") {
+            rig.hub.apply(&batch(1, head, head + 100, "a", None, &"x".repeat(1000)));
+            head += 100;
+            let chunk = slow.next_chunk().await.unwrap();
+            read.push_str(std::str::from_utf8(&chunk).unwrap());
+            // Who takes all there is may take as long over it.
+            let (all, _) = until(&mut level, &format!("id: {}\n", at(head))).await;
+            assert!(!all.contains("stream-end"), "{all}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            step += 1;
+        }
+        assert!(steps.contains(&step), "after {step} s");
+        let end = &read[read.rfind("event: stream-end").unwrap()..];
+        assert!(end.contains(r#"{"reason":"slow"}"#) && end.contains("retry: "), "{end}");
+        assert!(slow.next_chunk().await.is_none());
+        drop(slow);
+        assert_eq!(rig.hub.metrics.ended_so_far(StreamEnd::Slow), 1);
+        let cursor = read.lines().rev().find_map(|line| line.strip_prefix("id: ")).unwrap();
+        let mut again = rig.listen("a", &[], Begin::After(Cursor::parse(cursor)));
+        let (rest, _) = until(&mut again, "stream-live").await;
+        let heard = read.matches("data: x").count() + rest.matches("data: x").count();
+        assert_eq!(heard as u64, head - 10, "everything once");
+    }
+}
+
+fn at(seq: u64) -> Cursor {
+    Cursor::single(Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq })
 }
 
 /// Of a token that ends then.

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use foghorn_http::connections::Open;
-use foghorn_http::stall::StallLimit;
+use foghorn_http::stall::{Abort as _, StallLimit};
 use foghorn_http::takeover::Taken;
 
 use super::READ_BYTES;
@@ -47,11 +48,17 @@ async fn go_on(mut connection: Connection, mut socket: StallLimit<TcpStream>, op
             goes_on = gather(&mut connection, &mut out) => goes_on,
             () = gone(&socket) => return,
         };
-        if let Err(error) = socket.write_all(&out).await {
-            if error.kind() == io::ErrorKind::TimedOut {
+        // Also one that takes a little from time to time has an end.
+        match timeout(connection.shared().config.lag_time, socket.write_all(&out)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => return,
+            given_up => {
                 connection.stalled();
+                if given_up.is_err() {
+                    socket.get_ref().abort();
+                }
+                return;
             }
-            return;
         }
         out = Vec::new();
         if !goes_on {

@@ -78,6 +78,8 @@ struct Listener {
 struct Rest {
     bytes: Vec<u8>,
     sent: usize,
+    /// Since when there is some.
+    since_ms: u64,
     then: Then,
 }
 
@@ -129,6 +131,7 @@ pub(super) struct Reactor {
     next_to_leave: usize,
     /// How long a socket may take nothing, and how much streams with full sockets may hold together.
     slow_ms: u64,
+    lag_ms: u64,
     slow_bytes: usize,
     rests_bytes: usize,
     #[expect(clippy::vec_box, reason = "a view without one is to be small: it holds a pointer")]
@@ -179,6 +182,7 @@ impl Reactor {
             leaving: 0,
             next_to_leave: 0,
             slow_ms: u64::from(millis(shared.config.slow_time)),
+            lag_ms: u64::from(millis(shared.config.lag_time)),
             slow_bytes: shared.config.slow_bytes / shared.config.reactors(),
             rests_bytes: 0,
             pool: Vec::new(),
@@ -592,7 +596,8 @@ impl Reactor {
         let listener = &mut self.listeners[key as usize];
         match &mut listener.rest {
             None => {
-                listener.rest = Some(Box::new(Rest { bytes: bytes.to_vec(), sent: 0, then }));
+                listener.rest =
+                    Some(Box::new(Rest { bytes: bytes.to_vec(), sent: 0, since_ms: self.now_ms, then }));
             }
             Some(rest) => {
                 rest.bytes.extend_from_slice(bytes);
@@ -694,7 +699,9 @@ impl Reactor {
         for (key, listener) in self.listeners.iter().filter(|(_, listener)| listener.full) {
             let quiet = self.now_ms - listener.last_write;
             slow += usize::from(quiet > 1000);
-            if quiet >= self.slow_ms {
+            // Also one that takes a little from time to time.
+            let behind = listener.rest.as_ref().map_or(0, |rest| self.now_ms - rest.since_ms);
+            if quiet >= self.slow_ms || behind >= self.lag_ms {
                 stalled.push(narrow(key));
             }
         }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -60,8 +60,7 @@ impl Stage {
             Ok(Replay::Page(page))
         });
         let config = Config { reactors: 1, ..config };
-        let (replays, engine) = (Semaphore::new(64), Engine::default());
-        let shared = Arc::new(Shared { hub: hub.clone(), log: log.clone(), config, replays, engine });
+        let shared = Arc::new(Shared::new(hub.clone(), log.clone(), config));
         let api = Arc::new(Api {
             shared: shared.clone(),
             auth: Arc::new(foghorn_auth::Authenticator::open()),

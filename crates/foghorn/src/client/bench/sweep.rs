@@ -1,10 +1,10 @@
 //! The gateway alone: one channel's events to many listeners, in turns with a bare loop that does nothing
 //! but `send()`. Linux only: servers and load are pinned to a core each.
 
-mod audience;
+pub(super) mod audience;
 mod bare;
 mod report;
-mod server;
+pub(super) mod server;
 
 use std::process::ExitCode;
 use std::thread;
@@ -111,7 +111,7 @@ fn turn(args: &Args, kind: Kind) -> anyhow::Result<Row> {
         }
     } else {
         let (events, rate) = (args.events, f64::from(args.rate));
-        let publishing = thread::spawn(move || publisher.publish_at(rate, events));
+        let publishing = thread::spawn(move || publisher.publish_at(1, rate, events));
         audience.hear(args.events, super::publisher::seconds(args.events as u64, rate) + PATIENCE)?;
         publishing.join().map_err(|_| anyhow!("the publisher broke"))??;
     }

@@ -31,18 +31,18 @@ struct Listener {
 
 /// Everything that was heard since [`Audience::forget`].
 #[derive(Debug, Clone)]
-pub(super) struct Heard {
-    pub(super) deliveries: u64,
+pub(in crate::client::bench) struct Heard {
+    pub(in crate::client::bench) deliveries: u64,
     /// Deliveries that were not of the event that was next.
-    pub(super) disordered: u64,
+    pub(in crate::client::bench) disordered: u64,
     /// Reads that had something: about as many as the server's writes.
-    pub(super) reads: u64,
+    pub(in crate::client::bench) reads: u64,
     /// From when an event was due to its receipt, in microseconds.
-    pub(super) latencies: Histogram<u64>,
+    pub(in crate::client::bench) latencies: Histogram<u64>,
 }
 
 /// Listeners of one server.
-pub(super) struct Audience {
+pub(in crate::client::bench) struct Audience {
     poll: Poll,
     listeners: Vec<Listener>,
     began: Instant,
@@ -53,7 +53,11 @@ pub(super) struct Audience {
 
 impl Audience {
     /// Opens so many streams and waits until all are live. Stamps count from `began`.
-    pub(super) fn open(server: SocketAddr, connections: usize, began: Instant) -> anyhow::Result<Self> {
+    pub(in crate::client::bench) fn open(
+        server: SocketAddr,
+        connections: usize,
+        began: Instant,
+    ) -> anyhow::Result<Self> {
         let mut audience = Audience {
             poll: Poll::new()?,
             listeners: Vec::with_capacity(connections),
@@ -85,7 +89,7 @@ impl Audience {
     }
 
     /// Waits until everybody has heard so many more events; if they don't come, for so long.
-    pub(super) fn hear(&mut self, events: usize, patience: Duration) -> anyhow::Result<()> {
+    pub(in crate::client::bench) fn hear(&mut self, events: usize, patience: Duration) -> anyhow::Result<()> {
         let target = self.heard.deliveries + (events * self.listeners.len()) as u64;
         let deadline = Instant::now() + patience;
         while self.heard.deliveries < target && self.read(deadline)? {}
@@ -93,14 +97,15 @@ impl Audience {
     }
 
     /// Begins to count anew.
-    pub(super) fn forget(&mut self) {
+    pub(in crate::client::bench) fn forget(&mut self) {
         let Heard { deliveries, disordered, reads, latencies } = &mut self.heard;
         (*deliveries, *disordered, *reads) = (0, 0, 0);
         latencies.reset();
     }
 
-    pub(super) fn heard(self) -> Heard {
-        self.heard
+    /// What was heard until now.
+    pub(in crate::client::bench) fn heard(&self) -> Heard {
+        self.heard.clone()
     }
 
     /// Reads whatever comes next. False when nothing has come until `deadline`.

@@ -15,12 +15,14 @@ use crate::client::bench::process::{self, Usage};
 use crate::client::bench::publisher::{nanos, seconds};
 use crate::client::bench::scan::Stamp;
 
+/// What listeners listen to.
+const CHANNEL: &str = "bench";
 /// How long a server may take to answer a publish.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Who serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::client::bench) enum Kind {
     Foghorn,
     Bare { sweeps: bool },
 }
@@ -45,15 +47,15 @@ impl Kind {
 }
 
 /// A server, which ends with this.
-pub(super) struct Server {
+pub(in crate::client::bench) struct Server {
     child: Child,
     kind: Kind,
-    pub(super) address: SocketAddr,
+    pub(in crate::client::bench) address: SocketAddr,
 }
 
 impl Server {
     /// Starts one, all of its threads on one core.
-    pub(super) fn start(kind: Kind, core: usize) -> anyhow::Result<Self> {
+    pub(in crate::client::bench) fn start(kind: Kind, core: usize) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program can't find itself")?;
         let mut child = Command::new("taskset")
             .args(["-c", &core.to_string()])
@@ -79,12 +81,12 @@ impl Server {
     }
 
     /// What it uses by now.
-    pub(super) fn look(&self) -> anyhow::Result<Usage> {
+    pub(in crate::client::bench) fn look(&self) -> anyhow::Result<Usage> {
         process::usage(self.child.id())
     }
 
     /// CPU time of the threads that write to listeners: of a bare loop all there is.
-    pub(super) fn writers_cpu_seconds(&self) -> anyhow::Result<f64> {
+    pub(in crate::client::bench) fn writers_cpu_seconds(&self) -> anyhow::Result<f64> {
         let mut nanos = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let thread = thread?.path();
@@ -115,35 +117,50 @@ fn listening(line: &str) -> Option<SocketAddr> {
 }
 
 /// Publishes to one server, one event after the other.
-pub(super) struct Publisher {
+pub(in crate::client::bench) struct Publisher {
     socket: TcpStream,
     kind: Kind,
+    channel: &'static str,
     size: usize,
     began: Instant,
 }
 
 impl Publisher {
     /// For events of so many bytes, whose stamps count from `began`.
-    pub(super) fn connect(server: &Server, size: usize, began: Instant) -> anyhow::Result<Self> {
+    pub(in crate::client::bench) fn connect(
+        server: &Server,
+        size: usize,
+        began: Instant,
+    ) -> anyhow::Result<Self> {
         let socket = TcpStream::connect(server.address)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(ANSWER_DEADLINE))?;
-        Ok(Publisher { socket, kind: server.kind, size, began })
+        Ok(Publisher { socket, kind: server.kind, channel: CHANNEL, size, began })
     }
 
-    /// Publishes so many a second, numbered from 1.
-    pub(super) fn publish_at(&mut self, rate: f64, events: usize) -> anyhow::Result<()> {
+    /// On another channel, which only Foghorn has.
+    pub(in crate::client::bench) fn on(self, channel: &'static str) -> Self {
+        Publisher { channel, ..self }
+    }
+
+    /// Publishes so many a second, numbered from `first`.
+    pub(in crate::client::bench) fn publish_at(
+        &mut self,
+        first: u64,
+        rate: f64,
+        events: usize,
+    ) -> anyhow::Result<()> {
         let started = self.began.elapsed();
-        for number in 1..=events as u64 {
-            let due = started + seconds(number - 1, rate);
+        for nth in 0..events as u64 {
+            let due = started + seconds(nth, rate);
             thread::sleep(due.saturating_sub(self.began.elapsed()));
-            self.publish(number, due)?;
+            self.publish(first + nth, due)?;
         }
         Ok(())
     }
 
     /// Returns when the server has taken the event.
-    pub(super) fn publish(&mut self, number: u64, due: Duration) -> anyhow::Result<()> {
+    pub(in crate::client::bench) fn publish(&mut self, number: u64, due: Duration) -> anyhow::Result<()> {
         let mut data = Vec::with_capacity(self.size);
         Stamp { seq: number, sent: nanos(due) }.write(&mut data, self.size);
         let data = String::from_utf8(data)?;
@@ -154,7 +171,7 @@ impl Publisher {
     }
 
     fn post(&mut self, data: &str) -> anyhow::Result<()> {
-        let body = format!("{{\"channel\":\"bench\",\"data\":\"{data}\"}}");
+        let body = format!("{{\"channel\":\"{}\",\"data\":\"{data}\"}}", self.channel);
         let length = body.len();
         let request = format!(
             "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -176,7 +193,7 @@ impl Publisher {
 }
 
 /// Keeps this thread, and those it starts, on one core.
-pub(super) fn pin_this_thread(core: usize) -> anyhow::Result<()> {
+pub(in crate::client::bench) fn pin_this_thread(core: usize) -> anyhow::Result<()> {
     let mut cores = CpuSet::new();
     cores
         .set(core)
