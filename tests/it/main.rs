@@ -10,6 +10,7 @@ mod bounds;
 mod bus;
 mod clock;
 mod crash;
+mod dashboards;
 mod deployment;
 mod doors;
 mod faults;

@@ -38,6 +38,15 @@ pub fn postgres_bin() -> PathBuf {
     folder.unwrap_or_else(|| missing("PostgreSQL's server programs", "FOGHORN_TEST_PG_BIN"))
 }
 
+/// The folder of `prometheus` and `promtool`.
+#[must_use]
+pub fn prometheus_bin() -> PathBuf {
+    let found = told("FOGHORN_TEST_PROMETHEUS_BIN")
+        .or_else(|| on_path("promtool").and_then(|program| program.parent().map(Path::to_owned)));
+    let folder = found.filter(|folder| folder.join("prometheus").is_file());
+    folder.unwrap_or_else(|| missing("Prometheus and its promtool", "FOGHORN_TEST_PROMETHEUS_BIN"))
+}
+
 /// The program `nginx`.
 #[must_use]
 pub fn nginx() -> PathBuf {

@@ -6,10 +6,12 @@ mod charts;
 mod chromium;
 mod compiler;
 mod faults;
+mod grafana;
 mod install;
 mod nats;
 mod nginx;
 mod postgres;
+mod prometheus;
 mod search;
 
 use std::fmt;
@@ -21,6 +23,8 @@ use crate::workspace::root;
 
 pub(crate) use self::charts::{ChartTools, chart_tools};
 pub(crate) use self::compiler::compiler;
+pub(crate) use self::grafana::grafana_types;
+pub(crate) use self::prometheus::promtool;
 
 /// A component in working order.
 struct Tool {
@@ -61,6 +65,7 @@ pub(crate) fn ensure() -> Result<Tools> {
         postgres::ensure()?,
         nats::ensure()?,
         nginx::ensure()?,
+        prometheus::ensure()?,
         chromium::browser()?,
         chromium::driver()?,
         faults::strace()?,
