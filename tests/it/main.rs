@@ -29,5 +29,6 @@ mod page;
 mod power_loss;
 mod processes;
 mod proxy;
+mod publishers;
 mod regress;
 mod retries;

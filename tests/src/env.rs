@@ -65,6 +65,13 @@ pub fn chromedriver() -> PathBuf {
     tool("FOGHORN_TEST_CHROMEDRIVER", &["chromedriver"])
 }
 
+/// A Python that has what the examples in docs/publish need.
+#[must_use]
+pub fn publishers_python() -> PathBuf {
+    let variable = "FOGHORN_TEST_PUBLISHERS_PYTHON";
+    told(variable).unwrap_or_else(|| missing("a Python with the packages of docs/publish", variable))
+}
+
 /// The program `strace`.
 #[must_use]
 pub fn strace() -> PathBuf {

@@ -108,14 +108,15 @@ fn apt_get() -> Result<Command> {
     Ok(command)
 }
 
-/// Installs one pinned Python package into a virtual environment of its own in `.tools/`.
-pub(super) fn pip(environment: &str, requirement: &str) -> Result<()> {
-    println!("installing {requirement} (pip)");
+/// Installs pinned Python packages into a virtual environment of their own in `.tools/`.
+pub(super) fn pip(environment: &str, requirements: &[&str]) -> Result<()> {
+    let what = requirements.join(" ");
+    println!("installing {what} (pip)");
     let environment = folder()?.join(environment);
     make_environment(&environment)?;
     let mut pip = Command::new(environment.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", requirement]);
-    download(&mut pip, requirement)
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(requirements);
+    download(&mut pip, &what)
 }
 
 /// Puts one pinned Python package into `folder` as it is. The virtual environment is made if need be.

@@ -12,6 +12,7 @@ mod nats;
 mod nginx;
 mod postgres;
 mod prometheus;
+mod publishers;
 mod search;
 
 use std::fmt;
@@ -66,6 +67,7 @@ pub(crate) fn ensure() -> Result<Tools> {
         nats::ensure()?,
         nginx::ensure()?,
         prometheus::ensure()?,
+        publishers::ensure()?,
         chromium::browser()?,
         chromium::driver()?,
         faults::strace()?,
