@@ -38,6 +38,15 @@ pub fn postgres_bin() -> PathBuf {
     folder.unwrap_or_else(|| missing("PostgreSQL's server programs", "FOGHORN_TEST_PG_BIN"))
 }
 
+/// The folder of `prometheus` and `promtool`.
+#[must_use]
+pub fn prometheus_bin() -> PathBuf {
+    let found = told("FOGHORN_TEST_PROMETHEUS_BIN")
+        .or_else(|| on_path("promtool").and_then(|program| program.parent().map(Path::to_owned)));
+    let folder = found.filter(|folder| folder.join("prometheus").is_file());
+    folder.unwrap_or_else(|| missing("Prometheus and its promtool", "FOGHORN_TEST_PROMETHEUS_BIN"))
+}
+
 /// The program `nginx`.
 #[must_use]
 pub fn nginx() -> PathBuf {
@@ -54,6 +63,13 @@ pub fn chromium() -> PathBuf {
 #[must_use]
 pub fn chromedriver() -> PathBuf {
     tool("FOGHORN_TEST_CHROMEDRIVER", &["chromedriver"])
+}
+
+/// A Python that has what the examples in docs/publish need.
+#[must_use]
+pub fn publishers_python() -> PathBuf {
+    let variable = "FOGHORN_TEST_PUBLISHERS_PYTHON";
+    told(variable).unwrap_or_else(|| missing("a Python with the packages of docs/publish", variable))
 }
 
 /// The program `strace`.

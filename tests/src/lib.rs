@@ -20,6 +20,7 @@ pub mod nginx;
 pub mod port;
 pub mod postgres;
 pub mod process;
+pub mod prometheus;
 pub mod sse;
 pub mod tls;
 pub mod wait;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::workspace::cargo;
-use crate::{chart, client, codegen, command, fuzz, test};
+use crate::{chart, client, codegen, command, dashboards, fuzz, test};
 
 /// Clippy compiles the dependencies' interfaces on a cold machine.
 const LINT: Duration = Duration::from_secs(25 * 60);
@@ -25,6 +25,8 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("tests", || test::run(&test::Options::everything()))?;
     step("chart", chart::check)?;
+    // Their queries are among the tests.
+    step("alerts and dashboards", dashboards::check)?;
     step("client", client::run)?;
     step("fuzz", || fuzz::run(&fuzz::Options::everything()))
 }

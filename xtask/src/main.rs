@@ -1,11 +1,12 @@
 //! The project's chores, in one place for people and for CI: `cargo xtask tools | test | simulate |
-//! client | soak | fuzz | codegen | chart | ci`.
+//! client | soak | fuzz | codegen | chart | dashboards | ci`.
 
 mod chart;
 mod ci;
 mod client;
 mod codegen;
 mod command;
+mod dashboards;
 mod fuzz;
 mod simulate;
 mod soak;
@@ -26,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Find or install what the tests need: PostgreSQL, nats-server, nginx, chromium and chromedriver; a C++ compiler
+    /// Find or install what the tests need: PostgreSQL, nats-server, nginx, Prometheus, chromium and chromedriver; a C++ compiler
     /// for fuzzing; and helm, kubectl and Kubernetes' schemas for the chart
     Tools,
     /// Build the product and run the tests against it
@@ -52,7 +53,10 @@ enum Chore {
         #[arg(long)]
         write: bool,
     },
-    /// Everything a change has to pass: format, clippy, generated code, tests, the chart, the browsers' client, fuzzing
+    /// Check the alerts, their runbooks and the dashboards, and ask each query of a Prometheus that scrapes a cluster
+    /// under load
+    Dashboards,
+    /// Everything a change has to pass: format, clippy, generated code, tests, the chart, alerts and dashboards, the browsers' client, fuzzing
     Ci,
 }
 
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         Chore::Codegen { check: true } => codegen::check(),
         Chore::Chart { write: true } => chart::write(),
         Chore::Chart { write: false } => chart::check(),
+        Chore::Dashboards => dashboards::run(),
         Chore::Ci => ci::run(),
     };
     match outcome {
@@ -84,5 +89,5 @@ fn tools() -> anyhow::Result<()> {
     print!("{}", tools::ensure()?);
     tools::compiler()?;
     print!("{}", tools::chart_tools()?);
-    Ok(())
+    tools::grafana_types().map(drop)
 }

@@ -29,6 +29,11 @@ impl Options {
     pub(crate) fn everything() -> Self {
         Self { packages: Vec::new(), arguments: Vec::new() }
     }
+
+    /// Those tests across processes whose names contain `filter`.
+    pub(crate) fn across_processes(filter: &str) -> Self {
+        Self { packages: Vec::new(), arguments: ["--test", "it", "--", filter].map(str::to_owned).into() }
+    }
 }
 
 /// Runs the tests; everything they start ends with them.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use foghorn_bus::journal::Size;
+use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -17,6 +18,24 @@ pub(crate) enum PageSource {
     Sqlite,
     Postgres,
     Journal,
+}
+
+/// What can fail and is tried again.
+const FAILURES: [&str; 10] =
+    ["commit", "full", "measure", "migrate", "queue", "read", "resend", "retention", "trim", "writer"];
+
+impl PageSource {
+    const ALL: [PageSource; 3] = [PageSource::Sqlite, PageSource::Postgres, PageSource::Journal];
+
+    fn label(self) -> OfSource {
+        OfSource {
+            source: match self {
+                PageSource::Sqlite => "sqlite",
+                PageSource::Postgres => "postgres",
+                PageSource::Journal => "journal",
+            },
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -116,7 +135,7 @@ impl Metrics {
             m.journal_bytes.clone(),
         );
         r.register(
-            "foghorn_log_journal_bytes_max",
+            "foghorn_log_journal_max_bytes",
             "Bytes at which the journal refuses more events; alert well before",
             m.journal_bytes_max.clone(),
         );
@@ -149,7 +168,21 @@ impl Metrics {
             "Events that the journal had lost and the log appended to it again",
             m.resent.clone(),
         );
+        m.begin_at_zero();
         metrics
+    }
+
+    /// So that the first of each is a rise, and not the beginning of a series.
+    fn begin_at_zero(&self) {
+        for kind in FAILURES {
+            drop(self.failures.get_or_create(&OfKind { kind }));
+        }
+        for source in PageSource::ALL {
+            drop(self.pages.get_or_create(&source.label()));
+        }
+        for reason in ResetReason::ALL {
+            drop(self.resets.get_or_create(&OfKind { kind: reason.as_str() }));
+        }
     }
 
     /// Shows at 0 what should never count, so that an alert can tell "never" from "not known".
@@ -170,6 +203,7 @@ impl Metrics {
     }
 
     pub(crate) fn failed(&self, kind: &'static str) {
+        debug_assert!(FAILURES.contains(&kind), "{kind} doesn't begin at zero");
         self.failures.get_or_create(&OfKind { kind }).inc();
     }
 
@@ -232,12 +266,7 @@ impl Metrics {
     }
 
     pub(crate) fn page(&self, source: PageSource) {
-        let source = match source {
-            PageSource::Sqlite => "sqlite",
-            PageSource::Postgres => "postgres",
-            PageSource::Journal => "journal",
-        };
-        self.pages.get_or_create(&OfSource { source }).inc();
+        self.pages.get_or_create(&source.label()).inc();
     }
 
     pub(crate) fn reset(&self, reason: &'static str) {

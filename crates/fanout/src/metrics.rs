@@ -32,6 +32,25 @@ pub struct Metrics {
     pub(crate) relay_unsent: Counter,
 }
 
+/// How a publish may be answered: the three ways to be stored, then [`PublishError::outcome`]'s.
+///
+/// [`PublishError::outcome`]: crate::error::PublishError::outcome
+const OUTCOMES: [&str; 13] = [
+    "stored",
+    "duplicate",
+    "not-durable",
+    "unauthenticated",
+    "denied",
+    "invalid",
+    "overloaded",
+    "limited",
+    "draining",
+    "full",
+    "unavailable",
+    "refused",
+    "lost",
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PublishLabels {
     door: &'static str,
@@ -140,10 +159,30 @@ impl Metrics {
             "Batches given up; gateways fetch them from the event log",
             m.relay_unsent.clone(),
         );
+        m.begin_at_zero();
         metrics
     }
 
+    /// So that the first of each is a rise, and not the beginning of a series.
+    fn begin_at_zero(&self) {
+        for door in [Door::Http, Door::Grpc, Door::Nats].map(Door::as_str) {
+            drop(self.publish_seconds.get_or_create(&DoorLabel { door }));
+            for ack in [Ack::Accepted, Ack::Durable].map(Ack::as_str) {
+                for outcome in OUTCOMES {
+                    drop(self.publishes.get_or_create(&PublishLabels { door, ack, outcome }));
+                }
+            }
+        }
+        for kind in ["events", "beacon"] {
+            drop(self.relay_batches.get_or_create(&BatchLabel { kind }));
+        }
+        for reason in ["ended", "stalled", "epoch", "trimmed"] {
+            drop(self.relay_rebuilds.get_or_create(&KindLabel { reason }));
+        }
+    }
+
     pub(crate) fn answered(&self, door: Door, ack: Ack, outcome: &'static str, after: Duration) {
+        debug_assert!(OUTCOMES.contains(&outcome), "{outcome} doesn't begin at zero");
         let door = door.as_str();
         self.publishes.get_or_create(&PublishLabels { door, ack: ack.as_str(), outcome }).inc();
         self.publish_seconds.get_or_create(&DoorLabel { door }).observe(after.as_secs_f64());

@@ -48,7 +48,7 @@ impl Metrics {
             "Fetches of keys by URL: fetched, unreachable, or unusable (an answer without a key for us)";
         registry.register("fetches", by_outcome, metrics.fetches.clone());
         registry.register(
-            "fetched_seconds",
+            "fetched_timestamp_seconds",
             "When the keys in use were fetched, in seconds since 1970: time() less this is their age",
             metrics.fetched.clone(),
         );

@@ -50,6 +50,7 @@ impl Process {
         let (trigger, shutdown) = shutdown::channel();
         shutdown::on_signals(trigger)?;
         let registry = SharedRegistry::default();
+        foghorn_telemetry::process::register(&mut registry.write(), env!("CARGO_PKG_VERSION"));
         let listeners = connections::Metrics::register(&mut registry.write());
         Ok(Process { health: Health::default(), registry, shutdown, listeners })
     }

@@ -139,6 +139,7 @@ impl Hub {
             stale: AtomicBool::new(false),
             marked_through: AtomicU64::new(0),
         };
+        count.shards().for_each(|shard| metrics.stale(shard, false));
         Hub {
             shards: count.shards().map(shard).collect(),
             count,
@@ -308,6 +309,7 @@ impl Hub {
     /// New streams are from now on told to come back elsewhere.
     pub fn begin_drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.metrics.draining.set(1);
     }
 
     /// Whether the gateway drains.

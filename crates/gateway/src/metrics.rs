@@ -16,6 +16,9 @@ use foghorn_core::shard::Shard;
 
 use crate::limits::By;
 
+/// What every type is counted as that no policy lists.
+const OTHER: &str = "other";
+
 /// A type that some policy lists, or `other`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TypeLabel {
@@ -96,6 +99,10 @@ pub struct Metrics {
     pub slow_connections: Gauge,
     /// Streams that a reactor gave to a task, because they were behind what it has.
     pub given_back: Counter,
+    /// The most streams that there may be.
+    pub connections_max: Gauge,
+    /// 1 while the gateway lets its streams go.
+    pub draining: Gauge,
     /// Streams opened.
     pub opened: Counter,
     /// Streams opened with a cursor.
@@ -125,15 +132,17 @@ pub struct Metrics {
     ring_events: Family<ShardLabel, Gauge>,
     ring_bytes: Family<ShardLabel, Gauge>,
     stale: Family<ShardLabel, Gauge>,
-    feed_latency: FeedLatency,
+    feed_latency: Latency,
+    delivery_latency: Latency,
 }
 
+/// From half a millisecond to 16 s.
 #[derive(Debug, Clone)]
-struct FeedLatency(Histogram);
+struct Latency(Histogram);
 
-impl Default for FeedLatency {
+impl Default for Latency {
     fn default() -> Self {
-        FeedLatency(Histogram::new(exponential_buckets(0.0005, 2.0, 16)))
+        Latency(Histogram::new(exponential_buckets(0.0005, 2.0, 16)))
     }
 }
 
@@ -143,6 +152,8 @@ impl Metrics {
         let m = Metrics::default();
         let r = registry.sub_registry_with_prefix("foghorn_gateway");
         r.register("connections", "Open streams", m.connections.clone());
+        r.register("connections_max", "The most streams that this gateway takes", m.connections_max.clone());
+        r.register("draining", "1 while the gateway lets its streams go", m.draining.clone());
         r.register(
             "slow_connections",
             "Streams whose socket has been full for over a second",
@@ -203,6 +214,15 @@ impl Metrics {
             "From the journal's time of an event to its arrival here",
             m.feed_latency.0.clone(),
         );
+        r.register(
+            "delivery_latency_seconds",
+            "From the journal's time of an event to the last socket that it was written to, over bare HTTP/1.1; of those that are done at once the oldest",
+            m.delivery_latency.0.clone(),
+        );
+        drop(m.delivered.get_or_create(&TypeLabel { r#type: OTHER.to_owned() }));
+        for refusal in Refusal::CODES {
+            drop(m.refused.get_or_create(&ReasonLabel { reason: refusal }));
+        }
         for reason in ResetReason::ALL {
             drop(m.resets.get_or_create(&ReasonLabel { reason: reason.as_str() }));
         }
@@ -225,7 +245,7 @@ impl Metrics {
     pub fn delivered(&self, policies: &Policies, event: &FeedEvent) -> Counter {
         let name = event.event_type.as_ref().map_or("message", EventType::as_str);
         let listed = policies.of(event.channel.as_str()).metric_types.iter().any(|t| t == name);
-        let label = TypeLabel { r#type: if listed { name.to_owned() } else { "other".to_owned() } };
+        let label = TypeLabel { r#type: if listed { name.to_owned() } else { OTHER.to_owned() } };
         self.delivered.get_or_create(&label).clone()
     }
 
@@ -273,6 +293,11 @@ impl Metrics {
     /// An event arrived this long after the journal took it.
     pub fn arrived(&self, latency: std::time::Duration) {
         self.feed_latency.0.observe(latency.as_secs_f64());
+    }
+
+    /// The last socket that an event was for took it, this long after the journal did.
+    pub(crate) fn written(&self, latency: std::time::Duration) {
+        self.delivery_latency.0.observe(latency.as_secs_f64());
     }
 
     /// A shard's ring changed.

@@ -65,6 +65,7 @@ impl Gateway {
     /// Starts taking in the live feed.
     pub fn start(config: Config, ports: Ports, registry: &mut Registry) -> Self {
         let metrics = Metrics::register(registry);
+        metrics.connections_max.set(i64::try_from(config.connections).unwrap_or(i64::MAX));
         let hub = Hub::new(ports.shards, config.ring_bytes, ports.policies, ports.clock, metrics);
         let hub = Arc::new(hub.with_revocations(ports.auth.revocations().clone()));
         let mut tasks = JoinSet::new();

@@ -3,4 +3,5 @@
 pub mod admin;
 pub mod health;
 pub mod logging;
+pub mod process;
 pub mod shutdown;

@@ -8,6 +8,7 @@
 mod configuration;
 mod drain;
 mod manifests;
+mod monitoring;
 mod references;
 mod refusals;
 mod render;
@@ -48,6 +49,7 @@ pub(crate) fn check() -> Result<()> {
     let configurations = configuration::Checker::new(&tools, binary)?;
     let mut cases = rendered_cases(&tools)?;
     cases.iter().try_for_each(|case| case.check(&configurations))?;
+    monitoring::check(cases.iter().flat_map(|case| &case.objects))?;
     schemas::check(&tools, cases.iter().flat_map(|case| &case.objects))?;
 
     // After the chart, which says more about what is wrong than that its manifests are others.

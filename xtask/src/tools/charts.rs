@@ -82,7 +82,7 @@ pub(crate) fn chart_tools() -> Result<ChartTools> {
         kubectl: install::find_or(kubectl, unpack)?.context(
             "no kubectl 1.30 or newer: install it and put it on the PATH or in FOGHORN_TEST_KUBECTL",
         )?,
-        validator: install::find_or(validator, || install::pip(ENVIRONMENT, VALIDATOR))?.context(
+        validator: install::find_or(validator, || install::pip(ENVIRONMENT, &[VALIDATOR]))?.context(
             "no kubernetes-validate 1.37: install it and name it in FOGHORN_TEST_KUBERNETES_VALIDATE",
         )?,
         openssl: install::find_or(openssl, || install::apt(&["openssl"]))?

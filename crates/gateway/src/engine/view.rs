@@ -146,6 +146,11 @@ impl View {
         self.round
     }
 
+    /// The oldest event that nobody lacks any longer when the round ends.
+    pub(super) fn first_event_of_round(&self) -> Option<&RingEvent> {
+        self.outbox.as_ref()?.first_event(self.round)
+    }
+
     /// Ends a round: everyone is past where it began. Returns the outbox when nothing is left of it.
     pub(super) fn end_round(&mut self) -> Option<Box<Outbox>> {
         self.visited = 0;
