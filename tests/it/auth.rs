@@ -7,6 +7,7 @@ mod limits;
 mod matrix;
 mod revocation;
 mod streams;
+mod tickets;
 mod tokens;
 
 use std::path::PathBuf;

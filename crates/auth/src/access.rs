@@ -71,7 +71,14 @@ pub(crate) fn may_listen(caller: &Caller, asked: &Pattern, policies: &Policies) 
         Caller::Known(identity) => identity.hears(policy, asked),
     };
     // What is heard unasked may be asked for.
-    if policies.intersecting(asked).all(granted) || caller.implied(policies).contains(asked) {
+    if caller.implied(policies).contains(asked) {
+        return Ok(());
+    }
+    let confined = caller.identity().and_then(|identity| identity.confined.as_ref());
+    if confined.is_some_and(|named| !named.iter().any(|pattern| pattern.covers(asked))) {
+        return Err(Refusal::Denied { what: "with its ticket listening to", to: asked.to_string() });
+    }
+    if policies.intersecting(asked).all(granted) {
         return Ok(());
     }
     Err(match caller {

@@ -18,9 +18,10 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::credential::{authorization, bearer, find, is_from_a_page};
 use crate::jwks::{Jwks, Missing};
-use crate::keys::{Keys, Standing};
+use crate::keys::{Keys, Standing, Verifier};
 use crate::refusal::Refusal;
 use crate::revocation::Revocations;
+use crate::ticket::Pass;
 use crate::token::{Identity, Rules, TokenError, named, verify};
 
 /// How often at least the time of day is looked at for a token in use: it can be set.
@@ -39,6 +40,7 @@ pub struct Authenticator {
     expiring_notice: Duration,
     leeway: Duration,
     token_life: Duration,
+    ticket_life: Duration,
     revocations: Arc<Revocations>,
     /// Whether those without a credential may do everything.
     open: bool,
@@ -66,6 +68,7 @@ impl Authenticator {
             expiring_notice: config.expiring_notice,
             leeway: config.leeway,
             token_life: config.token_life,
+            ticket_life: config.ticket_life,
             revocations: Arc::default(),
             open,
             cache: Mutex::new(Cache::new(config.cache_entries, forgotten.clone())),
@@ -116,6 +119,19 @@ impl Authenticator {
         self.known(value.map(bearer).transpose()?.flatten())
     }
 
+    /// Whether nothing in a request's URL counts: its headers say who made it, or nobody is asked.
+    pub fn looks_past_query(&self, headers: &HeaderMap) -> bool {
+        self.asks_nobody() || !matches!(find(headers, &self.cookie, None), Ok(None))
+    }
+
+    /// Who a pass is for: as with the token itself, its key is still there, its time is not over, and nobody has
+    /// revoked it.
+    pub fn restored(&self, pass: &Pass) -> Result<Caller, Refusal> {
+        let identity = pass.identity(self.key_of(pass)?).ok_or(Refusal::BadTicket)?;
+        self.check_token(&identity)?;
+        Ok(Caller::Known(Arc::new(identity)))
+    }
+
     /// Asks one of the above, and again when a key has come that the token may be verified with, if that is on its
     /// way; two seconds at most.
     pub async fn patiently(&self, ask: impl Fn() -> Result<Caller, Refusal>) -> Result<Caller, Refusal> {
@@ -148,6 +164,11 @@ impl Authenticator {
     /// For how long a token that is good now can be taken at most.
     pub fn longest_life(&self) -> Duration {
         self.token_life.saturating_add(self.leeway * 2)
+    }
+
+    /// For how long a one-time ticket can be redeemed.
+    pub fn ticket_life(&self) -> Duration {
+        self.ticket_life
     }
 
     /// What it refuses because it was revoked.
@@ -214,7 +235,7 @@ impl Authenticator {
     }
 
     /// Without keys nobody can be known; where that is meant, whatever proxies send along is not ours.
-    fn asks_nobody(&self) -> bool {
+    pub fn asks_nobody(&self) -> bool {
         self.open && self.keys.is_empty()
     }
 
@@ -253,6 +274,16 @@ impl Authenticator {
             return unavailable(soon, wait);
         }
         error.into()
+    }
+
+    /// The key that has verified a pass's token.
+    fn key_of(&self, pass: &Pass) -> Result<Verifier, Refusal> {
+        let kid = Some(pass.key_id()).filter(|id| !id.is_empty());
+        let key = self.keys.of(kid).into_iter().find(|key| pass.was_verified_by(key));
+        key.map(Verifier::new).ok_or_else(|| match self.keys.missing(kid, pass.algorithm()) {
+            Missing::Awaited { soon, wait } => unavailable(soon, wait),
+            Missing::Unknown => TokenError::UnknownKey.into(),
+        })
     }
 }
 

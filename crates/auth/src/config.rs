@@ -39,6 +39,9 @@ pub struct Config {
     pub cookie: String,
     /// Whether a token may stand in the URL (`?token=`), where every proxy on the way may log it.
     pub query_token: bool,
+    /// For how long a one-time ticket can be redeemed.
+    #[serde(with = "humantime_serde")]
+    pub ticket_life: Duration,
     /// Most bytes of a token.
     pub token_bytes: usize,
     /// Most tokens that are remembered as verified.
@@ -114,6 +117,7 @@ impl Default for Config {
             token_life: Duration::from_secs(30 * 24 * 3600),
             cookie: "foghorn_token".to_owned(),
             query_token: false,
+            ticket_life: Duration::from_secs(30),
             token_bytes: 8192,
             cache_entries: 10_000,
             keys: Vec::new(),
@@ -138,6 +142,10 @@ impl Config {
             (
                 (Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 3600)).contains(&self.token_life),
                 "token_life must be between 1m and 3650days",
+            ),
+            (
+                (Duration::from_secs(1)..=Duration::from_secs(300)).contains(&self.ticket_life),
+                "ticket_life must be between 1s and 5m",
             ),
             (self.cookie.bytes().all(cookie), "cookie is not the name of a cookie, such as foghorn_token"),
             ((512..=16_384).contains(&self.token_bytes), "token_bytes must be between 512 and 16384"),

@@ -35,7 +35,7 @@ pub(crate) fn find<'a>(
         return Ok(Some(Credential { token, by_cookie: false }));
     }
     if !cookie.is_empty()
-        && let Some(token) = only(cookies(headers, cookie))?
+        && let Some(token) = self::cookie(headers, cookie)?
     {
         return Ok(Some(Credential { token, by_cookie: true }));
     }
@@ -64,12 +64,24 @@ fn only<'a>(tokens: impl Iterator<Item = &'a str>) -> Result<Option<&'a str>, To
     Ok(found)
 }
 
+/// The values of the cookies with a name.
 fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    all_cookies(headers).filter_map(move |(key, value)| (key == name).then_some(value))
+}
+
+/// Name and value of every cookie, in the order in which they came: browsers send those that they have had for
+/// longer first.
+pub fn all_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    lines.flat_map(|line| line.split(';')).filter_map(move |pair| {
+    lines.flat_map(|line| line.split(';')).filter_map(|pair| {
         let (key, value) = pair.split_once('=')?;
-        (key.trim() == name).then(|| value.trim().trim_matches('"'))
+        Some((key.trim(), value.trim().trim_matches('"')))
     })
+}
+
+/// The value of a cookie, if it is there; an error when it is there twice, and differently.
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, TokenError> {
+    only(cookies(headers, name))
 }
 
 /// Whether a browser says that its request comes from a page that may use this server: of an origin, which

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use jsonwebtoken::{Algorithm as Jwa, DecodingKey, DecodingKeyKind};
+use ring::digest::{Context, SHA256};
 
 use crate::config::{Algorithm, Config, ID_BYTES_MAX, Key, SECRET_BYTES_MIN};
 use crate::crypto;
@@ -28,6 +29,8 @@ pub struct Keys {
 /// A key and what it is for.
 #[derive(Debug)]
 pub(crate) struct Verifying {
+    /// The `kid` of its tokens; empty for the tokens that have none.
+    pub(crate) id: String,
     pub(crate) algorithm: Jwa,
     pub(crate) key: DecodingKey,
     /// Whose tokens it is for, instead of the configured issuer's.
@@ -70,6 +73,11 @@ impl Verifier {
 
     pub(crate) fn standing(&self) -> Standing {
         self.0.as_ref().map_or(Standing::Good, |key| key.standing())
+    }
+
+    /// None: nothing has verified what claims to be verified.
+    pub(crate) fn key(&self) -> Option<&Verifying> {
+        self.0.as_deref()
     }
 }
 
@@ -130,7 +138,7 @@ impl Verifying {
                 ));
             }
             Algorithm::HS256 => {
-                return Ok(Verifying::new(Algorithm::HS256, DecodingKey::from_secret(&bytes)));
+                return Ok(Verifying::new(&key.id, Algorithm::HS256, DecodingKey::from_secret(&bytes)));
             }
             _ if !is_public(&bytes) => {
                 return Err("the file holds no public key in PEM (-----BEGIN PUBLIC KEY-----)".to_owned());
@@ -147,11 +155,11 @@ impl Verifying {
             Algorithm::EdDSA => length == ED25519_BYTES,
             _ => length > RSA_BYTES_MIN,
         };
-        if fits { Ok(Verifying::new(key.algorithm, decoding)) } else { Err(wrong()) }
+        if fits { Ok(Verifying::new(&key.id, key.algorithm, decoding)) } else { Err(wrong()) }
     }
 
     /// One that an issuer publishes, for its own tokens if it is named. None when it is too weak, or none.
-    pub(crate) fn published(algorithm: Algorithm, key: DecodingKey, issuer: &str) -> Option<Self> {
+    pub(crate) fn published(id: &str, algorithm: Algorithm, key: DecodingKey, issuer: &str) -> Option<Self> {
         let fits = match (algorithm, key.kind()) {
             (Algorithm::ES256, DecodingKeyKind::SecretOrDer(bytes)) => bytes.len() == P256_BYTES,
             (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(bytes)) => bytes.len() == ED25519_BYTES,
@@ -161,12 +169,27 @@ impl Verifying {
             _ => false,
         };
         let issuer = Some(issuer.to_owned()).filter(|issuer| !issuer.is_empty());
-        fits.then(|| Verifying { issuer, ..Verifying::new(algorithm, key) })
+        fits.then(|| Verifying { issuer, ..Verifying::new(id, algorithm, key) })
     }
 
-    fn new(algorithm: Algorithm, key: DecodingKey) -> Self {
+    fn new(id: &str, algorithm: Algorithm, key: DecodingKey) -> Self {
         let standing = AtomicU8::new(Standing::Good as u8);
-        Verifying { algorithm: algorithm.jwa(), key, issuer: None, standing }
+        Verifying { id: id.to_owned(), algorithm: algorithm.jwa(), key, issuer: None, standing }
+    }
+
+    /// Tells it from another key under the same id; 64 bits of a digest.
+    pub(crate) fn print(&self) -> u64 {
+        let mut context = Context::new(&SHA256);
+        match self.key.kind() {
+            DecodingKeyKind::SecretOrDer(bytes) => context.update(bytes),
+            DecodingKeyKind::RsaModulusExponent { n, e } => {
+                context.update(n);
+                context.update(e);
+            }
+        }
+        let mut print = [0; 8];
+        print.copy_from_slice(&context.finish().as_ref()[..8]);
+        u64::from_be_bytes(print)
     }
 
     /// Whether the other verifies the same tokens.

@@ -1,9 +1,9 @@
 //! Who somebody is, and what they may: tokens, credentials and grants.
 //!
 //! A credential is a JWT ([`token`]), verified with a key that its `kid` names and by that key's algorithm
-//! alone ([`keys`]), also where issuers publish their keys ([`jwks`]). Whoever presented it is a [`Caller`], and what a caller may listen to and publish on
-//! is decided in one pure place, [`access`]. What was revoked is in [`revocation`]. [`Authenticator`] is what
-//! services hold.
+//! alone ([`keys`]), also where issuers publish their keys ([`jwks`]). Whoever presented it is a [`Caller`], and
+//! what a caller may listen to and publish on is decided in one pure place, [`access`]. What was revoked is in
+//! [`revocation`]. A [`ticket`] opens one stream in a caller's name. [`Authenticator`] is what services hold.
 //!
 //! Read first: [`access`], then [`Authenticator`].
 
@@ -24,6 +24,7 @@ mod crypto;
 
 pub mod refusal;
 pub mod revocation;
+pub mod ticket;
 
 pub mod config;
 

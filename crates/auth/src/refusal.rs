@@ -31,6 +31,21 @@ pub enum Refusal {
          and say so with Origin or Sec-Fetch-Site; other clients send Authorization"
     )]
     Forged,
+    /// Its ticket opens nothing, now or ever.
+    #[error(
+        "the ticket is refused: it is unknown, over, or was redeemed before; a reconnect needs the cookie that \
+         came with the stream (withCredentials), everybody else a new ticket"
+    )]
+    BadTicket,
+    /// Its ticket is for pages of another origin.
+    #[error("the ticket was given to pages of another origin")]
+    ForeignTicket,
+    /// Whether its ticket is good can't be known now.
+    #[error("tickets can't be looked up now, because NATS doesn't answer; try again")]
+    TicketsUnavailable {
+        /// In how many seconds to try again.
+        seconds: u32,
+    },
     /// The key that would verify its token may be had later.
     #[error(
         "the token can't be verified now: its key, or whether that is still good, has to be fetched from its \
@@ -57,6 +72,9 @@ impl Refusal {
             Refusal::Denied { .. } => "access-denied",
             Refusal::Forged => "origin",
             Refusal::KeysUnavailable { .. } => "keys-unavailable",
+            Refusal::BadTicket => "bad-ticket",
+            Refusal::ForeignTicket => "origin",
+            Refusal::TicketsUnavailable { .. } => "tickets-unavailable",
         }
     }
 
@@ -66,7 +84,9 @@ impl Refusal {
             Refusal::NoCredential(_) => "A credential is needed",
             Refusal::BadCredential(_) => "The credential is refused",
             Refusal::Denied { .. } => "Access denied",
-            Refusal::Forged => "Pages of this origin may not use this server",
+            Refusal::Forged | Refusal::ForeignTicket => "Pages of this origin may not use this server",
+            Refusal::BadTicket => "The ticket is refused",
+            Refusal::TicketsUnavailable { .. } => "Tickets can't be kept or looked up now",
             Refusal::KeysUnavailable { .. } => "The token can't be verified now",
         }
     }
@@ -74,17 +94,35 @@ impl Refusal {
     /// As HTTP answers it.
     pub fn to_problem(&self) -> Problem {
         let status = match self {
-            Refusal::NoCredential(_) | Refusal::BadCredential(_) => StatusCode::UNAUTHORIZED,
-            Refusal::Denied { .. } | Refusal::Forged => StatusCode::FORBIDDEN,
-            Refusal::KeysUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::NoCredential(_) | Refusal::BadCredential(_) | Refusal::BadTicket => {
+                StatusCode::UNAUTHORIZED
+            }
+            Refusal::Denied { .. } | Refusal::Forged | Refusal::ForeignTicket => StatusCode::FORBIDDEN,
+            Refusal::KeysUnavailable { .. } | Refusal::TicketsUnavailable { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         let problem = Problem::new(status, self.code(), self.title()).detail(self.to_string());
         match self {
             Refusal::NoCredential(_) => problem.challenge("Bearer"),
-            Refusal::BadCredential(_) => problem.challenge("Bearer error=\"invalid_token\""),
+            Refusal::BadCredential(_) | Refusal::BadTicket => {
+                problem.challenge("Bearer error=\"invalid_token\"")
+            }
             Refusal::Denied { to, .. } => problem.member("channel", to.as_str()),
-            Refusal::Forged => problem,
-            Refusal::KeysUnavailable { seconds, .. } => problem.retry_after(*seconds),
+            Refusal::Forged | Refusal::ForeignTicket => problem,
+            Refusal::KeysUnavailable { seconds, .. } | Refusal::TicketsUnavailable { seconds } => {
+                problem.retry_after(*seconds)
+            }
+        }
+    }
+
+    /// After how many seconds the same request may be granted; none when that is for ever refused.
+    pub fn passes_after(&self) -> Option<u32> {
+        match self {
+            Refusal::KeysUnavailable { seconds, .. } | Refusal::TicketsUnavailable { seconds } => {
+                Some(*seconds)
+            }
+            _ => None,
         }
     }
 }

@@ -279,6 +279,22 @@ pub(crate) struct Revocable {
     pub(crate) token: Option<Key>,
 }
 
+impl Revocable {
+    /// The digests of a token's id, and of the token.
+    pub(crate) fn digests(&self) -> [Option<[u8; 16]>; 2] {
+        [self.token_id, self.token].map(|key| key.map(|key| key.digest))
+    }
+
+    /// The same again, of a subject's token with these digests.
+    pub(crate) fn of(subject: &str, [token_id, token]: [Option<[u8; 16]>; 2]) -> Self {
+        Revocable {
+            subject: Some(Key::subject(subject)),
+            token_id: token_id.map(|digest| Key { kind: Kind::TokenId, digest }),
+            token: token.map(|digest| Key { kind: Kind::Token, digest }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

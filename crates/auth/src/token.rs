@@ -39,6 +39,8 @@ pub struct Identity {
     pub publish: Option<Vec<Pattern>>,
     /// Whether `foghorn.role` is `admin`.
     pub admin: bool,
+    /// What its ticket was asked for, and nothing else; none for a token's own caller.
+    pub confined: Option<Vec<Pattern>>,
     /// The subject's own channel, when it can have one.
     pub own: Option<Channel>,
     /// It is good from here on, leeway included.
@@ -201,6 +203,7 @@ fn verify_by(token: &str, key: &Arc<Verifying>, rules: &Rules) -> Result<Identit
         subscribe: claims.foghorn.subscribe,
         publish: claims.foghorn.publish,
         admin: claims.foghorn.role == Some(Role::Admin),
+        confined: None,
         not_before: claims.nbf.map_or(Timestamp::from_micros(i64::MIN), |nbf| time(nbf).minus(rules.leeway)),
         expires: time(claims.exp).plus(rules.leeway),
         verifier: Verifier::new(key.clone()),

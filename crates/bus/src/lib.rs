@@ -12,6 +12,7 @@ pub mod live;
 pub mod log;
 
 pub mod lease;
+pub mod tickets;
 
 pub mod memory;
 pub mod nats;

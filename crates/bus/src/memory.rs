@@ -1,5 +1,7 @@
 //! The ports within one process: standalone, and tests of services.
 
+mod tickets;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use crate::lease::{EXPIRES_AFTER, Lease, LeaseLost, Leases, next_term};
 use crate::live::{LiveError, LiveFeed, LiveSubscription};
 use crate::metrics::Metrics;
 use crate::queue::{self, NotTaken};
+
+pub use self::tickets::MemoryTickets;
 
 /// The most bytes of a batch: what it would be over NATS, so that both feeds cut alike.
 const BATCH_BYTES: usize = 1024 * 1024 - 1024;

@@ -28,6 +28,7 @@ mod request;
 
 mod lease;
 mod revocations;
+mod tickets;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -49,6 +50,7 @@ pub use self::lease::NatsLeases;
 pub use self::live::NatsLive;
 pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
 pub use self::revocations::{Look, NatsRevocations, RecordError, Seen};
+pub use self::tickets::NatsTickets;
 
 use self::api::Api;
 use self::link::{Link, Role};
@@ -173,6 +175,11 @@ impl Bus {
     /// What was revoked, `most` at a time, kept in a bucket that is created if need be.
     pub async fn revocations(&self, most: usize) -> Result<NatsRevocations, BusError> {
         NatsRevocations::open(self, most).await
+    }
+
+    /// Tickets that wait to be redeemed, `most` at a time, kept in a bucket that is created if need be.
+    pub async fn tickets(&self, most: usize) -> Result<NatsTickets, BusError> {
+        NatsTickets::open(self, most).await
     }
 
     /// Takes requests that are sent to `foghorn.publish.<channel>`, sharing them with every other

@@ -187,9 +187,9 @@ impl From<EventError> for PublishError {
 impl From<Refusal> for PublishError {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal {
-            Refusal::NoCredential(_) | Refusal::BadCredential(_) => Kind::Unknown,
-            Refusal::Denied { .. } | Refusal::Forged => Kind::Forbidden,
-            Refusal::KeysUnavailable { .. } => Kind::Unavailable,
+            Refusal::NoCredential(_) | Refusal::BadCredential(_) | Refusal::BadTicket => Kind::Unknown,
+            Refusal::Denied { .. } | Refusal::Forged | Refusal::ForeignTicket => Kind::Forbidden,
+            Refusal::KeysUnavailable { .. } | Refusal::TicketsUnavailable { .. } => Kind::Unavailable,
         };
         let retryable = matches!(kind, Kind::Unavailable);
         let error = PublishError::new(kind, refusal.code(), refusal.to_string(), retryable);

@@ -31,7 +31,7 @@ use foghorn_telemetry::health::Part;
 use crate::config::Config;
 use crate::jwks;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
-use crate::revocations;
+use crate::{revocations, tickets};
 
 /// `foghorn gateway`.
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
@@ -50,6 +50,8 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     agreed.map_err(bus_error)?;
     let kept = revocations::of_cluster(&bus, auth.revocations(), &process).await.map_err(bus_error)?;
     let Some(kept) = kept else { return Ok(()) };
+    let tickets = tickets::of_cluster(&bus, &process).await.map_err(bus_error)?;
+    let Some(tickets) = tickets else { return Ok(()) };
 
     let log = remote_log(&config, &process)?;
     let ports = GatewayPorts {
@@ -59,6 +61,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         policies: config.checked_policies().map_err(Misconfigured)?,
         auth,
         revocations: kept,
+        tickets,
         proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
         health: process.health.clone(),

@@ -11,6 +11,7 @@ mod page;
 mod process;
 mod revocations;
 mod router;
+mod tickets;
 
 mod token;
 

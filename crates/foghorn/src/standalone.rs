@@ -17,6 +17,7 @@ use crate::jwks;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
 use crate::revocations;
 use crate::router::Router;
+use crate::tickets;
 
 /// Runs until told to stop.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -33,6 +34,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 
     let data = (!config.standalone.ephemeral).then_some(config.standalone.data.as_path());
     let kept = revocations::of_standalone(data, auth.revocations(), &process)?;
+    let tickets = tickets::of_standalone(data)?;
     let policies = config.checked_policies().map_err(Misconfigured)?;
     let shards = config.shard_count().map_err(Misconfigured)?;
     let proxies = config.http.proxies().map_err(Misconfigured)?;
@@ -63,6 +65,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             policies,
             auth,
             revocations: kept,
+            tickets,
             proxies,
             clock: Clock::default(),
             health: process.health.clone(),

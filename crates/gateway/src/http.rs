@@ -23,6 +23,7 @@ use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::ShardCount;
 use foghorn_core::time::Timestamp;
 use foghorn_http::body::{Body, full, json as json_response};
+use foghorn_http::guard::Asker;
 use foghorn_http::problem::Problem;
 use foghorn_http::query::{Query, bad_value};
 use foghorn_http::takeover::Takeover;
@@ -35,6 +36,7 @@ use crate::limits::{By, Limited, Limits};
 use crate::revoke;
 use crate::seat::Term;
 use crate::subscription::{Form, Subscription};
+use crate::ticket::{self, Opener, TICKET, Tickets};
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -50,6 +52,7 @@ const KEYS: &[&str] = &[
     "last",
     "envelope",
     "heartbeat",
+    TICKET,
     TOKEN,
 ];
 /// The key of a token in the URL.
@@ -67,6 +70,7 @@ pub struct Api {
     pub(crate) shared: Arc<Shared>,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) revocations: Arc<dyn Store>,
+    pub(crate) tickets: Arc<Tickets>,
     pub(crate) limits: Arc<Limits>,
 }
 
@@ -83,6 +87,9 @@ impl Handler for Api {
             if request.uri().path() == revoke::PATH {
                 return self.revoke(request).await.unwrap_or_else(Problem::into_response);
             }
+            if request.uri().path() == ticket::PATH {
+                return self.issue(request).await.unwrap_or_else(Problem::into_response);
+            }
             self.respond(&request).await
         })
     }
@@ -91,12 +98,19 @@ impl Handler for Api {
 impl Api {
     /// The answer to a request whose body isn't read, whatever carried it.
     pub async fn respond<B>(&self, request: &Request<B>) -> Response {
-        self.answer(request.method(), request.uri(), request.headers())
+        let page = request.extensions().get();
+        self.answer(request.method(), request.uri(), request.headers(), page)
             .await
             .unwrap_or_else(Problem::into_response)
     }
 
-    async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
+    async fn answer(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        page: Option<&Asker>,
+    ) -> Result<Response, Problem> {
         let path = uri.path();
         let query = uri.query();
         let decoded = percent_decode(path)?;
@@ -105,7 +119,7 @@ impl Api {
         match segments[..] {
             ["api", "events"] => {
                 get()?;
-                self.stream(headers, query, None).await
+                self.stream(headers, page, query, None).await
             }
             ["api", "events", "stats"] => {
                 get()?;
@@ -116,7 +130,7 @@ impl Api {
             ["api", "events", name] if NOT_CHANNELS.contains(&name) => Err(Problem::not_found(path)),
             ["api", "events", channel] => {
                 get()?;
-                self.stream(headers, query, Some(channel)).await
+                self.stream(headers, page, query, Some(channel)).await
             }
             ["api", "channels", channel, "events"] => {
                 get()?;
@@ -132,31 +146,47 @@ impl Api {
     async fn stream(
         &self,
         headers: &HeaderMap,
+        page: Option<&Asker>,
         query: Option<&str>,
         channel: Option<&str>,
     ) -> Result<Response, Problem> {
         let query = Query::parse(query, KEYS)?;
-        let (most, shards) = (self.shared.config.channels_per_connection, self.shared.hub.shard_count());
-        let topics = topics(&query, channel, most)?;
-        let caller = match self.asker(headers, &query).await? {
-            Ok(caller) => caller,
-            Err(why) => {
-                if let Refusal::KeysUnavailable { seconds, .. } = why {
-                    return Ok(self.stream_without_keys(&why, seconds));
-                }
-                return Err(self.refused(&why));
-            }
+        let topics = topics(&query, channel, self.shared.config.channels_per_connection)?;
+        let opener = match self.opener(headers, page, &query).await? {
+            Ok(opener) => opener,
+            Err(why) => match why.passes_after() {
+                Some(seconds) => return Ok(self.stream_in_vain(&why, seconds)),
+                None => return Err(self.refused(&why)),
+            },
         };
-        topics.iter().try_for_each(|topic| self.check_listen(&caller, topic))?;
+        let mut response = self.open(&opener, headers, &query, topics)?;
+        // Also where the stream is over at once: its client comes back, and the ticket is spent.
+        let cookies = opener.cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie));
+        response.headers_mut().extend(cookies);
+        Ok(response)
+    }
+
+    fn open(
+        &self,
+        opener: &Opener,
+        headers: &HeaderMap,
+        query: &Query,
+        topics: Vec<Pattern>,
+    ) -> Result<Response, Problem> {
+        let Opener { caller, cookies } = opener;
+        topics.iter().try_for_each(|topic| self.check_listen(caller, topic))?;
         let all = [caller.implied(self.shared.hub.policies()), topics].concat();
         if all.is_empty() {
             return Err(self.refused(&Refusal::NoCredential("listening to broadcast".to_owned())));
         }
-        let subscription = subscription(&query, &all, shards)?;
-        if let Err(limited) = self.limits.check_subject(&caller) {
+        let subscription = subscription(query, &all, self.shared.hub.shard_count())?;
+        // One whose ticket was just spent was counted when it was given.
+        if cookies.is_empty()
+            && let Err(limited) = self.limits.check_subject(caller)
+        {
             return Ok(self.stream_later(limited));
         }
-        let begin = begin(headers, &query, self.shared.hub.clock.now())?;
+        let begin = begin(headers, query, self.shared.hub.clock.now())?;
         let hub = &self.shared.hub;
         if hub.is_draining() || hub.connections() >= self.shared.config.connections {
             let end = if hub.is_draining() { StreamEnd::Drain } else { StreamEnd::Overload };
@@ -171,7 +201,7 @@ impl Api {
         let client_id = rand::random::<u128>();
         tracing::debug!(
             client_id = format!("{client_id:032x}"),
-            last_event_id = last_event_id(headers, &query).unwrap_or_default(),
+            last_event_id = last_event_id(headers, query).unwrap_or_default(),
             "stream opened"
         );
         let term = caller.identity().cloned();
@@ -186,11 +216,15 @@ impl Api {
         if request.method() == Method::GET && is_stream(request.uri().path()) {
             return self.stream_later(limited);
         }
+        let what = "more requests come from this address than gateway.address_per_minute allows";
+        self.too_many(limited, what).into_response()
+    }
+
+    pub(crate) fn too_many(&self, limited: Limited, what: &str) -> Problem {
         self.shared.hub.metrics.limited(limited.by);
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
-            .detail("more requests come from this address than gateway.address_per_minute allows")
+            .detail(what)
             .retry_after(rand::random_range(limited.exceeded.retry_after()))
-            .into_response()
     }
 
     fn stream_later(&self, Limited { by, exceeded }: Limited) -> Response {
@@ -206,8 +240,8 @@ impl Api {
         event_stream(full(goodbye(end, retry_ms)))
     }
 
-    /// A browser that got another status would never come back, and its token is good, as far as anybody knows.
-    fn stream_without_keys(&self, why: &Refusal, seconds: u32) -> Response {
+    /// A browser that got another status would never come back, and its credential is good, as far as anybody knows.
+    fn stream_in_vain(&self, why: &Refusal, seconds: u32) -> Response {
         let metrics = &self.shared.hub.metrics;
         metrics.refused(why);
         metrics.ended(StreamEnd::KeysUnavailable);
@@ -234,7 +268,25 @@ impl Api {
         Ok(self.auth.patiently(|| self.auth.caller(headers, token)).await)
     }
 
-    fn check_listen(&self, caller: &Caller, topic: &Pattern) -> Result<(), Problem> {
+    /// Who opens a stream, in whatever way they say so.
+    async fn opener(
+        &self,
+        headers: &HeaderMap,
+        page: Option<&Asker>,
+        query: &Query,
+    ) -> Result<Result<Opener, Refusal>, Problem> {
+        match query.get(TICKET) {
+            Some(ticket) if !self.auth.looks_past_query(headers) => {
+                Ok(self.by_ticket(ticket, headers, page).await)
+            }
+            _ => {
+                let caller = self.asker(headers, query).await?;
+                Ok(caller.map(|caller| Opener { caller, cookies: Vec::new() }))
+            }
+        }
+    }
+
+    pub(crate) fn check_listen(&self, caller: &Caller, topic: &Pattern) -> Result<(), Problem> {
         let policies = self.shared.hub.policies();
         self.auth.check_listen(caller, topic, policies).map_err(|why| self.refused(&why))
     }
@@ -313,18 +365,18 @@ fn topics(query: &Query, channel: Option<&str>, most: usize) -> Result<Vec<Patte
     for text in query.get("channels").into_iter().flat_map(|list| list.split(',')) {
         topics.push(topic(text).map_err(|problem| problem.member("key", "channels"))?);
     }
-    if topics.len() > most {
-        return Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "too-many-channels",
-            "Too many channels on one connection",
-        )
-        .detail(format!(
-            "{} are asked for, {most} are allowed; use patterns (orders.*), or several connections",
-            topics.len()
-        )));
-    }
+    check_number(topics.len(), most)?;
     Ok(topics)
+}
+
+pub(crate) fn check_number(topics: usize, most: usize) -> Result<(), Problem> {
+    if topics <= most {
+        return Ok(());
+    }
+    let title = "Too many channels on one connection";
+    Err(Problem::new(StatusCode::BAD_REQUEST, "too-many-channels", title).detail(format!(
+        "{topics} are asked for, {most} are allowed; use patterns (orders.*), or several connections"
+    )))
 }
 
 /// What a stream is to hear, and how.
@@ -364,7 +416,7 @@ fn percent_decode(path: &str) -> Result<Vec<String>, Problem> {
     segments.map_err(|_| Problem::not_found(path))
 }
 
-fn topic(text: &str) -> Result<Pattern, Problem> {
+pub(crate) fn topic(text: &str) -> Result<Pattern, Problem> {
     Pattern::parse(text).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
             .detail(format!("{text:?}: {error}"))

@@ -20,6 +20,7 @@ mod index;
 mod ingest;
 
 mod subscription;
+mod ticket;
 
 mod connection;
 mod drain;

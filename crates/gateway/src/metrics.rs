@@ -90,6 +90,52 @@ impl Source {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// What became of a ticket, or of a request for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TicketOutcome {
+    /// It was given.
+    Issued,
+    /// It was not, because too many wait.
+    Full,
+    /// It opened a stream, and is spent.
+    Redeemed,
+    /// Its cookie has opened another.
+    Resumed,
+    /// It opens nothing, or not for this caller.
+    Refused,
+    /// It could not be kept, looked up or verified.
+    Unavailable,
+}
+
+impl TicketOutcome {
+    const ALL: [TicketOutcome; 6] = [
+        TicketOutcome::Issued,
+        TicketOutcome::Full,
+        TicketOutcome::Redeemed,
+        TicketOutcome::Resumed,
+        TicketOutcome::Refused,
+        TicketOutcome::Unavailable,
+    ];
+
+    const fn label(self) -> OutcomeLabel {
+        OutcomeLabel {
+            outcome: match self {
+                TicketOutcome::Issued => "issued",
+                TicketOutcome::Full => "full",
+                TicketOutcome::Redeemed => "redeemed",
+                TicketOutcome::Resumed => "resumed",
+                TicketOutcome::Refused => "refused",
+                TicketOutcome::Unavailable => "unavailable",
+            },
+        }
+    }
+}
+
 /// The gateway's metrics. Cheap to clone; clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -121,6 +167,7 @@ pub struct Metrics {
     ended: Family<ReasonLabel, Counter>,
     refused: Family<ReasonLabel, Counter>,
     limited: Family<ByLabel, Counter>,
+    tickets: Family<OutcomeLabel, Counter>,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
     /// Catch-ups that wait for their turn at the event log.
@@ -178,6 +225,7 @@ impl Metrics {
             "Requests and streams told to come back later, by whose limit",
             m.limited.clone(),
         );
+        r.register("tickets", "One-time tickets, and requests for them, by outcome", m.tickets.clone());
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
         r.register(
@@ -235,6 +283,9 @@ impl Metrics {
         for how in [How::Asked, How::Shared] {
             drop(m.replays.get_or_create(&how.label()));
         }
+        for outcome in TicketOutcome::ALL {
+            drop(m.tickets.get_or_create(&outcome.label()));
+        }
         for source in [Source::Ring, Source::Log] {
             drop(m.replayed.get_or_create(&source.label()));
         }
@@ -268,6 +319,11 @@ impl Metrics {
     /// Somebody asks too often.
     pub(crate) fn limited(&self, by: By) {
         self.limited.get_or_create(&ByLabel { by: by.as_str() }).inc();
+    }
+
+    /// Something became of a ticket.
+    pub(crate) fn ticket(&self, outcome: TicketOutcome) {
+        self.tickets.get_or_create(&outcome.label()).inc();
     }
 
     /// A stream was reset.

@@ -12,7 +12,7 @@ use foghorn_auth::Caller;
 use foghorn_auth::revocation::{Key, REVOCATIONS_MAX, Revocation, StoreError};
 use foghorn_core::time::Timestamp;
 use foghorn_http::Response;
-use foghorn_http::body::{BodyRoom, json as json_response, read_json};
+use foghorn_http::body::{Unaccounted, json as json_response, read_json};
 use foghorn_http::problem::Problem;
 use foghorn_http::query::Query;
 
@@ -34,15 +34,6 @@ struct Asked {
     expires: Option<String>,
 }
 
-/// So little needs no accounting.
-struct Small;
-
-impl BodyRoom for Small {
-    async fn grow(&mut self, _: usize) -> Result<(), Problem> {
-        Ok(())
-    }
-}
-
 impl Api {
     /// The answer to a request to revoke something. By then it is kept, and holds here.
     pub(crate) async fn revoke<B>(&self, request: Request<B>) -> Result<Response, Problem>
@@ -56,7 +47,7 @@ impl Api {
         Query::parse(request.uri().query(), &[])?;
         let caller = self.caller(request.headers(), &Query::default()).await?;
         caller.check_admin().map_err(|why| self.refused(&why))?;
-        let body = read_json(request, BODY_BYTES, &mut Small).await?;
+        let body = read_json(request, BODY_BYTES, &mut Unaccounted).await?;
         let (named, revocation) = self.read(&body)?;
         let revocations = self.auth.revocations();
         let kept = if revocations.len() >= REVOCATIONS_MAX {

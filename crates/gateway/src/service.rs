@@ -24,6 +24,7 @@ use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+pub use crate::ticket::Tickets;
 
 /// How often at most all streams are looked at for what was revoked.
 const REVOKED_EVERY: Duration = Duration::from_millis(200);
@@ -44,6 +45,8 @@ pub struct Ports {
     pub proxies: Proxies,
     /// Where what operators revoke is kept.
     pub revocations: Arc<dyn Store>,
+    /// Where one-time tickets wait to be redeemed.
+    pub tickets: Tickets,
     /// What counts as now.
     pub clock: Clock,
     /// Told when the rings are warm.
@@ -55,6 +58,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     auth: Arc<Authenticator>,
     revocations: Arc<dyn Store>,
+    tickets: Arc<Tickets>,
     limits: Arc<Limits>,
     health: Health,
     /// Ends with the gateway.
@@ -102,6 +106,7 @@ impl Gateway {
             shared,
             auth: ports.auth,
             revocations: ports.revocations,
+            tickets: Arc::new(ports.tickets),
             limits,
             health: ports.health,
             tasks,
@@ -114,6 +119,7 @@ impl Gateway {
             shared: self.shared.clone(),
             auth: self.auth.clone(),
             revocations: self.revocations.clone(),
+            tickets: self.tickets.clone(),
             limits: self.limits.clone(),
         })
     }

@@ -16,7 +16,7 @@ use foghorn_bus::live::LiveFeed as _;
 use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
-use foghorn_bus::memory::MemoryLive;
+use foghorn_bus::memory::{MemoryLive, MemoryTickets};
 use foghorn_bus::metrics::Metrics;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
@@ -26,7 +26,7 @@ use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_gateway::config::Config;
-use foghorn_gateway::service::{Gateway, Ports};
+use foghorn_gateway::service::{Gateway, Ports, Tickets};
 use foghorn_http::client::Proxies;
 use foghorn_http::serve::{Limits, Preamble, serve};
 use foghorn_telemetry::health::Health;
@@ -95,6 +95,7 @@ impl Stage {
             auth: Arc::new(foghorn_auth::Authenticator::open()),
             proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
+            tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             clock: Clock::default(),
             health: health.clone(),
         };

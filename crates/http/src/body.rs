@@ -30,6 +30,15 @@ pub trait BodyRoom: Send {
     fn grow(&mut self, bytes: usize) -> impl Future<Output = Result<(), Problem>> + Send;
 }
 
+/// For bodies of so few bytes that they need no accounting.
+pub struct Unaccounted;
+
+impl BodyRoom for Unaccounted {
+    async fn grow(&mut self, _: usize) -> Result<(), Problem> {
+        Ok(())
+    }
+}
+
 /// A body that is all there.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()

@@ -29,7 +29,8 @@ const EXPOSED: HeaderValue = HeaderValue::from_static("retry-after, www-authenti
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
-/// A handler behind a [`Guard`]: what the guard refuses doesn't reach it.
+/// A handler behind a [`Guard`]: what the guard refuses doesn't reach it. Whose request it is, the [`Asker`], is in
+/// the request's extensions.
 pub struct Guarded {
     guard: Guard,
     handler: Arc<dyn Handler>,
@@ -45,7 +46,7 @@ impl Guarded {
 impl Handler for Guarded {
     fn handle(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: SocketAddr,
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
         let asker = match self.guard.check(request.headers()) {
@@ -53,6 +54,7 @@ impl Handler for Guarded {
             Err(problem) => return Box::pin(async move { refused(problem) }),
         };
         let asks_first = is_preflight(&request, &asker);
+        request.extensions_mut().insert(asker.clone());
         Box::pin(async move {
             let mut response =
                 if asks_first { no_content() } else { self.handler.handle(request, peer).await };

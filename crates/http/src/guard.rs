@@ -112,14 +112,23 @@ impl Guard {
             _ => "(none or several)".to_owned(),
         };
         let name = without_port(&host);
-        let loopback = matches!(name, "localhost" | "127.0.0.1" | "[::1]") || name.ends_with(".localhost");
-        if loopback || self.any_host || self.hosts.iter().any(|h| h == name) {
+        if is_loopback(name) || self.any_host || self.hosts.iter().any(|h| h == name) {
             return Ok(host);
         }
         Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "host", "This server doesn't answer for that Host").detail(
             format!("Host is {host:?}; add its name to http.hosts in the configuration if it is meant to be served"),
         ))
     }
+}
+
+/// Whether a request names this machine by a name that no other machine has.
+pub fn names_loopback(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.is_some_and(|host| is_loopback(without_port(&host.to_ascii_lowercase())))
+}
+
+fn is_loopback(name: &str) -> bool {
+    matches!(name, "localhost" | "127.0.0.1" | "[::1]") || name.ends_with(".localhost")
 }
 
 fn refused_origin(origin: &str) -> Problem {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use foghorn_auth::Authenticator;
 use foghorn_bus::log::EventLog;
+use foghorn_bus::memory::MemoryTickets;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::position::Epoch;
@@ -19,7 +20,7 @@ use foghorn_fanout::metrics::Metrics as FanoutMetrics;
 use foghorn_fanout::publish::Publisher;
 use foghorn_fanout::relay::Relay;
 use foghorn_gateway::config::Config as GatewayConfig;
-use foghorn_gateway::service::{Api, Gateway, Ports};
+use foghorn_gateway::service::{Api, Gateway, Ports, Tickets};
 use foghorn_http::client::Proxies;
 use foghorn_telemetry::health::Health;
 use foghorn_telemetry::shutdown::{self, Trigger};
@@ -349,6 +350,7 @@ impl Cluster {
             auth: Arc::new(Authenticator::open()),
             proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
+            tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             clock: process.clock(),
             health: Health::default(),
         };

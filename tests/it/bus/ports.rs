@@ -7,9 +7,10 @@ use bytes::Bytes;
 use foghorn_bus::journal::Journal;
 use foghorn_bus::lease::{EXPIRES_AFTER, Leases, RENEW_EVERY};
 use foghorn_bus::live::LiveFeed;
-use foghorn_bus::memory::{MemoryLeases, MemoryLive};
+use foghorn_bus::memory::{MemoryLeases, MemoryLive, MemoryTickets};
 use foghorn_bus::metrics::Metrics;
 use foghorn_bus::nats::{Bus, NatsOptions};
+use foghorn_bus::tickets::{TicketError, Tickets};
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
 use foghorn_core::event::Event;
@@ -154,6 +155,60 @@ async fn the_live_feed_on_nats() {
     let bus = Bus::connect(options, metrics.clone()).await.unwrap();
     let _journal = bus.journal(&parameters(2)).await.unwrap();
     a_live_feed(&bus.live(two()), &metrics).await;
+}
+
+/// Three at a time.
+async fn tickets(tickets: &dyn Tickets) {
+    let (value, long) = (Bytes::from_static(b"sealed\0\xff"), Duration::from_secs(300));
+    assert_eq!(tickets.find([1; 32]).await, Ok(None));
+    for id in [1, 2] {
+        tickets.keep([id; 32], value.clone(), long).await.unwrap();
+    }
+    let found = tickets.find([1; 32]).await.unwrap().unwrap();
+    assert_eq!(found.value, value);
+    assert_eq!(tickets.find([1; 32]).await, Ok(Some(found.clone())), "looking spends nothing");
+    assert_eq!(tickets.spend([2; 32], found.revision).await, Ok(false), "it is another's");
+
+    // Of all that try to spend one, one does.
+    let tries = (0..20).map(|_| tickets.spend([1; 32], found.revision));
+    let tries = futures::future::join_all(tries).await;
+    assert_eq!(tries.iter().filter(|spent| **spent == Ok(true)).count(), 1, "{tries:?}");
+    assert_eq!(tries.iter().filter(|spent| **spent == Ok(false)).count(), 19, "{tries:?}");
+    assert_eq!(tickets.find([1; 32]).await, Ok(None));
+    assert_eq!(tickets.find([2; 32]).await.unwrap().unwrap().value, value);
+
+    // As many as may be; each for its time.
+    let (short, kept) = (Duration::from_secs(1), Instant::now());
+    let keep = async |id: u8, ttl: Duration| tickets.keep([id; 32], value.clone(), ttl).await;
+    until("room", LIMIT, async || keep(3, long).await.ok()).await;
+    until("the room of what was spent", LIMIT, async || keep(4, short).await.ok()).await;
+    assert_eq!(keep(5, long).await, Err(TicketError::Full));
+    until("its end", LIMIT, async || tickets.find([4; 32]).await.unwrap().is_none().then_some(())).await;
+    assert!(kept.elapsed() >= short, "{:?}", kept.elapsed());
+    assert_eq!(keep(5, long).await, Ok(()));
+}
+
+#[tokio::test]
+async fn tickets_in_memory() {
+    tickets(&MemoryTickets::new(3)).await;
+}
+
+#[tokio::test]
+async fn tickets_on_nats() {
+    let nats = Nats::start().await;
+    let (one, other) = tokio::join!(nats.bus(), nats.bus());
+    let (one, other) = tokio::join!(one.tickets(3), other.tickets(3));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert_eq!(one.secret(), other.secret(), "all gateways seal with one");
+    tickets(&one).await;
+
+    // A bucket that is lost is made again, with the secret that gateways have.
+    let deleted = nats.client().await.request("$JS.API.STREAM.DELETE.KV_FOGHORN_tickets", "".into()).await;
+    assert!(String::from_utf8_lossy(&deleted.unwrap().payload).contains("true"));
+    assert_eq!(one.find([2; 32]).await, Ok(None));
+    assert_eq!(other.keep([6; 32], Bytes::from_static(b"x"), Duration::from_secs(60)).await, Ok(()));
+    assert!(one.find([6; 32]).await.unwrap().is_some());
+    assert_eq!(nats.bus().await.tickets(3).await.unwrap().secret(), one.secret());
 }
 
 #[tokio::test]

@@ -52,3 +52,33 @@ it("what the token doesn't allow is said, with the reason", async () => {
     .poll(() => heard("c"))
     .toMatchObject({ ...refused, problems: [expect.stringContaining("unauthenticated")] });
 });
+
+it("with a ticket an EventSource comes back by its cookie after a crash, and the client with another ticket", async () => {
+  const authorization = `Bearer ${token("ann", 60, { subscribe: ["ticks"] })}`;
+  await page.evaluate(
+    async ([url = "", Authorization = ""]) => {
+      const answer = await fetch(`${url}/ticket`, { method: "POST", headers: { Authorization } });
+      const { ticket } = await answer.json();
+      const source = new EventSource(`${url}?channels=ticks&ticket=${ticket}`, { withCredentials: true });
+      source.addEventListener("connected", ({ data }) => window.heard.push(JSON.parse(data).recovered));
+      source.addEventListener("tick", ({ data }) => window.heard.push(data));
+      window.openClient("d", { url, channels: ["ticks"], types: ["tick"], mints: true });
+    },
+    [stage.foghorn.url, authorization],
+  );
+  const native = () => page.evaluate(() => window.heard);
+  const publisher = token("service", 60, { publish: [">"] });
+  const publish = (data: number) =>
+    stage.foghorn.publish({ channel: "ticks", event: "tick", data }, publisher);
+  await expect.poll(native).toEqual([false]);
+  await expect.poll(async () => (await heard("d")).statuses).toEqual(["connecting", "connected"]);
+  await publish(1);
+  await expect.poll(native).toEqual([false, "1"]);
+  await stage.foghorn.kill();
+  await stage.foghorn.start();
+  await publish(2);
+  await expect.poll(native, { timeout: 10_000 }).toEqual([false, "1", true, "2"]);
+  await expect
+    .poll(async () => (await heard("d")).events, { timeout: 10_000 })
+    .toEqual(["tick ticks 1", "tick ticks 2"]);
+});

@@ -75,6 +75,6 @@ fn key(member: Value, config: &Jwks) -> Option<(String, Verifying)> {
     }
     let kid = common.key_id.clone().filter(|kid| !kid.is_empty() && kid.len() <= ID_BYTES_MAX)?;
     let decoding = DecodingKey::from_jwk(&jwk).ok()?;
-    let verifying = Verifying::published(algorithm, decoding, &config.issuer)?;
+    let verifying = Verifying::published(&kid, algorithm, decoding, &config.issuer)?;
     Some((kid, verifying))
 }

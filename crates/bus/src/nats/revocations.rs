@@ -21,8 +21,8 @@ const SUBJECTS: &str = "$KV.FOGHORN_revocations.>";
 const PREFIX: &str = "$KV.FOGHORN_revocations.";
 /// Most records that one look reads.
 const LOOK_RECORDS: usize = 1000;
-/// What JetStream calls a stream that has as many messages as it may.
-const TOO_MANY_MESSAGES: u32 = 10077;
+/// What JetStream calls a stream that has as many messages or bytes as it may.
+pub(super) const NO_ROOM: u32 = 10077;
 
 /// The bucket. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -152,7 +152,7 @@ impl NatsRevocations {
 impl From<ApiError> for RecordError {
     fn from(error: ApiError) -> Self {
         match error {
-            ApiError::Refused(refusal) if refusal.err_code == TOO_MANY_MESSAGES => RecordError::Full,
+            ApiError::Refused(refusal) if refusal.err_code == NO_ROOM => RecordError::Full,
             error => RecordError::Unavailable(error.to_string()),
         }
     }

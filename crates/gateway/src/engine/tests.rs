@@ -65,6 +65,10 @@ impl Stage {
             shared: shared.clone(),
             auth: Arc::new(foghorn_auth::Authenticator::open()),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
+            tickets: Arc::new(crate::ticket::Tickets::new(
+                Arc::new(foghorn_bus::memory::MemoryTickets::default()),
+                &[0; 32],
+            )),
             limits: Arc::new(crate::limits::Limits::new(Proxies::default(), &shared.config)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,5 +1,5 @@
 // The page of the tests of the client: opens clients by name, and keeps what each hears.
-import { fetchTransport, type HeaderList } from "../../../src/fetch/index.js";
+import { fetchTransport } from "../../../src/fetch/index.js";
 import { FoghornClient, type FoghornOptions } from "../../../src/index.js";
 
 /** What a client on the page has heard, and what it says of itself. */
@@ -19,7 +19,7 @@ export interface Opening extends Omit<FoghornOptions, "transport"> {
   url: string;
   types: readonly string[];
   transport?: "fetch";
-  /** Whether the fetch transport sends a token of the test's own, a new one each time. */
+  /** Whether it is known by a token of the test's own, a new one each time: `fetch` sends it, others get a ticket. */
   mints?: boolean;
 }
 
@@ -34,6 +34,7 @@ function open(name: string, { types, transport, mints, ...options }: Opening): v
   const client = new FoghornClient({
     ...options,
     ...(transport === "fetch" ? { transport: fetchTransport(mints ? { headers: bearer } : {}) } : {}),
+    ...(transport === undefined && mints ? { prepare: withTicket } : {}),
     onStatus: (status) => statuses.push(status),
     onError: (error) => {
       errors.push(error.code);
@@ -50,7 +51,12 @@ function open(name: string, { types, transport, mints, ...options }: Opening): v
   client.connect();
 }
 
-async function bearer(): Promise<HeaderList> {
+async function withTicket(url: URL): Promise<void> {
+  const answer = await fetch(`${url.origin}${url.pathname}/ticket`, { method: "POST", headers: await bearer() });
+  url.searchParams.set("ticket", (await answer.json()).ticket);
+}
+
+async function bearer(): Promise<{ Authorization: string }> {
   return { Authorization: `Bearer ${await window.mint()}` };
 }
 
@@ -58,7 +64,7 @@ declare global {
   interface Window {
     mint(): Promise<string>;
     /** What a worker says. */
-    heard: string[];
+    heard: unknown[];
     records: Record<string, Heard>;
     openClient: typeof open;
   }
