@@ -33,8 +33,9 @@ pub enum StreamEnd {
     Overload,
     /// Whoever asked for it asks too often.
     Limited,
-    /// The key of the token that it was asked for with has yet to be fetched from its issuer.
-    KeysUnavailable,
+    /// What it was asked for with can't be looked at now: the key of its token has yet to be fetched, or the ticket is
+    /// where nobody answers.
+    CredentialUnavailable,
     /// The token that it was opened with is no longer valid.
     TokenExpired,
     /// An operator has revoked what it was opened with, or the stream itself.
@@ -79,7 +80,7 @@ impl StreamEnd {
         StreamEnd::LogUnavailable,
         StreamEnd::Overload,
         StreamEnd::Limited,
-        StreamEnd::KeysUnavailable,
+        StreamEnd::CredentialUnavailable,
         StreamEnd::TokenExpired,
         StreamEnd::Revoked,
         StreamEnd::Internal,
@@ -94,7 +95,7 @@ impl StreamEnd {
             StreamEnd::LogUnavailable => "log-unavailable",
             StreamEnd::Overload => "overload",
             StreamEnd::Limited => "limited",
-            StreamEnd::KeysUnavailable => "keys-unavailable",
+            StreamEnd::CredentialUnavailable => "credential-unavailable",
             StreamEnd::TokenExpired => "token-expired",
             StreamEnd::Revoked => "revoked",
             StreamEnd::Internal => "internal",

@@ -244,9 +244,9 @@ impl Api {
     fn stream_in_vain(&self, why: &Refusal, seconds: u32) -> Response {
         let metrics = &self.shared.hub.metrics;
         metrics.refused(why);
-        metrics.ended(StreamEnd::KeysUnavailable);
+        metrics.ended(StreamEnd::CredentialUnavailable);
         let retry_ms = self.shared.config.retry_ms().max(u64::from(seconds) * 1000);
-        event_stream(full(goodbye(StreamEnd::KeysUnavailable, retry_ms)))
+        event_stream(full(goodbye(StreamEnd::CredentialUnavailable, retry_ms)))
     }
 
     /// Who asks.

@@ -236,7 +236,7 @@ async fn invented_ids_cost_an_issuer_nothing_and_its_outage_nobody() {
     let (blocks, end) = refused.collect_to_end(PATIENCE).await;
     let last = blocks.last().unwrap();
     let said = (last.event_type(), last.json()["reason"].clone(), end);
-    assert_eq!(said, ("stream-end", json!("keys-unavailable"), NoBlock::End), "{blocks:?}");
+    assert_eq!(said, ("stream-end", json!("credential-unavailable"), NoBlock::End), "{blocks:?}");
     assert!(blocks.iter().any(|block| block.retry.is_some()), "{blocks:?}");
     assert_eq!(publish(&server, &good, "outage").await.status, 200);
     hears(&mut stream, "outage").await;

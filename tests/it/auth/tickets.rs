@@ -254,8 +254,10 @@ async fn header_and_cookie_go_before_a_ticket_and_a_ticket_before_a_token_in_the
 }
 
 /// Whether a stream is told to come back later, and why.
-fn is_overload(block: &Block) -> bool {
-    block.event_type() == "stream-end" && block.json()["reason"] == "overload" && block.retry.is_some()
+fn waits(block: &Block) -> bool {
+    block.event_type() == "stream-end"
+        && block.json()["reason"] == "credential-unavailable"
+        && block.retry.is_some()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,7 +307,7 @@ async fn every_gateway_takes_a_ticket_one_of_them_spends_it_and_its_cookie_needs
     // Nothing temporary is told by a status: a browser would never come back.
     let mut waiting = open(&other, &unspent, CHANNEL, &[]).await;
     assert_eq!((waiting.status(), waiting.header("set-cookie")), (200, None));
-    waiting.collect_until(PATIENCE, is_overload).await;
+    waiting.collect_until(PATIENCE, waits).await;
     let reply = ask(&one, &[("authorization", &bearer(&ann))], None).await;
     assert_eq!((reply.status, kind(&reply.body)), (503, "tickets-unavailable"));
     nats.signal(Signal::SIGCONT);
