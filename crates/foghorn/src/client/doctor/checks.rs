@@ -381,6 +381,9 @@ impl<'a, F: FnMut(Finding)> Doctor<'a, F> {
     /// Watches a stream for as long as wanted.
     async fn cuts(&mut self) {
         let watch = self.args.watch;
+        if !self.args.json {
+            eprintln!("watching a stream for {watch:?}");
+        }
         let mut stream = match self.again(self.request(), "cuts").await {
             Ok(stream) => stream,
             Err(finding) => return (self.say)(finding),
