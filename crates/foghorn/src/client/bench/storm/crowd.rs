@@ -88,13 +88,9 @@ impl Crowd {
         };
         let begun = Instant::now();
         while crowd.level < clients && begun.elapsed() < within + patience {
-            let passed = begun.elapsed().as_secs_f64() / within.as_secs_f64().max(f64::EPSILON);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "at most the clients"
-            )]
-            let due = (passed.min(1.0) * clients as f64) as usize;
+            let passed = begun.elapsed().as_nanos().min(within.as_nanos());
+            let due = clients as u128 * passed / within.as_nanos().max(1);
+            let due = if within.is_zero() { clients } else { usize::try_from(due).unwrap_or(clients) };
             while crowd.clients.len() < due {
                 crowd.add(server)?;
             }
