@@ -15,6 +15,8 @@ use crate::client::bench::scan::{Scanner, Seen};
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// Connections that are begun between two looks at those there are.
+const CONNECTS: usize = 64;
 /// How long a stream for a cursor may take to begin.
 const CURSOR_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -91,7 +93,7 @@ impl Crowd {
             let passed = begun.elapsed().as_nanos().min(within.as_nanos());
             let due = clients as u128 * passed / within.as_nanos().max(1);
             let due = if within.is_zero() { clients } else { usize::try_from(due).unwrap_or(clients) };
-            while crowd.clients.len() < due {
+            for _ in crowd.clients.len()..due.min(crowd.clients.len() + CONNECTS) {
                 crowd.add(server)?;
             }
             crowd.read(Duration::from_millis(1))?;
@@ -147,7 +149,9 @@ impl Crowd {
         let Client { socket, scanner, came, level: is_level, heard, .. } = &mut clients[number];
         loop {
             let count = match socket.read(buffer) {
-                Ok(0) => bail!("the server ended a stream: is gateway.streams_burst below --clients?"),
+                Ok(0) => bail!(
+                    "the server ended a stream; it refuses some where gateway.streams_burst is below --clients"
+                ),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
