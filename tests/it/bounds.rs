@@ -187,7 +187,7 @@ async fn who_comes_from_a_gateway_that_was_ahead_is_waited_for_and_not_reset() {
     let url = remote.gateway.url("/api/events/c");
     let coming = tokio::spawn(async move { Listener::open(&url, Some(&cursor)).await });
     until("the client at the other gateway", LIMIT, async || {
-        (metric(remote.gateway.admin(), "foghorn_gateway_connections").await >= 1.0).then_some(())
+        (metric(remote.gateway.admin(), "foghorn_gateway_connections ").await >= 1.0).then_some(())
     })
     .await;
     for wire in [&remote.nats, &remote.log] {
@@ -238,7 +238,7 @@ async fn listeners_that_never_read_cost_little_and_others_nothing() {
         idlers.push(idler(process.http()).await);
     }
     until("all of them", LIMIT, async || {
-        (metric(process.http(), "foghorn_gateway_connections").await > IDLERS as f64).then_some(())
+        (metric(process.http(), "foghorn_gateway_connections ").await > IDLERS as f64).then_some(())
     })
     .await;
     let beside = run(&mut listener).await;
@@ -252,7 +252,7 @@ async fn listeners_that_never_read_cost_little_and_others_nothing() {
         (metric(process.http(), slow).await >= IDLERS as f64).then_some(())
     })
     .await;
-    assert_eq!(metric(process.http(), "foghorn_gateway_connections").await, 1.0);
+    assert_eq!(metric(process.http(), "foghorn_gateway_connections ").await, 1.0);
     publish("still here".to_owned()).await;
     assert_eq!(listener.data(1).await, ["still here"]);
     let stats = http::get(&process.url("/api/events/stats")).await.unwrap();
@@ -293,7 +293,7 @@ async fn one_stream_too_many_is_told_to_come_back_and_finds_a_place_when_another
     let held = metric(process.http(), "foghorn_gateway_ring_bytes").await;
     assert!(held > 500_000.0 && held <= 1_048_576.0, "{held}");
     let again = until("a place", LIMIT, async || {
-        (metric(process.http(), "foghorn_gateway_connections").await < 2.0).then_some(())
+        (metric(process.http(), "foghorn_gateway_connections ").await < 2.0).then_some(())
     });
     again.await;
     let again = Listener::open(&url, Some(&cursor)).await;
@@ -382,7 +382,7 @@ fn a_client_that_vanishes_is_found_though_nothing_is_published_and_others_go_on(
         let _lost = Process::spawn(network.host(0).place(lost));
         let open = async |streams: f64| {
             until(&format!("{streams} streams"), LIMIT, async || {
-                (metric(gateway.http(), "foghorn_gateway_connections").await == streams).then_some(())
+                (metric(gateway.http(), "foghorn_gateway_connections ").await == streams).then_some(())
             })
             .await;
         };
