@@ -54,6 +54,7 @@ const SCENARIOS: &[Scenario] = &scenarios![
     policies::an_event_past_its_ttl_is_not_replayed,
     policies::a_policy_bounds_the_size_and_names_what_metrics_count,
     // Not beside what fills the ring: what is never replayed is for those who keep up with it.
+    policies::of_a_channel_with_latest_who_is_behind_or_batches_gets_the_newest,
     policies::without_replay_nothing_comes_back,
     bad_input::bad_publishes_say_what_is_wrong,
     bad_input::one_bad_event_does_not_spoil_a_batch,

@@ -86,3 +86,15 @@ fn the_gateway_is_measured_beside_the_bare_loops() {
         }
     }
 }
+
+#[test]
+fn a_reconnect_storm_is_measured() {
+    let mut arguments =
+        vec!["storm", "--clients", "100", "--within", "100ms", "--live", "10", "--events", "40"];
+    arguments.extend(["--rounds", "1", "--server-core", "0", "--load-core", "0"]);
+    let measured = report(&bench(&arguments));
+    for figure in ["levelSeconds", "eachP99Ms", "liveP99AloneMs", "liveP99BesideMs"] {
+        assert!(measured[figure]["median"].as_f64().unwrap() > 0.0, "{measured}");
+    }
+    assert_eq!((&measured["missing"], &measured["disordered"]), (&json!(0), &json!(0)));
+}

@@ -6,11 +6,13 @@ use std::time::Duration;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{metric, post};
 use foghorn_tests::nats::NatsServer;
+use foghorn_tests::network::Network;
 use foghorn_tests::postgres::PostgresServer;
+use foghorn_tests::process::{Process, Program};
 use foghorn_tests::sse::{NoBlock, SseClient};
 use foghorn_tests::wait::until;
 use foghorn_tests::wire::{State, Wire};
-use foghorn_tests::{PATIENCE, http};
+use foghorn_tests::{PATIENCE, env, http};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
@@ -185,7 +187,7 @@ async fn who_comes_from_a_gateway_that_was_ahead_is_waited_for_and_not_reset() {
     let url = remote.gateway.url("/api/events/c");
     let coming = tokio::spawn(async move { Listener::open(&url, Some(&cursor)).await });
     until("the client at the other gateway", LIMIT, async || {
-        (metric(remote.gateway.admin(), "foghorn_gateway_connections").await >= 1.0).then_some(())
+        (metric(remote.gateway.admin(), "foghorn_gateway_connections ").await >= 1.0).then_some(())
     })
     .await;
     for wire in [&remote.nats, &remote.log] {
@@ -236,7 +238,7 @@ async fn listeners_that_never_read_cost_little_and_others_nothing() {
         idlers.push(idler(process.http()).await);
     }
     until("all of them", LIMIT, async || {
-        (metric(process.http(), "foghorn_gateway_connections").await > IDLERS as f64).then_some(())
+        (metric(process.http(), "foghorn_gateway_connections ").await > IDLERS as f64).then_some(())
     })
     .await;
     let beside = run(&mut listener).await;
@@ -250,7 +252,7 @@ async fn listeners_that_never_read_cost_little_and_others_nothing() {
         (metric(process.http(), slow).await >= IDLERS as f64).then_some(())
     })
     .await;
-    assert_eq!(metric(process.http(), "foghorn_gateway_connections").await, 1.0);
+    assert_eq!(metric(process.http(), "foghorn_gateway_connections ").await, 1.0);
     publish("still here".to_owned()).await;
     assert_eq!(listener.data(1).await, ["still here"]);
     let stats = http::get(&process.url("/api/events/stats")).await.unwrap();
@@ -291,7 +293,7 @@ async fn one_stream_too_many_is_told_to_come_back_and_finds_a_place_when_another
     let held = metric(process.http(), "foghorn_gateway_ring_bytes").await;
     assert!(held > 500_000.0 && held <= 1_048_576.0, "{held}");
     let again = until("a place", LIMIT, async || {
-        (metric(process.http(), "foghorn_gateway_connections").await < 2.0).then_some(())
+        (metric(process.http(), "foghorn_gateway_connections ").await < 2.0).then_some(())
     });
     again.await;
     let again = Listener::open(&url, Some(&cursor)).await;
@@ -361,6 +363,42 @@ async fn streams_beyond_what_a_gateway_takes_in_a_second_are_told_to_come_back_a
         (stream.next().await.event_type() == "connected").then_some(())
     })
     .await;
+}
+
+#[test]
+fn a_client_that_vanishes_is_found_though_nothing_is_published_and_others_go_on() {
+    Network::run(1, |network| async move {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("foghorn.toml");
+        let text = "[http]\nhosts = [\"*\"]\n[gateway]\nslow_time = \"5s\"\nkeep_alive = \"2s\"\nkeep_alive_idle = \"2s\"\n";
+        std::fs::write(&config, text).unwrap();
+        let (config, ports) =
+            (config.display().to_string(), ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]);
+        let arguments = [&["standalone", "--ephemeral", "--config", &config][..], &ports].concat();
+        let gateway = Foghorn::spawn_at(network.hub(), &arguments).await;
+        wait_ready(gateway.http()).await;
+        let mut honest = Listener::open(&gateway.url("/api/events/c"), None).await;
+        let lost = Program::new(env::foghorn()).args(["subscribe", "c", "--url", &gateway.url("")]);
+        let _lost = Process::spawn(network.host(0).place(lost));
+        let open = async |streams: f64| {
+            until(&format!("{streams} streams"), LIMIT, async || {
+                (metric(gateway.http(), "foghorn_gateway_connections ").await == streams).then_some(())
+            })
+            .await;
+        };
+        open(2.0).await;
+        network.cut(network.host(0), network.hub());
+        let cut = Instant::now();
+        open(1.0).await;
+        // By a keep-alive that nobody acknowledges, for one and a half times `slow_time`; the kernel looks now and then.
+        assert!(cut.elapsed() < Duration::from_secs(30), "{:?}", cut.elapsed());
+        let gone = "foghorn_gateway_streams_ended_total{reason=\"client-gone\"}";
+        assert_eq!(metric(gateway.http(), gone).await, 1.0);
+        let reply =
+            post(&gateway.url("/api/publish"), &json!({ "channel": "c", "data": "still here" })).await;
+        assert_eq!(reply.unwrap().status, 200);
+        assert_eq!(honest.data(1).await, ["still here"]);
+    });
 }
 
 /// Asks for a stream and never reads.

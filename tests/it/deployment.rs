@@ -28,6 +28,10 @@ pattern = "fleeting.>"
 replay = false
 
 [[policy]]
+pattern = "latest.>"
+latest = true
+
+[[policy]]
 pattern = "small.>"
 event_bytes = 100
 metric_types = ["listed"]

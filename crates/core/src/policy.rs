@@ -33,6 +33,9 @@ pub struct Policy {
     /// Whether events can be replayed at all. Without it, who isn't listening doesn't hear them.
     #[serde(default = "yes")]
     pub replay: bool,
+    /// Whether a listener that is behind, or is sent batches, is owed only the newest event of each channel.
+    #[serde(default)]
+    pub latest: bool,
     /// Event types that metrics count by name; all others are counted as `other`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metric_types: Vec<String>,
@@ -124,6 +127,7 @@ impl Policy {
             retention_count: None,
             event_bytes: None,
             replay: true,
+            latest: false,
             metric_types: Vec::new(),
             access: None,
         }
@@ -186,6 +190,12 @@ impl Policies {
     pub fn of(&self, channel: &str) -> &Policy {
         // The last one is `>` and matches everything.
         self.sorted.iter().find(|p| p.pattern.matches(channel)).unwrap_or(&self.sorted[self.sorted.len() - 1])
+    }
+
+    /// Whether only the newest event of a channel is owed to who is behind.
+    pub fn keeps_latest(&self, channel: &str) -> bool {
+        // Nearly nobody says so.
+        self.sorted.iter().any(|policy| policy.latest) && self.of(channel).latest
     }
 
     /// Every policy that holds for some channel under `pattern`.

@@ -102,7 +102,7 @@ impl Default for Config {
             drain_delay: Duration::ZERO,
             drain_window: Duration::from_secs(5),
             last_total: 1000,
-            // So many begin in a second of one core.
+            // What two cores have time for.
             streams_per_second: 10_000,
             // As many as a process with the usual limit of open files can have.
             streams_burst: 20_000,

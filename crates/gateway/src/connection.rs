@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::hub::{Hub, Membership};
 use crate::keep_alive::KeepAlive;
+use crate::latest::Newest;
 use crate::metrics::Source;
 use crate::replays::{Answer, Question, Replays};
 use crate::ring::RingEvent;
@@ -42,6 +43,8 @@ pub(crate) use start::Begin;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// The same for one of the many streams that a connection over HTTP/2 may have.
 const SHARING_CHUNK_BYTES: usize = 16 * 1024;
+/// Events looked at in a ring at a time. There are fewer in a chunk, unless newer ones take the place of others.
+const LOOKED_MAX: usize = 5000;
 /// How long a stream waits that the log has nothing for and the ring does not cover yet: the ring has not
 /// begun the epoch that the log is in.
 const LOG_PAUSE: Duration = Duration::from_millis(100);
@@ -322,7 +325,7 @@ impl Connection {
             let at = (self.turn + step) % self.courses.len();
             let mut course = self.courses[at];
             let topics = &self.subscription.shards[at].1;
-            let mut events: Vec<Arc<RingEvent>> = Vec::new();
+            let (mut events, mut looked) = (Newest::new(self.shared.hub.policies()), 0);
             let mut room = self.chunk_bytes.saturating_sub(chunk.len());
             if room == 0 {
                 self.turn = at;
@@ -334,8 +337,12 @@ impl Connection {
                 course.check(ring)?;
                 let reached = ring.read(topics, course.at, |event| {
                     room = room.saturating_sub(event.feed.wire_len());
-                    events.push(event.clone());
-                    room > 0
+                    if self.subscription.wants_type(&event.feed) && !event.feed.is_expired(now) {
+                        let older = events.push(&event.feed.channel, event.clone());
+                        room += older.map_or(0, |older| older.feed.wire_len());
+                    }
+                    looked += 1;
+                    room > 0 && looked < LOOKED_MAX
                 });
                 (course.at, more) = (reached.at, reached.more);
                 Ok(())
@@ -351,11 +358,10 @@ impl Connection {
             }
             let reached = course.at;
             let before = chunk.events();
-            for event in
-                events.iter().filter(|e| self.subscription.wants_type(&e.feed) && !e.feed.is_expired(now))
-            {
+            self.shared.hub.metrics.superseded.inc_by(events.superseded());
+            for event in events.into_events() {
                 self.courses[at].at = event.feed.seq;
-                chunk.event(event, &self.courses);
+                chunk.event(&event, &self.courses);
                 event.delivered.inc();
             }
             self.courses[at].at = reached;
@@ -635,7 +641,12 @@ fn take_page(
     chunk: &mut Chunk,
 ) -> u64 {
     let before = chunk.events();
+    let mut events = Newest::new(shared.hub.policies());
     for feed in page.events.iter().filter(|event| subscription.wants_type(event)) {
+        events.push(&feed.channel, feed);
+    }
+    shared.hub.metrics.superseded.inc_by(events.superseded());
+    for feed in events.into_events() {
         courses[at].at = feed.seq;
         let delivered = shared.hub.counter(feed);
         delivered.inc();

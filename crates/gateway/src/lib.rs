@@ -29,6 +29,7 @@ mod gathering;
 mod history;
 mod http;
 mod keep_alive;
+mod latest;
 mod limits;
 mod replays;
 mod revoke;

@@ -163,6 +163,8 @@ pub struct Metrics {
     pub pending_dropped: Counter,
     /// Polls of the log because the live feed was silent.
     pub polls: Counter,
+    /// Events left out for a newer one of their channel.
+    pub superseded: Counter,
     delivered: Family<TypeLabel, Counter>,
     ended: Family<ReasonLabel, Counter>,
     refused: Family<ReasonLabel, Counter>,
@@ -218,6 +220,11 @@ impl Metrics {
             "events_delivered",
             "Events written to streams, by type as policies list them",
             m.delivered.clone(),
+        );
+        r.register(
+            "events_superseded",
+            "Events left out for a newer one of their channel, by policies with latest",
+            m.superseded.clone(),
         );
         r.register("refusals", "Requests refused for who made them, by problem type", m.refused.clone());
         r.register(

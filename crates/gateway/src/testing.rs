@@ -15,7 +15,8 @@ use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
 use foghorn_core::entry::Key;
 use foghorn_core::event::{Event, EventType};
-use foghorn_core::policy::Policies;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
@@ -31,10 +32,12 @@ pub(crate) fn hub(ring_bytes: usize) -> Arc<Hub> {
     hub_of(ShardCount::ONE, ring_bytes)
 }
 
-/// A hub whose rings are bounded so together.
+/// A hub whose rings are bounded so together. Of `latest.<any>` only the newest event is owed to who is behind.
 pub(crate) fn hub_of(shards: ShardCount, ring_bytes: usize) -> Arc<Hub> {
     let metrics = Metrics::register(&mut Registry::default());
-    Arc::new(Hub::new(shards, ring_bytes, Arc::new(Policies::default()), Clock::default(), metrics))
+    let latest = Policy { latest: true, ..Policy::new(Pattern::parse("latest.*").unwrap()) };
+    let policies = Policies::new(vec![latest]).unwrap();
+    Arc::new(Hub::new(shards, ring_bytes, Arc::new(policies), Clock::default(), metrics))
 }
 
 /// A batch over `(from, to]` with an event of this type at each seq.

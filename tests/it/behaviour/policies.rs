@@ -24,6 +24,36 @@ pub(super) async fn a_count_limits_what_is_replayed(d: Arc<Deployment>) {
     assert_eq!(again.first(3).await, texts[147..]);
 }
 
+pub(super) async fn of_a_channel_with_latest_who_is_behind_or_batches_gets_the_newest(d: Arc<Deployment>) {
+    let (channel, other) = (format!("latest.{}", d.name("l")), d.name("l"));
+    let query = format!("channels={channel},{other}");
+    let mut live = d.listen(&query, None).await;
+    let mut batching = d.listen(&format!("{query}&batch=2000"), None).await;
+    let cursor = live.cursor();
+    for number in 0..6 {
+        let channel = if number % 3 == 0 { &other } else { &channel };
+        d.publish(json!({ "channel": channel, "data": number.to_string() })).await;
+        // One that keeps up may lag for a moment.
+        live.event().await;
+    }
+    let mut batched: Vec<String> = Vec::new();
+    while batched.last().map(String::as_str) != Some("5") {
+        let batch = batching.event().await.json();
+        batched
+            .extend(batch.as_array().unwrap().iter().map(|item| item["data"].as_str().unwrap().to_owned()));
+    }
+    assert!(batched.len() < 6 && batched.contains(&"0".to_owned()), "{batched:?}");
+    let again = d.listen(&query, Some(&cursor)).await;
+    assert_eq!((&again.connected["recovered"], again.resets.len()), (&json!(true), 0));
+    let heard = again.replayed_data();
+    let has = |data| heard.contains(&data);
+    // Of each page, should the log be asked.
+    assert!(
+        has("0") && has("3") && has("5") && heard.len() < 6,
+        "the newest, and all of the others: {heard:?}"
+    );
+}
+
 pub(super) async fn without_replay_nothing_comes_back(d: Arc<Deployment>) {
     let channel = format!("fleeting.{}", d.name("f"));
     let mut listener = d.listen(&format!("channels={channel}"), None).await;

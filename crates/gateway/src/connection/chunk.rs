@@ -53,7 +53,8 @@ impl Chunk {
     pub(super) fn event(&mut self, event: &RingEvent, courses: &[Course]) {
         self.events += 1;
         if self.form.gathered_for().is_some() {
-            return self.gathering.push(event, cursor(courses));
+            self.gathering.push(event, cursor(courses), false);
+            return;
         }
         // With one shard the `id:` line is the same for all listeners, and encoded with the frame.
         let shared_id = courses.len() == 1;

@@ -234,6 +234,43 @@ async fn who_is_behind_for_too_long_or_by_too_much_is_told_to_come_back_and_goes
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_is_behind_is_owed_only_the_newest_event_of_a_channel_whose_policy_says_so() {
+    // From the log, and on from the ring.
+    let rig = rig(4 << 20, |query| {
+        let mut page = batch(1, query.after, 10, "latest.a", None, "old");
+        page.events.truncate(4);
+        page.events.extend(batch(1, 9, 10, "other", None, "other").events);
+        Ok(Replay::Page(page))
+    });
+    for (number, channel) in (11..1011).zip(["latest.a", "latest.b", "other", "latest.a"].into_iter().cycle())
+    {
+        rig.hub.apply(&batch(1, number - 1, number, channel, None, &number.to_string()));
+    }
+    let mut behind = rig.listen(">", &[], after(1, 5));
+    let (read, _) = until(&mut behind, "stream-live").await;
+    let data: Vec<_> = read.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    let of = |text: &str| data.iter().filter(|data| **data == text).count();
+    assert_eq!((of("old"), of("other")), (1, 1), "of a page");
+    let numbers: Vec<u64> = data.iter().filter_map(|data| data.parse().ok()).collect();
+    let others: Vec<u64> = (13..1011).step_by(4).collect();
+    let expected: Vec<u64> = others.into_iter().filter(|n| *n < 1008).chain([1008, 1009, 1010]).collect();
+    assert_eq!(numbers, expected, "250 of the others, and the last of each");
+    let sent = data.len() - 2;
+    assert!(read.contains(&format!("data: {{\"replayed\":{sent}}}")), "{sent}");
+    assert_eq!(rig.hub.metrics.superseded.get(), 3 + 1000 - 252);
+    // Who keeps up hears each.
+    for number in 1011..1031 {
+        rig.hub.apply(&batch(1, number - 1, number, "latest.a", None, &number.to_string()));
+        let (read, _) = until(&mut behind, "\n\n").await;
+        assert!(read.contains(&format!("data: {number}\n")), "{read}");
+    }
+    // And who comes back with the last cursor lacks nothing.
+    let mut again = rig.listen(">", &[], after(1, 1030));
+    let (read, _) = until(&mut again, "stream-live").await;
+    assert!(read.contains(r#""replayed":0"#), "{read}");
+}
+
 fn at(seq: u64) -> Cursor {
     Cursor::single(Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -24,8 +25,13 @@ const LITTLE_BYTES: usize = 4 * 1024;
 /// Serves a stream from its request on.
 pub(crate) async fn serve(connection: Connection, taken: Taken) {
     let Taken { head, socket, open } = taken;
-    // With a stream's limit in place of an answer's.
-    let socket = StallLimit::new(socket.into_inner(), connection.shared().config.slow_time);
+    // With a stream's limits in place of an answer's.
+    let (socket, slow_time) = (socket.into_inner(), connection.shared().config.slow_time);
+    // The kernel's is for who isn't there any more, and longer: what somebody who takes nothing is called is decided here.
+    if let Err(error) = SockRef::from(&socket).set_tcp_user_timeout(Some(slow_time * 3 / 2)) {
+        tracing::debug!(%error, "could not set a socket's time limit");
+    }
+    let socket = StallLimit::new(socket, slow_time);
     go_on(connection, socket, open, head).await;
 }
 

@@ -302,7 +302,11 @@ impl Reactor {
         if view.due_ms().is_none() {
             self.gathering.push(Reverse((due_ms, key)));
         }
-        if view.gather(shard, event, &self.seen, due_ms) >= BATCH_BYTES {
+        let latest = self.hub.policies().keeps_latest(event.feed.channel.as_str());
+        if view.gather(shard, event, &self.seen, due_ms, latest) {
+            self.hub.metrics.superseded.inc_by(view.members().len() as u64);
+        }
+        if view.gathered_bytes() >= BATCH_BYTES {
             self.push_gathered(key);
             self.pushed(key);
         }
@@ -434,7 +438,7 @@ impl Reactor {
                 if subscription.wants_type(&event.feed) && !event.feed.is_expired(now) {
                     courses[at] = course.moved_to(event.feed.seq);
                     if subscription.form.gathered_for().is_some() {
-                        gathering.push(&event, cursor(&courses));
+                        gathering.push(&event, cursor(&courses), false);
                     } else {
                         let envelope = subscription.form.is_envelope();
                         put_chunk(&mut bytes, |out| {

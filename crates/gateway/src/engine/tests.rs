@@ -421,6 +421,20 @@ async fn a_batch_ends_when_its_time_is_over_and_a_full_one_sooner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_has_only_the_newest_event_of_a_channel_whose_policy_says_so() {
+    let stage = Stage::new(1 << 20, Config::default()).await;
+    let mut client = stage.listen("channels=latest.a,b&batch=500").await;
+    client.until("stream-live", "").await;
+    stage.in_reactor(1).await;
+    for (channel, data) in [("latest.a", "1"), ("b", "2"), ("latest.a", "3"), ("b", "4"), ("latest.a", "5")] {
+        stage.publish(channel, data);
+    }
+    client.until("batch", "5").await;
+    assert_eq!(client.data(), ["2", "4", "5"]);
+    assert_eq!(stage.hub.metrics.superseded.get(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn staleness_and_another_epoch_are_told_once() {
     let stage = Stage::new(1 << 20, Config::default()).await;
     let mut client = stage.listen("channels=a").await;

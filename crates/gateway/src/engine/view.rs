@@ -174,21 +174,31 @@ impl View {
         });
     }
 
-    /// Keeps an event until [`push_gathered`](View::push_gathered). Returns how many bytes are gathered.
+    /// Keeps an event until [`push_gathered`](View::push_gathered); of its channel only this one, if it is to be the
+    /// `latest`. Whether it takes the place of an older one.
     pub(super) fn gather(
         &mut self,
         shard: Shard,
         event: &Arc<RingEvent>,
         seen: &[Seen],
         due_ms: u64,
-    ) -> usize {
+        latest: bool,
+    ) -> bool {
         let id = id_of(&self.subscription, shard, event, seen);
         let gathered = self.gathered.get_or_insert_with(|| {
             Box::new(Gathered { due_ms, block: Gathering::default(), events: Vec::new() })
         });
-        gathered.block.push(event, id);
+        let superseded = gathered.block.push(event, id, latest);
+        if superseded {
+            gathered.events.retain(|(_, older)| older.feed.channel != event.feed.channel);
+        }
         gathered.events.push((shard.index(), event.clone()));
-        gathered.block.len()
+        superseded
+    }
+
+    /// Bytes of what is gathered.
+    pub(super) fn gathered_bytes(&self) -> usize {
+        self.gathered.as_ref().map_or(0, |gathered| gathered.block.len())
     }
 
     /// When what is gathered has to be written, if anything is.

@@ -22,10 +22,7 @@ use super::{at_least_one, limits, progress};
 const CHANNEL: &str = "storm";
 /// Events a second to those who are live.
 const RATE: f64 = 50.0;
-/// How many of them alone, and how many beside the storm: from before it until after it.
-const ALONE: usize = 150;
-const BESIDE: usize = 200;
-/// How long after the first of the latter the storm begins.
+/// How long after the first of those that are published beside it the storm begins.
 const CALM: Duration = Duration::from_millis(500);
 /// How long the last delivery, and the last client, may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,6 +42,9 @@ pub(super) struct Args {
     /// How many listeners are live meanwhile
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
     live: usize,
+    /// How many events these are sent without the storm, and how many beside it, at 50 a second
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = at_least_one)]
+    events: usize,
     /// Bytes of data in an event
     #[arg(long, value_name = "BYTES", default_value_t = 256)]
     size: usize,
@@ -102,22 +102,22 @@ fn turn(args: &Args) -> anyhow::Result<Row> {
         })?;
         Ok(audience.heard())
     };
-    let alone = run(&mut publisher, 1, ALONE)?;
+    let alone = run(&mut publisher, 1, args.events)?;
     let before = server.look()?;
     let (address, clients, within, behind) = (server.address, args.clients, args.within, args.behind);
     let storm = thread::spawn(move || {
         thread::sleep(CALM);
         Crowd::come(address, &cursor, clients, within, behind, PATIENCE)
     });
-    let beside = run(&mut publisher, 1 + ALONE, BESIDE)?;
+    let beside = run(&mut publisher, 1 + args.events, args.events)?;
     let storm = storm.join().map_err(|_| anyhow!("the clients broke"))??;
     let cpu_seconds = server.look()?.cpu_seconds - before.cpu_seconds;
-    let missing = |heard: &Heard, events: usize| (events * args.live) as u64 - heard.deliveries;
+    let missing = |heard: &Heard| (args.events * args.live) as u64 - heard.deliveries;
     Ok(Row {
         level_seconds: storm.took.as_secs_f64(),
         each: storm.each,
         cpu_seconds,
-        missing: missing(&alone, ALONE) + missing(&beside, BESIDE) + storm.missing,
+        missing: missing(&alone) + missing(&beside) + storm.missing,
         disordered: alone.disordered + beside.disordered + storm.disordered,
         alone: alone.latencies,
         beside: beside.latencies,

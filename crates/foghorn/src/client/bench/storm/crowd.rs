@@ -15,6 +15,8 @@ use crate::client::bench::scan::{Scanner, Seen};
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// Connections that are begun between two looks at those there are.
+const CONNECTS: usize = 64;
 /// How long a stream for a cursor may take to begin.
 const CURSOR_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -88,14 +90,10 @@ impl Crowd {
         };
         let begun = Instant::now();
         while crowd.level < clients && begun.elapsed() < within + patience {
-            let passed = begun.elapsed().as_secs_f64() / within.as_secs_f64().max(f64::EPSILON);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "at most the clients"
-            )]
-            let due = (passed.min(1.0) * clients as f64) as usize;
-            while crowd.clients.len() < due {
+            let passed = begun.elapsed().as_nanos().min(within.as_nanos());
+            let due = clients as u128 * passed / within.as_nanos().max(1);
+            let due = if within.is_zero() { clients } else { usize::try_from(due).unwrap_or(clients) };
+            for _ in crowd.clients.len()..due.min(crowd.clients.len() + CONNECTS) {
                 crowd.add(server)?;
             }
             crowd.read(Duration::from_millis(1))?;
@@ -151,7 +149,9 @@ impl Crowd {
         let Client { socket, scanner, came, level: is_level, heard, .. } = &mut clients[number];
         loop {
             let count = match socket.read(buffer) {
-                Ok(0) => bail!("the server ended a stream: is gateway.streams_burst below --clients?"),
+                Ok(0) => bail!(
+                    "the server ended a stream; it refuses some where gateway.streams_burst is below --clients"
+                ),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
