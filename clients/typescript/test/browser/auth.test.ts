@@ -60,7 +60,9 @@ it("with a ticket an EventSource comes back by its cookie after a crash, and the
       const answer = await fetch(`${url}/ticket`, { method: "POST", headers: { Authorization } });
       const { ticket } = await answer.json();
       const source = new EventSource(`${url}?channels=ticks&ticket=${ticket}`, { withCredentials: true });
-      source.addEventListener("connected", ({ data }) => window.heard.push(JSON.parse(data).recovered));
+      source.addEventListener("connected", ({ data }) =>
+        window.heard.push(`recovered ${JSON.parse(data).recovered}`),
+      );
       source.addEventListener("tick", ({ data }) => window.heard.push(data));
       window.openClient("d", { url, channels: ["ticks"], types: ["tick"], mints: true });
     },
@@ -70,14 +72,14 @@ it("with a ticket an EventSource comes back by its cookie after a crash, and the
   const publisher = token("service", 60, { publish: [">"] });
   const publish = (data: number) =>
     stage.foghorn.publish({ channel: "ticks", event: "tick", data }, publisher);
-  await expect.poll(native).toEqual([false]);
+  await expect.poll(native).toEqual(["recovered false"]);
   await expect.poll(async () => (await heard("d")).statuses).toEqual(["connecting", "connected"]);
   await publish(1);
-  await expect.poll(native).toEqual([false, "1"]);
+  await expect.poll(native).toEqual(["recovered false", "1"]);
   await stage.foghorn.kill();
   await stage.foghorn.start();
   await publish(2);
-  await expect.poll(native, { timeout: 10_000 }).toEqual([false, "1", true, "2"]);
+  await expect.poll(native, { timeout: 10_000 }).toEqual(["recovered false", "1", "recovered true", "2"]);
   await expect
     .poll(async () => (await heard("d")).events, { timeout: 10_000 })
     .toEqual(["tick ticks 1", "tick ticks 2"]);

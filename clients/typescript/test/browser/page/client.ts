@@ -52,7 +52,10 @@ function open(name: string, { types, transport, mints, ...options }: Opening): v
 }
 
 async function withTicket(url: URL): Promise<void> {
-  const answer = await fetch(`${url.origin}${url.pathname}/ticket`, { method: "POST", headers: await bearer() });
+  const answer = await fetch(`${url.origin}${url.pathname}/ticket`, {
+    method: "POST",
+    headers: await bearer(),
+  });
   url.searchParams.set("ticket", (await answer.json()).ticket);
 }
 
@@ -64,7 +67,7 @@ declare global {
   interface Window {
     mint(): Promise<string>;
     /** What a worker says. */
-    heard: unknown[];
+    heard: string[];
     records: Record<string, Heard>;
     openClient: typeof open;
   }
