@@ -8,6 +8,7 @@ use std::time::Duration;
 use foghorn_tests::PATIENCE;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{metric, post};
+use foghorn_tests::nats::NatsServer;
 use foghorn_tests::postgres::PostgresServer;
 use foghorn_tests::sse::{NoBlock, SseClient};
 use foghorn_tests::wait::until;
@@ -135,6 +136,32 @@ async fn the_disk_of_postgres_is_full_for_a_while() {
     load.acked(200).await;
     disk.free();
     stage.durable_again().await;
+    load.finish(&stage.cluster).await;
+    stage.assert_table_equals_journal().await;
+}
+
+/// A server that could not write takes nothing more for its streams, also when there is room again: it fails its health
+/// check until it is restarted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_of_nats_is_full_until_it_is_restarted_with_room() {
+    let disk = SmallDisk::mount("outages::the_disk_of_nats_is_full_until_it_is_restarted_with_room");
+    let nats = NatsServer::start_with(&["-sd", &disk.path().display().to_string()]).await;
+    let postgres = PostgresServer::start().await;
+    let url = postgres.url(&postgres.create_database().await);
+    let config = "[nats]\njournal_bytes = 16777216\n[fanout]\npublish_deadline = \"10s\"\n";
+    let mut stage = Stage::on_both(nats, postgres, &url, config).await;
+    let load = Load::start(&stage.cluster);
+    load.acked(300).await;
+    disk.fill();
+    stage.cluster.nats.wait_for_log_line("no space left on device", LIMIT).await;
+    let refused =
+        post(&stage.cluster.fanouts[0].url("/api/publish"), &json!({ "channel": "a", "data": "x" }));
+    let refused = refused.await.unwrap();
+    assert_eq!((refused.status, &refused.body["retryable"]), (503, &json!(true)), "{}", refused.body);
+    assert!(refused.body["type"].as_str().unwrap().ends_with("/journal-unavailable"), "{}", refused.body);
+    disk.free();
+    stage.cluster.nats.restart().await;
+    load.acked(300).await;
     load.finish(&stage.cluster).await;
     stage.assert_table_equals_journal().await;
 }

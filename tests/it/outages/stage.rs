@@ -179,6 +179,11 @@ impl SmallDisk {
         SmallDisk(folder)
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// A database on it; its URL.
     pub(crate) async fn create_database(&self, postgres: &PostgresServer) -> String {
         let folder = self.0.path().join("tables");
