@@ -13,7 +13,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::clock::Time;
-use crate::deployment::standalone;
+use crate::deployment::{Listener, standalone};
 
 const ORIGIN: &str = "https://app.example";
 /// Longer than any of them takes, watching included.
@@ -114,6 +114,7 @@ async fn each_way_to_misconfigure_a_proxy_is_found_and_nothing_else() {
         (preflights, "cors", "405"),
         ("add_header Access-Control-Allow-Origin $http_origin always;", "cors", ""),
         ("proxy_hide_header Access-Control-Allow-Origin;", "cors", "doesn't let this origin in"),
+        ("proxy_hide_header Access-Control-Allow-Credentials;", "cors", "doesn't allow credentials"),
     ];
     join_all(ways.map(async |(location, wrong, words)| {
         let nginx = nginx(&foghorn, "", location).await;
@@ -145,6 +146,16 @@ async fn what_holds_streams_back_is_told_from_what_is_not_there() {
     .await;
     let (told, _) = findings("http://127.0.0.1:9/", &[]).await;
     assert_eq!(told, ["reach: wrong"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_says_itself_is_not_laid_to_a_proxy() {
+    let environment = [("FOGHORN_GATEWAY_CONNECTIONS", "1")];
+    let (foghorn, _folder) = foghorn(&environment).await;
+    let _only = Listener::open(&foghorn.url("/api/events/c"), None).await;
+    let (told, seen) = findings(&foghorn.url("/"), &[]).await;
+    assert!(told.contains(&"buffering: wrong".to_owned()), "{told:?}");
+    assert!(seen.contains("the gateway itself ends the stream: overload"), "{seen}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

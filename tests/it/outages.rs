@@ -154,9 +154,8 @@ async fn the_disk_of_nats_is_full_until_it_is_restarted_with_room() {
     load.acked(300).await;
     disk.fill();
     stage.cluster.nats.wait_for_log_line("no space left on device", LIMIT).await;
-    let refused =
-        post(&stage.cluster.fanouts[0].url("/api/publish"), &json!({ "channel": "a", "data": "x" }));
-    let refused = refused.await.unwrap();
+    let url = stage.cluster.fanouts[0].url("/api/publish");
+    let refused = post(&url, &json!({ "channel": "a", "data": "x" })).await.unwrap();
     assert_eq!((refused.status, &refused.body["retryable"]), (503, &json!(true)), "{}", refused.body);
     assert!(refused.body["type"].as_str().unwrap().ends_with("/journal-unavailable"), "{}", refused.body);
     disk.free();

@@ -61,8 +61,15 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every [`code`](Self::code), for metrics that start at zero.
-    pub const CODES: [&str; 5] =
-        ["unauthenticated", "bad-credential", "access-denied", "origin", "keys-unavailable"];
+    pub const CODES: [&str; 7] = [
+        "unauthenticated",
+        "bad-credential",
+        "access-denied",
+        "origin",
+        "keys-unavailable",
+        "bad-ticket",
+        "tickets-unavailable",
+    ];
 
     /// The problem type in the catalogue (`docs/problems.md`).
     pub fn code(&self) -> &'static str {

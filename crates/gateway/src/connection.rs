@@ -92,7 +92,7 @@ pub(crate) struct Connection {
     told_stale: bool,
     /// Whether it owed nothing when it last looked.
     settled: bool,
-    /// When it was first seen to owe more than it could be given at once, and has since.
+    /// When it was first seen to owe more than it could be given at once, and has since; while it is live.
     behind_since: Option<Instant>,
     keep_alive: KeepAlive,
 }
@@ -107,6 +107,8 @@ pub(crate) struct Stream {
     /// Whether the last it heard of its live feed is that it is silent.
     pub(crate) told_stale: bool,
     pub(crate) keep_alive: KeepAlive,
+    /// Since when it is behind, if it is, though it was level once.
+    pub(crate) behind_since: Option<Instant>,
 }
 
 /// What is to be done when the rings have been read.
@@ -140,6 +142,7 @@ impl Connection {
             courses: Vec::new(),
             told_stale: false,
             keep_alive: KeepAlive::new(&shared.config),
+            behind_since: None,
         };
         Connection::of(shared, stream, Phase::Begin(begin))
     }
@@ -158,7 +161,7 @@ impl Connection {
     }
 
     fn of(shared: Arc<Shared>, stream: Stream, phase: Phase) -> Self {
-        let Stream { seat, subscription, courses, told_stale, keep_alive } = stream;
+        let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since } = stream;
         Connection {
             membership: shared.hub.join(&subscription),
             life: Life::new(seat, shared.config.slow_time),
@@ -171,7 +174,7 @@ impl Connection {
             replayed: 0,
             told_stale,
             settled: false,
-            behind_since: None,
+            behind_since,
             keep_alive,
         }
     }
@@ -197,12 +200,21 @@ impl Connection {
     /// The stream, for whoever serves it from now on. With its membership: until it is dropped, the hub may
     /// tell the stream to leave.
     pub(crate) fn into_stream(self) -> Option<(Stream, Membership)> {
-        let Connection { subscription, membership, mut life, courses, told_stale, keep_alive, .. } = self;
+        let Connection {
+            subscription,
+            membership,
+            mut life,
+            courses,
+            told_stale,
+            keep_alive,
+            behind_since,
+            ..
+        } = self;
         let seat = life.seat.take()?;
-        Some((Stream { seat, subscription, courses, told_stale, keep_alive }, membership))
+        Some((Stream { seat, subscription, courses, told_stale, keep_alive, behind_since }, membership))
     }
 
-    /// Its socket took nothing for too long.
+    /// Its socket took nothing for too long, or too little.
     pub(crate) fn stalled(&mut self) {
         self.life.end = Some(StreamEnd::Slow);
     }
@@ -243,8 +255,9 @@ impl Connection {
             self.say_stale(&mut chunk);
             let next = self.read_rings(&mut chunk);
             self.settled = matches!(next, Next::Wait);
-            let since = self.behind_since.filter(|_| !self.settled);
-            self.behind_since = since.or_else(|| (!self.settled).then(Instant::now));
+            // Who catches up is behind for other reasons than its own.
+            let behind = matches!(self.phase, Phase::Live) && !self.settled;
+            self.behind_since = behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
             if !chunk.is_empty() {
                 self.keep_alive.active();
                 return chunk.into_bytes();
@@ -255,15 +268,18 @@ impl Connection {
                     None
                 }
                 Next::Log(at) => {
-                    let before = self.courses[at];
-                    match Box::pin(self.read_log(at)).await {
+                    let (before, asked) = (self.courses[at], Instant::now());
+                    let bytes = match Box::pin(self.read_log(at)).await {
                         // The log has nothing more, and the ring is not there yet.
                         None if self.courses[at] == before => self.wait(Instant::now() + LOG_PAUSE).await,
                         bytes => {
                             self.keep_alive.active();
                             bytes
                         }
-                    }
+                    };
+                    // The log's time is not the client's.
+                    self.behind_since = self.behind_since.map(|since| since + asked.elapsed());
+                    bytes
                 }
                 Next::Wait => self.wait(self.keep_alive_at()).await,
             };
@@ -283,9 +299,7 @@ impl Connection {
 
     /// Whether it has been behind for too long, or by too much, though it was level once.
     fn lags_too_much(&self) -> bool {
-        let Some(since) = self.behind_since.filter(|_| matches!(self.phase, Phase::Live)) else {
-            return false;
-        };
+        let Some(since) = self.behind_since else { return false };
         let (behind, config) = (since.elapsed(), &self.shared.config);
         behind >= config.lag_time
             || (config.lag_bytes > 0 && behind >= LAG_LEAST && self.lag_bytes() > config.lag_bytes)

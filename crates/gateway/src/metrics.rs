@@ -172,7 +172,7 @@ pub struct Metrics {
     tickets: Family<OutcomeLabel, Counter>,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
-    /// Catch-ups that wait for their turn at the event log.
+    /// Questions to the event log that wait for their turn.
     pub replays_waiting: Gauge,
     replays: Family<HowLabel, Counter>,
     log_errors: Counter,
@@ -242,7 +242,7 @@ impl Metrics {
         );
         r.register(
             "replays_waiting",
-            "Catch-ups that wait for their turn at the event log",
+            "Questions to the event log that wait for their turn, one for all streams that ask the same",
             m.replays_waiting.clone(),
         );
         r.register("replay_failures", "Requests to the event log that failed", m.log_errors.clone());

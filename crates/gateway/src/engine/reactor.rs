@@ -32,6 +32,7 @@ use crate::gathering::Gathering;
 use crate::hub::{Hub, Membership};
 use crate::index::PatternIndex;
 use crate::keep_alive::{KeepAlive, millis};
+use crate::latest::Newest;
 use crate::ring::{Ring, RingEvent};
 use crate::seat::{Due, Seat};
 use crate::subscription::Subscription;
@@ -53,6 +54,8 @@ const JOIN_BYTES: usize = 64 * 1024;
 const POOL: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
 const NO_VIEW: Key = Key::MAX;
+/// Of a stream that isn't behind: later than any time.
+const LEVEL: u64 = u64::MAX;
 
 /// One stream.
 struct Listener {
@@ -72,6 +75,8 @@ struct Listener {
     overlooked: usize,
     /// Whether its socket took less than it was given.
     full: bool,
+    /// Since when that is so, or it is behind for that; [`LEVEL`] when it isn't.
+    behind_ms: u64,
     rest: Option<Box<Rest>>,
 }
 
@@ -79,8 +84,6 @@ struct Listener {
 struct Rest {
     bytes: Vec<u8>,
     sent: usize,
-    /// Since when there is some.
-    since_ms: u64,
     then: Then,
 }
 
@@ -374,6 +377,8 @@ impl Reactor {
         // From here on it is let go with all that are here.
         drop(membership);
         let Handed { stream, socket, open } = handed;
+        // Whoever was behind still is, until it has been written what it lacks.
+        let behind_ms = stream.behind_since.map_or(LEVEL, |since| self.ms(since.into_std()));
         let mut socket = TcpStream::from_std(socket);
         let entry = self.listeners.vacant_entry();
         let key = narrow(entry.key());
@@ -395,6 +400,7 @@ impl Reactor {
             keep_alive: stream.keep_alive,
             overlooked: 0,
             full: false,
+            behind_ms,
             rest: None,
         });
         self.join(key, stream.subscription);
@@ -416,7 +422,8 @@ impl Reactor {
             if course.epoch != seen.epoch || course.at > seen.at {
                 return None;
             }
-            let (mut events, mut room) = (Vec::new(), JOIN_BYTES.saturating_sub(bytes.len()));
+            let mut events = Newest::new(self.hub.policies());
+            let mut room = JOIN_BYTES.saturating_sub(bytes.len());
             let mut much = false;
             let reached = self.hub.with_ring(course.shard, |ring| {
                 let ring = ring.filter(|ring| course.check(ring).is_ok())?;
@@ -426,7 +433,9 @@ impl Reactor {
                         return false;
                     }
                     room = room.saturating_sub(event.feed.wire_len());
-                    events.push(event.clone());
+                    if subscription.wants_type(&event.feed) && !event.feed.is_expired(now) {
+                        events.push(&event.feed.channel, event.clone());
+                    }
                     true
                 });
                 Some(reached.at)
@@ -434,19 +443,18 @@ impl Reactor {
             if much || reached < seen.at {
                 return None;
             }
-            for event in events {
-                if subscription.wants_type(&event.feed) && !event.feed.is_expired(now) {
-                    courses[at] = course.moved_to(event.feed.seq);
-                    if subscription.form.gathered_for().is_some() {
-                        gathering.push(&event, cursor(&courses), false);
-                    } else {
-                        let envelope = subscription.form.is_envelope();
-                        put_chunk(&mut bytes, |out| {
-                            put_event(out, &event, envelope, || cursor(&courses), courses.len());
-                        });
-                    }
-                    event.delivered.inc();
+            self.hub.metrics.superseded.inc_by(events.superseded());
+            for event in events.into_events() {
+                courses[at] = course.moved_to(event.feed.seq);
+                if subscription.form.gathered_for().is_some() {
+                    gathering.push(&event, cursor(&courses), false);
+                } else {
+                    let envelope = subscription.form.is_envelope();
+                    put_chunk(&mut bytes, |out| {
+                        put_event(out, &event, envelope, || cursor(&courses), courses.len());
+                    });
                 }
+                event.delivered.inc();
             }
             courses[at] = course.moved_to(seen.at);
         }
@@ -612,8 +620,7 @@ impl Reactor {
         let listener = &mut self.listeners[key as usize];
         match &mut listener.rest {
             None => {
-                listener.rest =
-                    Some(Box::new(Rest { bytes: bytes.to_vec(), sent: 0, since_ms: self.now_ms, then }));
+                listener.rest = Some(Box::new(Rest { bytes: bytes.to_vec(), sent: 0, then }));
             }
             Some(rest) => {
                 rest.bytes.extend_from_slice(bytes);
@@ -631,6 +638,7 @@ impl Reactor {
             match send(&mut listener.socket, &rest.bytes[rest.sent..]) {
                 Ok(0) => {
                     listener.full = true;
+                    listener.behind_ms = listener.behind_ms.min(self.now_ms);
                     if self.rests_bytes > self.slow_bytes {
                         self.abort(key);
                     }
@@ -665,7 +673,11 @@ impl Reactor {
     fn go_on(&mut self, key: Key) {
         let Some(listener) = self.listeners.get_mut(key as usize) else { return };
         let Some(view) = self.views.get_mut(listener.view as usize) else { return };
-        if listener.offset == view.end() || listener.full || listener.rest.is_some() {
+        if listener.full || listener.rest.is_some() {
+            return;
+        }
+        if listener.offset == view.end() {
+            listener.behind_ms = LEVEL;
             return;
         }
         let Some(outbox) = view.outbox() else { return };
@@ -693,7 +705,7 @@ impl Reactor {
 
     fn tick(&mut self, due: &mut Vec<Entry>) {
         let now = Instant::now();
-        self.now_ms = u64::try_from(now.duration_since(self.began).as_millis()).unwrap_or(u64::MAX);
+        self.now_ms = self.ms(now);
         if now < self.wheel.next() {
             return;
         }
@@ -716,7 +728,7 @@ impl Reactor {
             let quiet = self.now_ms - listener.last_write;
             slow += usize::from(quiet > 1000);
             // Also one that takes a little from time to time.
-            let behind = listener.rest.as_ref().map_or(0, |rest| self.now_ms - rest.since_ms);
+            let behind = self.now_ms.saturating_sub(listener.behind_ms);
             if quiet >= self.slow_ms || behind >= self.lag_ms {
                 stalled.push(narrow(key));
             }
@@ -881,10 +893,20 @@ impl Reactor {
                 courses,
                 told_stale,
                 keep_alive: listener.keep_alive,
+                behind_since: self.since(listener.behind_ms),
             },
             socket: listener.socket.into(),
             open: listener.open,
         });
+    }
+
+    /// A moment in milliseconds of the reactor's time, and back.
+    fn ms(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.began).as_millis()).unwrap_or(LEVEL)
+    }
+
+    fn since(&self, ms: u64) -> Option<tokio::time::Instant> {
+        (ms != LEVEL).then(|| (self.began + Duration::from_millis(ms)).into())
     }
 
     fn give_back(&self, handed: Handed) {
@@ -974,6 +996,7 @@ fn write_from(outbox: &mut Outbox, listener: &mut Listener, now_ms: u64) -> io::
     let lacks = outbox.after(listener.offset);
     let count = send(&mut listener.socket, lacks)?;
     listener.full = count < lacks.len();
+    listener.behind_ms = if listener.full { listener.behind_ms.min(now_ms) } else { LEVEL };
     if count > 0 {
         let from = listener.offset;
         listener.offset += count as u64;

@@ -300,6 +300,38 @@ async fn readers_that_never_read_hold_little_and_end_as_slow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_takes_less_than_comes_for_too_long_is_let_go_before_the_ring_has_passed_it() {
+    const RING_BYTES: usize = 128 << 20;
+    let config = Config { lag_time: Duration::from_secs(1), ..Config::default() };
+    let stage = Stage::new(RING_BYTES, config).await;
+    let mut dripping = stage.listen("channels=a").await;
+    dripping.until("stream-live", "").await;
+    let mut honest = stage.listen("channels=a").await;
+    honest.until("stream-live", "").await;
+    stage.in_reactor(2).await;
+    // Never nothing for long, and never all.
+    let dripping = tokio::spawn(async move {
+        let (mut bytes, mut pace) = ([0; 16 * 1024], tokio::time::interval(Duration::from_millis(10)));
+        while matches!(dripping.socket.read(&mut bytes).await, Ok(1..)) {
+            pace.tick().await;
+        }
+    });
+    let filling = "x".repeat(100_000);
+    let (mut number, mut pace) = (0, tokio::time::interval(Duration::from_millis(20)));
+    while !dripping.is_finished() {
+        pace.tick().await;
+        stage.publish("a", &format!("{number}:{filling}"));
+        honest.until("message", &format!("{number}:")).await;
+        number += 1;
+        assert!(number * filling.len() < RING_BYTES / 2, "it is still here");
+    }
+    stage.open(1).await;
+    assert_eq!((stage.hub.metrics.ended_so_far(StreamEnd::Slow), stage.log.asked()), (1, 0));
+    stage.publish("a", "end");
+    honest.until("message", "end").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn slow_readers_that_hold_too_much_together_end_before_their_time() {
     // That is, whoever stops within an event.
     let stage = Stage::new(8 << 20, Config { slow_bytes: 0, ..Config::default() }).await;

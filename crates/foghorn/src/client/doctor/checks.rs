@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Args;
 use super::finding::Finding;
-use super::stream::{self, Next, NoStream, PROMPT, Stream};
+use super::stream::{self, Instead, Next, NoStream, PROMPT, Stream};
 use crate::client::http::{Refusal, Server};
 
 /// How far the clocks may be apart: tokens are good for as much longer (`auth.leeway`) by default.
@@ -157,12 +157,15 @@ impl<'a, F: FnMut(Finding)> Doctor<'a, F> {
 
     /// Whether a stream begins at once, and how.
     async fn buffering(&mut self, stream: &mut Stream) -> Option<Beginning> {
-        let Some(blocks) = stream.until("connected").await else {
-            let seen = format!(
-                "the answer's head comes, but nothing of the stream for {PROMPT:?} (it says `connected` at once)"
-            );
-            (self.say)(Finding::wrong("buffering", seen, BUFFERING));
-            return None;
+        let blocks = match stream.until("connected").await {
+            Ok(blocks) => blocks,
+            Err(instead) => {
+                let held = format!(
+                    "the answer's head comes, but nothing of the stream for {PROMPT:?} (it says `connected` at once)"
+                );
+                (self.say)(not_so("buffering", instead, held));
+                return None;
+            }
         };
         let took = stream.heard - stream.answered;
         (self.say)(Finding::ok("buffering", format!("the stream begins {} after its head", ms(took))));
@@ -222,8 +225,8 @@ impl<'a, F: FnMut(Finding)> Doctor<'a, F> {
 
     async fn recovers(&self, request: RequestBuilder) -> Result<bool, Finding> {
         let mut stream = self.again(request, "resume").await?;
-        let blocks = stream.until("connected").await.ok_or_else(|| {
-            Finding::wrong("resume", format!("of a second stream nothing comes for {PROMPT:?}"), BUFFERING)
+        let blocks = stream.until("connected").await.map_err(|instead| {
+            not_so("resume", instead, format!("of a second stream nothing comes for {PROMPT:?}"))
         })?;
         Ok(Beginning::of(&blocks).recovered)
     }
@@ -297,6 +300,8 @@ impl<'a, F: FnMut(Finding)> Doctor<'a, F> {
                 let named: Vec<_> = named.split(',').map(str::trim).collect();
                 if answer.headers().get("access-control-allow-origin") != Some(origin) {
                     Err("a preflight doesn't let this origin in".to_owned())
+                } else if of("access-control-allow-credentials") != "true" {
+                    Err("a preflight doesn't allow credentials".to_owned())
                 } else if !["authorization", "last-event-id"].iter().all(|name| named.contains(name)) {
                     Err(format!("a preflight allows the headers {:?} alone", named.join(", ")))
                 } else {
@@ -307,6 +312,9 @@ impl<'a, F: FnMut(Finding)> Doctor<'a, F> {
         let seen = match allowed {
             Err(why) => Err(why),
             Ok(()) => match Stream::open(&self.server, self.request().header("origin", origin)).await {
+                Ok(stream) if stream.header("access-control-allow-credentials") != Some("true") => {
+                    Err("the stream doesn't allow credentials".to_owned())
+                }
                 Ok(stream) => match stream.headers().get_all("access-control-allow-origin").iter().count() {
                     1 if stream.headers().get("access-control-allow-origin") == Some(origin) => Ok(()),
                     0 | 1 => Err("the stream doesn't name this origin, though a preflight does".to_owned()),
@@ -340,10 +348,9 @@ impl<'a, F: FnMut(Finding)> Doctor<'a, F> {
 
     async fn deliver(&self) -> Result<Duration, Finding> {
         let mut stream = self.again(self.request(), "delivery").await?;
-        if stream.until("stream-live").await.is_none() {
-            let seen = format!("a stream isn't live after {PROMPT:?}");
-            return Err(Finding::wrong("delivery", seen, "see whether the gateway hears the live feed"));
-        }
+        stream.until("stream-live").await.map_err(|instead| {
+            not_so("delivery", instead, format!("a stream isn't live after {PROMPT:?}"))
+        })?;
         let mut slowest = Duration::ZERO;
         for number in 0..EVENTS {
             let data = format!("doctor {number} {:08x}", rand::random::<u32>());
@@ -434,6 +441,19 @@ impl Beginning {
             timestamp: data["timestamp"].as_str().and_then(|text| text.parse().ok()),
             recovered: data["recovered"] == true,
         }
+    }
+}
+
+/// Why a stream doesn't say what it should; `held` if it says nothing.
+fn not_so(check: &'static str, instead: Instead, held: String) -> Finding {
+    match instead {
+        Instead::Nothing => Finding::wrong(check, held, BUFFERING),
+        Instead::Ended(reason) => Finding::wrong(
+            check,
+            format!("the gateway itself ends the stream: {reason}"),
+            "see what docs/streams.md says of this reason; it may be over when you try again",
+        ),
+        Instead::End(seen) => Finding::wrong(check, seen, "see what broke the connection, or try again"),
     }
 }
 

@@ -49,6 +49,16 @@ pub(super) enum Next {
     Broken(String),
 }
 
+/// What came of a stream in place of what was waited for.
+pub(super) enum Instead {
+    /// Nothing at all, in time.
+    Nothing,
+    /// The gateway ended it, for this reason.
+    Ended(String),
+    /// It ended in some other way.
+    End(String),
+}
+
 impl Stream {
     /// Sends a request for one.
     pub(super) async fn open(server: &Server, request: RequestBuilder) -> Result<Self, NoStream> {
@@ -104,16 +114,25 @@ impl Stream {
         }
     }
 
-    /// Reads on to a block of this type, for at most [`PROMPT`]; gives it and those before it. None: it didn't come.
-    pub(super) async fn until(&mut self, event: &str) -> Option<Vec<Block>> {
+    /// Reads on to a block of this type, for at most [`PROMPT`]; gives it and those before it. Else what came instead.
+    pub(super) async fn until(&mut self, event: &str) -> Result<Vec<Block>, Instead> {
         let deadline = Instant::now() + PROMPT;
         let mut before = Vec::new();
         loop {
-            let Next::Block(block) = self.next(deadline).await else { return None };
+            let block = match self.next(deadline).await {
+                Next::Block(block) => block,
+                Next::Quiet => return Err(Instead::Nothing),
+                Next::End => return Err(Instead::End("the stream ended without a word".to_owned())),
+                Next::Broken(why) => return Err(Instead::End(format!("the stream broke off ({why})"))),
+            };
             let found = block.event_type() == event;
+            if !found && block.event_type() == "stream-end" {
+                let reason = json(&block)["reason"].as_str().unwrap_or("no reason").to_owned();
+                return Err(Instead::Ended(reason));
+            }
             before.push(block);
             if found {
-                return Some(before);
+                return Ok(before);
             }
         }
     }
