@@ -35,9 +35,15 @@ pub struct Decoder {
     touched: bool,
     after_cr: bool,
     started: bool,
+    retry_ms: Option<u64>,
 }
 
 impl Decoder {
+    /// The last `retry` of the stream, in milliseconds: it counts at once, whatever becomes of its block.
+    pub fn retry_ms(&self) -> Option<u64> {
+        self.retry_ms
+    }
+
     /// Feeds the next bytes; `on_block` gets each block that they complete.
     pub fn feed(&mut self, bytes: &[u8], mut on_block: impl FnMut(&Block)) {
         for byte in bytes {
@@ -85,6 +91,7 @@ impl Decoder {
             "id" if !value.contains('\0') => self.block.id = Some(value.to_owned()),
             "retry" if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => {
                 self.block.retry_ms = value.parse().ok();
+                self.retry_ms = self.block.retry_ms.or(self.retry_ms);
             }
             "data" => match &mut self.block.data {
                 Some(data) if data.len() + value.len() < DECODER_BYTES_MAX => {
@@ -109,25 +116,25 @@ mod tests {
     /// Shared with every other reader of event streams here.
     const VECTORS: &str = include_str!("../../../../tests/vectors/event-stream.json");
 
-    fn blocks<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Block> {
+    fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Block>, Decoder) {
         let (mut decoder, mut all) = (Decoder::default(), Vec::new());
         for piece in pieces {
             decoder.feed(piece, |block| all.push(block.clone()));
         }
-        all
+        (all, decoder)
     }
 
-    /// What an EventSource makes of these blocks, in the words of the vectors.
-    fn heard(blocks: &[Block]) -> Value {
-        let (mut events, mut id, mut retry) = (Vec::new(), "", None);
-        for block in blocks {
+    /// What an EventSource makes of these pieces, in the words of the vectors.
+    fn heard<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Value {
+        let (blocks, decoder) = read(pieces);
+        let (mut events, mut id) = (Vec::new(), "");
+        for block in &blocks {
             id = block.id.as_deref().unwrap_or(id);
-            retry = block.retry_ms.or(retry);
             if let Some(data) = &block.data {
                 events.push(json!({ "type": block.event_type(), "data": data, "id": id }));
             }
         }
-        json!({ "events": events, "id": id, "retry": retry })
+        json!({ "events": events, "id": id, "retry": decoder.retry_ms() })
     }
 
     fn bytes(vector: &Value) -> Vec<u8> {
@@ -150,8 +157,7 @@ mod tests {
             let expected =
                 json!({ "events": vector["events"], "id": vector["id"], "retry": vector["retry"] });
             for size in [1, 2, 3, 7, input.len().max(1)] {
-                let heard = heard(&blocks(input.chunks(size)));
-                assert_eq!(heard, expected, "{} (in pieces of {size})", vector["name"]);
+                assert_eq!(heard(input.chunks(size)), expected, "{} (in pieces of {size})", vector["name"]);
             }
         }
     }
@@ -160,6 +166,6 @@ mod tests {
     fn a_block_without_data_is_given_all_the_same() {
         let input: &[u8] = b"id: 7\n\n: a comment\n\nretry: 12\n\n";
         let of_id = Block { id: Some("7".to_owned()), ..Block::default() };
-        assert_eq!(blocks([input]), [of_id, Block { retry_ms: Some(12), ..Block::default() }]);
+        assert_eq!(read([input]).0, [of_id, Block { retry_ms: Some(12), ..Block::default() }]);
     }
 }

@@ -204,6 +204,9 @@ impl<O: Write, E: Write> Session<O, E> {
                 }
             };
             decoder.feed(&bytes, |block| blocks.push(block.clone()));
+            if let Some(milliseconds) = decoder.retry_ms() {
+                self.retry.told(milliseconds);
+            }
             for block in blocks.drain(..) {
                 self.take(block)?;
                 if self.left == Some(0) {
@@ -228,9 +231,6 @@ impl<O: Write, E: Write> Session<O, E> {
     /// One block: prints what it says, then moves the cursor, so that nothing printed is asked for again
     /// and nothing unprinted is passed.
     fn take(&mut self, block: Block) -> io::Result<()> {
-        if let Some(milliseconds) = block.retry_ms {
-            self.retry.told(milliseconds);
-        }
         // Without data it is no event: a keep-alive that moves the cursor.
         if let Some(data) = &block.data {
             match block.event_type() {
