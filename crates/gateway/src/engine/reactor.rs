@@ -378,7 +378,8 @@ impl Reactor {
         drop(membership);
         let Handed { stream, socket, open } = handed;
         // Whoever was behind still is, until it has been written what it lacks.
-        let behind_ms = stream.behind_since.map_or(LEVEL, |since| self.ms(since.into_std()));
+        let behind = stream.behind_since.filter(|_| !lacks.is_empty());
+        let behind_ms = behind.map_or(LEVEL, |since| self.ms(since.into_std()));
         let mut socket = TcpStream::from_std(socket);
         let entry = self.listeners.vacant_entry();
         let key = narrow(entry.key());
