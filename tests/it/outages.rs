@@ -145,7 +145,11 @@ async fn the_disk_of_postgres_is_full_for_a_while() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_disk_of_nats_is_full_until_it_is_restarted_with_room() {
     let disk = SmallDisk::mount("outages::the_disk_of_nats_is_full_until_it_is_restarted_with_room");
-    let nats = NatsServer::start_with(&["-sd", &disk.path().display().to_string()]).await;
+    // What streams may take at most is promised to them, and is more than the disk has.
+    let config = disk.path().join("nats.conf");
+    std::fs::write(&config, "jetstream { max_file_store: 1GB }").unwrap();
+    let [store, config] = [disk.path(), &config].map(|path| path.display().to_string());
+    let nats = NatsServer::start_with(&["-c", &config, "-sd", &store]).await;
     let postgres = PostgresServer::start().await;
     let url = postgres.url(&postgres.create_database().await);
     let config = "[nats]\njournal_bytes = 16777216\n[fanout]\npublish_deadline = \"10s\"\n";
