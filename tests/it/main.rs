@@ -13,6 +13,7 @@ mod crash;
 mod dashboards;
 mod deployment;
 mod doctor;
+mod documents;
 mod doors;
 mod faults;
 mod harness;

@@ -152,6 +152,8 @@ impl Api {
     ) -> Result<Response, Problem> {
         let query = Query::parse(query, KEYS)?;
         let topics = topics(&query, channel, self.shared.config.channels_per_connection)?;
+        // Looked at before a ticket is spent on it.
+        let begin = begin(headers, &query, self.shared.hub.clock.now())?;
         let opener = match self.opener(headers, page, &query).await? {
             Ok(opener) => opener,
             Err(why) => match why.passes_after() {
@@ -159,7 +161,7 @@ impl Api {
                 None => return Err(self.refused(&why)),
             },
         };
-        let mut response = self.open(&opener, headers, &query, topics)?;
+        let mut response = self.open(&opener, headers, &query, topics, begin)?;
         // Also where the stream is over at once: its client comes back, and the ticket is spent.
         let cookies = opener.cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie));
         response.headers_mut().extend(cookies);
@@ -172,6 +174,7 @@ impl Api {
         headers: &HeaderMap,
         query: &Query,
         topics: Vec<Pattern>,
+        begin: Begin,
     ) -> Result<Response, Problem> {
         let Opener { caller, cookies } = opener;
         topics.iter().try_for_each(|topic| self.check_listen(caller, topic))?;
@@ -186,7 +189,6 @@ impl Api {
         {
             return Ok(self.stream_later(limited));
         }
-        let begin = begin(headers, query, self.shared.hub.clock.now())?;
         let hub = &self.shared.hub;
         if hub.is_draining() || hub.connections() >= self.shared.config.connections {
             let end = if hub.is_draining() { StreamEnd::Drain } else { StreamEnd::Overload };
@@ -247,6 +249,20 @@ impl Api {
         metrics.ended(StreamEnd::CredentialUnavailable);
         let retry_ms = self.shared.config.retry_ms().max(u64::from(seconds) * 1000);
         event_stream(full(goodbye(StreamEnd::CredentialUnavailable, retry_ms)))
+    }
+
+    /// Who posts something; the URL has nothing more to say.
+    pub(crate) async fn poster(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Problem> {
+        if method != Method::POST {
+            return Err(Problem::method("POST"));
+        }
+        let query = Query::parse(uri.query(), &[])?;
+        self.caller(headers, &query).await
     }
 
     /// Who asks.

@@ -3,7 +3,7 @@
 use std::str::FromStr as _;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use hyper::body::Body;
 use serde::Deserialize;
 use serde_json::json;
@@ -14,7 +14,6 @@ use foghorn_core::time::Timestamp;
 use foghorn_http::Response;
 use foghorn_http::body::{Unaccounted, json as json_response, read_json};
 use foghorn_http::problem::Problem;
-use foghorn_http::query::Query;
 
 use crate::http::Api;
 
@@ -41,11 +40,7 @@ impl Api {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
-        if request.method() != Method::POST {
-            return Err(Problem::method("POST"));
-        }
-        Query::parse(request.uri().query(), &[])?;
-        let caller = self.caller(request.headers(), &Query::default()).await?;
+        let caller = self.poster(request.method(), request.uri(), request.headers()).await?;
         caller.check_admin().map_err(|why| self.refused(&why))?;
         let body = read_json(request, BODY_BYTES, &mut Unaccounted).await?;
         let (named, revocation) = self.read(&body)?;

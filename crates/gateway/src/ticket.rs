@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use hyper::body::Body;
 use serde::Deserialize;
 use serde_json::json;
@@ -21,7 +21,6 @@ use foghorn_http::Response;
 use foghorn_http::body::{Unaccounted, json as json_response, read_json};
 use foghorn_http::guard::{Asker, names_loopback};
 use foghorn_http::problem::Problem;
-use foghorn_http::query::Query;
 
 use crate::http::{Api, check_number, topic};
 use crate::metrics::TicketOutcome;
@@ -72,11 +71,7 @@ impl Api {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
-        if request.method() != Method::POST {
-            return Err(Problem::method("POST"));
-        }
-        Query::parse(request.uri().query(), &[])?;
-        let caller = self.caller(request.headers(), &Query::default()).await?;
+        let caller = self.poster(request.method(), request.uri(), request.headers()).await?;
         let known = self.auth.asks_nobody() || caller.identity().is_some();
         if !known {
             return Err(self.refused(&Refusal::NoCredential("a ticket".to_owned())));

@@ -52,6 +52,8 @@ mod err_code {
     pub(super) const STREAM_NOT_FOUND: u32 = 10059;
     pub(super) const NO_MESSAGE: u32 = 10037;
     pub(super) const STREAM_NAME_IN_USE: u32 = 10058;
+    /// A stream has as many messages or bytes as it may.
+    pub(super) const NO_ROOM: u32 = 10077;
     pub(super) const WRONG_LAST_SEQUENCE: u32 = 10071;
     pub(super) const WRONG_LAST_SEQUENCE_CONSTANT: u32 = 10164;
 }
@@ -62,6 +64,11 @@ impl Refusal {
         // 409 is what a cluster says while another try of the same message is on its way; that there are too few
         // servers for all copies, whoever leads says until it has heard of the others.
         matches!(self.code, 408 | 409 | 429 | 500..) || self.err_code == err_code::NO_PEERS
+    }
+
+    /// Whether there is no room for another message.
+    pub(super) fn is_full(&self) -> bool {
+        self.err_code == err_code::NO_ROOM
     }
 
     /// Whether a compare-and-set lost.
@@ -197,6 +204,15 @@ pub(super) fn read_answer<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ApiEr
         Some(refusal) => Err(ApiError::Refused(refusal)),
         None => serde_json::from_slice(answer).map_err(unreadable),
     }
+}
+
+/// The seq at which a message was stored.
+pub(super) fn read_ack(answer: &[u8]) -> Result<u64, ApiError> {
+    #[derive(Deserialize)]
+    struct Ack {
+        seq: u64,
+    }
+    read_answer::<Ack>(answer).map(|ack| ack.seq)
 }
 
 fn base64_bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {

@@ -2,11 +2,11 @@
 //! changed by compare-and-set.
 
 use async_nats::{HeaderMap, Request, header};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::api::{Api, ApiError, Get, read_answer};
+use super::api::{Api, ApiError, Get, read_ack};
 
 /// A bucket of JSON values.
 #[derive(Debug, Clone)]
@@ -43,28 +43,7 @@ impl Bucket {
 
     /// Creates it unless it is there.
     pub(super) async fn ensure(&self) -> Result<(), ApiError> {
-        let config = json!({
-            "name": format!("KV_{}", self.name),
-            "description": "Foghorn",
-            "subjects": [format!("$KV.{}.>", self.name)],
-            "retention": "limits",
-            "storage": "file",
-            "discard": "new",
-            "num_replicas": self.replicas,
-            "max_msgs_per_subject": 1,
-            "max_msgs": -1,
-            "max_bytes": -1,
-            "max_consumers": -1,
-            "allow_rollup_hdrs": true,
-            "deny_delete": true,
-            "allow_direct": true,
-        });
-        match self.api.call::<serde_json::Value>(&format!("STREAM.CREATE.KV_{}", self.name), &config).await {
-            Ok(_) => Ok(()),
-            // Somebody's own number of replicas, say: theirs stays.
-            Err(error) if error.is_name_in_use() => Ok(()),
-            Err(error) => Err(error),
-        }
+        ensure(&self.api, self.name, self.replicas, Room::default()).await
     }
 
     /// The subject that puts to any key go over.
@@ -93,20 +72,53 @@ impl Bucket {
         value: &impl Serialize,
         revision: u64,
     ) -> Result<Put, ApiError> {
-        #[derive(Deserialize)]
-        struct Ack {
-            seq: u64,
-        }
         let body = serde_json::to_vec(value).map_err(|error| ApiError::Unreachable(error.to_string()))?;
         let mut headers = HeaderMap::new();
         headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
         let request = Request::new().headers(headers).payload(body.into());
         let answer = self.api.request(format!("$KV.{}.{key}", self.name), request).await?;
-        match read_answer::<Ack>(&answer) {
-            Ok(ack) => Ok(Put::Done(ack.seq)),
+        match read_ack(&answer) {
+            Ok(seq) => Ok(Put::Done(seq)),
             Err(ApiError::Refused(refusal)) if refusal.is_conflict() => Ok(Put::Conflict),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// What a bucket may hold; by default as much as there is room for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Room {
+    pub(super) records: Option<usize>,
+    pub(super) bytes: Option<usize>,
+    /// Whether records may end by themselves (`Nats-TTL`).
+    pub(super) ends: bool,
+}
+
+/// Creates a bucket unless it is there.
+pub(super) async fn ensure(api: &Api, name: &str, replicas: usize, room: Room) -> Result<(), ApiError> {
+    let bound = |most: Option<usize>| most.map_or(json!(-1), |most| json!(most));
+    let config = json!({
+        "name": format!("KV_{name}"),
+        "description": "Foghorn",
+        "subjects": [format!("$KV.{name}.>")],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "max_msgs_per_subject": 1,
+        "max_msgs": bound(room.records),
+        "max_bytes": bound(room.bytes),
+        "max_consumers": -1,
+        "allow_rollup_hdrs": true,
+        "deny_delete": true,
+        "allow_direct": true,
+        "allow_msg_ttl": room.ends,
+    });
+    match api.call::<serde_json::Value>(&format!("STREAM.CREATE.KV_{name}"), &config).await {
+        Ok(_) => Ok(()),
+        // Somebody's own number of replicas, say: theirs stays.
+        Err(error) if error.is_name_in_use() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -7,22 +7,20 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Request};
-use serde::Deserialize;
 use serde_json::json;
 
-use super::api::{Api, ApiError, Get, read_answer};
-use super::bucket::is_marker;
+use super::api::{Api, ApiError, Get, read_ack};
+use super::bucket::{self, Room, is_marker};
 use super::setup::patiently;
 use super::stream::Info;
 use super::{Bus, BusError};
 
+const BUCKET: &str = "FOGHORN_revocations";
 const STREAM: &str = "KV_FOGHORN_revocations";
 const SUBJECTS: &str = "$KV.FOGHORN_revocations.>";
 const PREFIX: &str = "$KV.FOGHORN_revocations.";
 /// Most records that one look reads.
 const LOOK_RECORDS: usize = 1000;
-/// What JetStream calls a stream that has as many messages or bytes as it may.
-pub(super) const NO_ROOM: u32 = 10077;
 
 /// The bucket. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -71,45 +69,19 @@ impl NatsRevocations {
     }
 
     async fn ensure(&self) -> Result<(), ApiError> {
-        let config = json!({
-            "name": STREAM,
-            "description": "Foghorn",
-            "subjects": [SUBJECTS],
-            "retention": "limits",
-            "storage": "file",
-            "discard": "new",
-            "num_replicas": self.replicas,
-            "max_msgs_per_subject": 1,
-            "max_msgs": self.most,
-            "max_bytes": -1,
-            "max_consumers": -1,
-            "allow_rollup_hdrs": true,
-            "deny_delete": true,
-            "allow_direct": true,
-            "allow_msg_ttl": true,
-        });
-        match self.api.call::<serde_json::Value>(&format!("STREAM.CREATE.{STREAM}"), &config).await {
-            Ok(_) => Ok(()),
-            // Somebody's own settings: theirs stay.
-            Err(error) if error.is_name_in_use() => Ok(()),
-            Err(error) => Err(error),
-        }
+        let room = Room { records: Some(self.most), bytes: None, ends: true };
+        bucket::ensure(&self.api, BUCKET, self.replicas, room).await
     }
 
     /// Puts a record that ends by itself after `ttl`. The key is made of `[A-Za-z0-9.-]`. After
     /// [`RecordError::Unavailable`] it may have been put or not.
     pub async fn put(&self, key: &str, value: String, ttl: Duration) -> Result<(), RecordError> {
-        #[derive(Deserialize)]
-        struct Ack {
-            #[serde(rename = "seq")]
-            _seq: u64,
-        }
         let mut headers = HeaderMap::new();
         // Whole seconds, and none would be for ever.
         headers.insert("Nats-TTL", format!("{}s", ttl.as_secs() + 1));
         let request = Request::new().headers(headers).payload(value.into());
         let answer = self.api.request(format!("{PREFIX}{key}"), request).await?;
-        read_answer::<Ack>(&answer).map(|_| ()).map_err(RecordError::from)
+        read_ack(&answer).map(|_| ()).map_err(RecordError::from)
     }
 
     /// What was put since `seen`, which is moved on.
@@ -152,7 +124,7 @@ impl NatsRevocations {
 impl From<ApiError> for RecordError {
     fn from(error: ApiError) -> Self {
         match error {
-            ApiError::Refused(refusal) if refusal.err_code == NO_ROOM => RecordError::Full,
+            ApiError::Refused(refusal) if refusal.is_full() => RecordError::Full,
             error => RecordError::Unavailable(error.to_string()),
         }
     }

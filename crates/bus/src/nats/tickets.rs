@@ -8,19 +8,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures::FutureExt as _;
-use serde::Deserialize;
-use serde_json::json;
 
-use super::api::{Api, ApiError, Get, read_answer};
-use super::bucket::is_marker;
-use super::revocations::NO_ROOM;
+use super::api::{Api, ApiError, Get, read_ack};
+use super::bucket::{self, Room, is_marker};
 use super::setup::patiently;
 use super::{Bus, BusError};
 use crate::Future;
 use crate::tickets::{TICKETS_BYTES_MAX, TicketError, TicketId, Tickets, Waiting};
 
+const BUCKET: &str = "FOGHORN_tickets";
 const STREAM: &str = "KV_FOGHORN_tickets";
-const SUBJECTS: &str = "$KV.FOGHORN_tickets.>";
 /// What a ticket's subject begins with; its digest follows in base64url.
 const PREFIX: &str = "$KV.FOGHORN_tickets.ticket.";
 /// Where the secret lies, in base64.
@@ -35,12 +32,6 @@ pub struct NatsTickets {
     replicas: usize,
     most: usize,
     secret: [u8; 32],
-}
-
-#[derive(Deserialize)]
-struct Ack {
-    #[serde(rename = "seq")]
-    _seq: u64,
 }
 
 impl NatsTickets {
@@ -62,30 +53,9 @@ impl NatsTickets {
     }
 
     async fn ensure(&self) -> Result<(), ApiError> {
-        let config = json!({
-            "name": STREAM,
-            "description": "Foghorn",
-            "subjects": [SUBJECTS],
-            "retention": "limits",
-            "storage": "file",
-            "discard": "new",
-            "num_replicas": self.replicas,
-            "max_msgs_per_subject": 1,
-            // And the secret.
-            "max_msgs": self.most + 1,
-            "max_bytes": TICKETS_BYTES_MAX,
-            "max_consumers": -1,
-            "allow_rollup_hdrs": true,
-            "deny_delete": true,
-            "allow_direct": true,
-            "allow_msg_ttl": true,
-        });
-        match self.api.call::<serde_json::Value>(&format!("STREAM.CREATE.{STREAM}"), &config).await {
-            Ok(_) => Ok(()),
-            // Somebody's own settings: theirs stay.
-            Err(error) if error.is_name_in_use() => Ok(()),
-            Err(error) => Err(error),
-        }
+        // And the secret.
+        let room = Room { records: Some(self.most + 1), bytes: Some(TICKETS_BYTES_MAX), ends: true };
+        bucket::ensure(&self.api, BUCKET, self.replicas, room).await
     }
 
     /// The secret that is there, or ours as the first.
@@ -120,7 +90,7 @@ impl NatsTickets {
             headers.insert(*name, *value);
         }
         let request = Request::new().headers(headers).payload(value);
-        read_answer::<Ack>(&self.api.request(subject, request).await?).map(|_| ())
+        read_ack(&self.api.request(subject, request).await?).map(|_| ())
     }
 
     async fn keep_now(&self, id: TicketId, value: Bytes, ttl: Duration) -> Result<(), TicketError> {
@@ -181,7 +151,7 @@ impl Tickets for NatsTickets {
 impl From<ApiError> for TicketError {
     fn from(error: ApiError) -> Self {
         match error {
-            ApiError::Refused(refusal) if refusal.err_code == NO_ROOM => TicketError::Full,
+            ApiError::Refused(refusal) if refusal.is_full() => TicketError::Full,
             error => TicketError::Unavailable(error.to_string()),
         }
     }

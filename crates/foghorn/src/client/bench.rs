@@ -24,6 +24,7 @@ mod body;
 mod latency;
 mod limits;
 mod oracle;
+mod pinned;
 mod process;
 mod scan;
 

@@ -8,15 +8,14 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, ensure};
+use anyhow::anyhow;
 
 use self::crowd::Crowd;
 use self::report::{Report, Row};
-use super::rounds::ROUNDS;
-use super::scan::STAMP_BYTES;
+use super::pinned::Pinned;
 use super::sweep::audience::{Audience, Heard};
-use super::sweep::server::{self, Kind, Publisher, Server};
-use super::{at_least_one, limits, progress};
+use super::sweep::server::{Kind, Publisher, Server};
+use super::{at_least_one, progress};
 
 /// What those listen to who come back.
 const CHANNEL: &str = "storm";
@@ -45,50 +44,35 @@ pub(super) struct Args {
     /// How many events these are sent without the storm, and how many beside it, at 50 a second
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = at_least_one)]
     events: usize,
-    /// Bytes of data in an event
-    #[arg(long, value_name = "BYTES", default_value_t = 256)]
-    size: usize,
-    /// How many rounds; what is printed are medians, and the range
-    #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = at_least_one)]
-    rounds: usize,
-    /// The core that the server is pinned to
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    server_core: usize,
-    /// The core that listeners, clients and publisher are pinned to
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    load_core: usize,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pinned: Pinned,
 }
 
 /// Measures and prints.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    ensure!(args.size >= STAMP_BYTES, "--size must be at least {STAMP_BYTES}: a number and a time");
-    limits::allow(args.clients + args.live)?;
-    server::pin_this_thread(args.load_core)?;
+    args.pinned.prepare(args.clients + args.live)?;
     let mut rows = Vec::new();
-    for round in 0..args.rounds {
+    for round in 0..args.pinned.rounds {
         let row = turn(args)?;
-        progress(round, args.rounds, format_args!("{row}"));
+        progress(round, args.pinned.rounds, format_args!("{row}"));
         rows.push(row);
     }
     let report = Report::of(args, &rows)?;
-    report.print(args.json)?;
+    report.print(args.pinned.json)?;
     Ok(if report.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Of one server, which is fresh.
 fn turn(args: &Args) -> anyhow::Result<Row> {
-    let server = Server::start(Kind::Foghorn, args.server_core)?;
+    let server = Server::start(Kind::Foghorn, args.pinned.server_core)?;
     let began = Instant::now();
     let cursor = crowd::cursor(server.address)?;
-    let mut behind = Publisher::connect(&server, args.size, began)?.on(CHANNEL);
+    let mut behind = Publisher::connect(&server, args.pinned.size, began)?.on(CHANNEL);
     for number in 0..args.behind {
         behind.publish(number as u64, began.elapsed())?;
     }
     let mut audience = Audience::open(server.address, args.live, began)?;
-    let mut publisher = Publisher::connect(&server, args.size, began)?;
+    let mut publisher = Publisher::connect(&server, args.pinned.size, began)?;
     // The first makes what is made once.
     publisher.publish(0, began.elapsed())?;
     audience.hear(1, PATIENCE)?;

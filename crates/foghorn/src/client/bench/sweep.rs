@@ -15,9 +15,9 @@ use anyhow::{anyhow, ensure};
 use self::audience::Audience;
 use self::report::{Report, Row};
 use self::server::{Kind, Publisher, Server};
-use super::rounds::{ROUNDS, Side, per, turns};
-use super::scan::STAMP_BYTES;
-use super::{at_least_one, limits, progress};
+use super::pinned::Pinned;
+use super::rounds::{Side, per, turns};
+use super::{at_least_one, progress};
 
 /// How long the last delivery may take to come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,21 +35,8 @@ pub(super) struct Args {
     /// How many events in a turn
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
     events: usize,
-    /// Bytes of data in an event
-    #[arg(long, value_name = "BYTES", default_value_t = 256)]
-    size: usize,
-    /// How many rounds; what is printed are medians, and the range
-    #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = at_least_one)]
-    rounds: usize,
-    /// The core that a server is pinned to
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    server_core: usize,
-    /// The core that listeners and publisher are pinned to
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    load_core: usize,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pinned: Pinned,
 }
 
 /// What `foghorn bench bare` takes: the loop that `sweep` compares with.
@@ -70,34 +57,32 @@ impl BareArgs {
 
 /// Measures and prints.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    ensure!(args.size >= STAMP_BYTES, "--size must be at least {STAMP_BYTES}: a number and a time");
-    limits::allow(args.connections)?;
-    server::pin_this_thread(args.load_core)?;
+    args.pinned.prepare(args.connections)?;
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    for round in 0..args.rounds {
+    for round in 0..args.pinned.rounds {
         for side in turns(round) {
             let (name, kind, rows) = match side {
                 Side::Ours => ("foghorn", Kind::Foghorn, &mut ours),
                 Side::Bare => ("bare loop", Kind::Bare { sweeps: args.rate > 0 }, &mut bare),
             };
             let row = turn(args, kind)?;
-            progress(round, args.rounds, format_args!("{name}: {row}"));
+            progress(round, args.pinned.rounds, format_args!("{name}: {row}"));
             rows.push(row);
         }
     }
     let report = Report::of(args, &ours, &bare)?;
-    report.print(args.json)?;
+    report.print(args.pinned.json)?;
     Ok(if report.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Of one server, which is fresh.
 fn turn(args: &Args, kind: Kind) -> anyhow::Result<Row> {
-    let server = Server::start(kind, args.server_core)?;
+    let server = Server::start(kind, args.pinned.server_core)?;
     let empty = server.look()?;
     let began = Instant::now();
     let mut audience = Audience::open(server.address, args.connections, began)?;
     let idle = server.look()?;
-    let mut publisher = Publisher::connect(&server, args.size, began)?;
+    let mut publisher = Publisher::connect(&server, args.pinned.size, began)?;
     // The first makes what is made once.
     publisher.publish(0, began.elapsed())?;
     audience.hear(1, PATIENCE)?;

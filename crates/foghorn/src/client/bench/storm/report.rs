@@ -66,7 +66,7 @@ impl Report {
     pub(super) fn of(args: &Args, rows: &[Row]) -> anyhow::Result<Self> {
         let spread = |figure: &dyn Fn(&Row) -> f64| Spread::of(rows.iter().map(figure));
         Ok(Report {
-            rounds: args.rounds,
+            rounds: args.pinned.rounds,
             clients: args.clients,
             behind: args.behind,
             live: args.live,

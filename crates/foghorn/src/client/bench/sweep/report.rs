@@ -103,7 +103,7 @@ impl Report {
             Spread::of(ours.iter().zip(bare).map(|(ours, bare)| figure(ours) / figure(bare)))
         };
         Ok(Report {
-            rounds: args.rounds,
+            rounds: args.pinned.rounds,
             connections: args.connections,
             events: args.events,
             rate: args.rate,
