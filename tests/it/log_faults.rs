@@ -21,6 +21,8 @@ pub(crate) struct FaultyJournal {
     pub(crate) behind: AtomicU64,
     /// Added to the epoch.
     pub(crate) later: AtomicU64,
+    /// The epoch that this one continues, and its first seq: as the journal says, or else as set here.
+    pub(crate) continues: parking_lot::Mutex<Option<(Epoch, u64)>>,
     /// The number of times a new epoch was asked for.
     pub(crate) begun: AtomicU64,
 }
@@ -32,6 +34,7 @@ impl FaultyJournal {
             lost: 0.into(),
             behind: u64::MAX.into(),
             later: 0.into(),
+            continues: None.into(),
             begun: 0.into(),
         }
     }
@@ -107,7 +110,9 @@ impl Journal for FaultyJournal {
             let bounds = self.inner().bounds(shard).await?;
             let first = bounds.first.max(self.lost() + 1);
             let last = bounds.last.min(self.behind.load(Ordering::SeqCst));
-            Ok(Bounds { epoch: self.epoch(bounds.epoch), first, last, ..bounds })
+            let set = self.continues.lock().map(|(epoch, first_seq)| (Some(epoch), first_seq));
+            let (continues, first_seq) = set.unwrap_or((bounds.continues, bounds.first_seq));
+            Ok(Bounds { epoch: self.epoch(bounds.epoch), first, last, first_seq, continues })
         }
         .boxed()
     }
@@ -120,12 +125,13 @@ impl Journal for FaultyJournal {
         &self,
         shard: Shard,
         old: Epoch,
-        _first_seq: Option<u64>,
+        first_seq: Option<u64>,
     ) -> Future<'_, Result<Epoch, JournalError>> {
         async move {
             let now = self.bounds(shard).await?.epoch;
             if now == old {
                 self.later.fetch_add(1, Ordering::SeqCst);
+                *self.continues.lock() = Some((old, first_seq.unwrap_or(1)));
                 self.begun.fetch_add(1, Ordering::SeqCst);
             }
             Ok(self.bounds(shard).await?.epoch)

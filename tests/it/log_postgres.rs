@@ -441,6 +441,85 @@ async fn what_the_journal_lost_is_a_hole_and_told() {
     assert_eq!(rest, [(9, "9".to_owned()), (10, "10".to_owned())]);
     let committed = subject.log.committed(lost, key, PATIENCE).await.unwrap();
     assert_eq!(committed, Committed::Replaced);
+
+    // A gateway that was given two entries for one position: neither can be compared any more, and its listeners
+    // have one of them.
+    let query = ReplayQuery {
+        shard: SHARD,
+        epoch: lost.epoch,
+        after: 6,
+        topics: patterns(&[">"]),
+        events: 9,
+        bytes: 999,
+        fill: true,
+        digest: Digest::OTHER,
+    };
+    subject.log.replay(query).await.unwrap_err();
+    assert_eq!(subject.journal.begun.load(Ordering::SeqCst), 1);
+}
+
+/// A log that has stored five events, and then missed two epochs of its journal, of which the second continues the
+/// first from `first_seq` on; five more events came meanwhile, and the journal has what is after `trimmed`. The epoch
+/// before and the one after.
+async fn two_epochs_later(first_seq: u64, trimmed: u64) -> (Pg, Epoch, Epoch) {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    for n in 1..=5 {
+        publish(&subject, "a", &n.to_string()).await;
+    }
+    subject.settle().await;
+    subject.stop_writing().await;
+    let old = subject.journal.bounds(SHARD).await.unwrap().epoch;
+    let next = |by| Epoch::new(old.get() + by);
+    subject.journal.later.store(2, Ordering::SeqCst);
+    *subject.journal.continues.lock() = Some((next(1), first_seq));
+    for n in 6..=10 {
+        publish(&subject, "a", &n.to_string()).await;
+    }
+    subject.journal.lost.store(trimmed, Ordering::SeqCst);
+    subject.write();
+    subject.settle().await;
+    (subject, old, next(2))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_epoch_lost_of_those_that_it_continues_is_a_hole_and_told() {
+    let (subject, _, now) = two_epochs_later(9, 8).await;
+    let reset = reset_of(replay(&subject, now, 5, &["a"], 9, 999).await);
+    assert_eq!(reset, (ResetReason::Hole, now, 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_epoch_before_one_that_the_log_has_missed_nothing_counts_as_the_same() {
+    // The one in between may have begun with the first seq.
+    let (subject, old, now) = two_epochs_later(8, 0).await;
+    let reset = reset_of(replay(&subject, old, 3, &["a"], 9, 999).await);
+    assert_eq!(reset, (ResetReason::Epoch, now, 0));
+    assert_eq!(
+        subject.count("SELECT count(*) FROM foghorn.events").await,
+        10,
+        "rows that the journal has stay"
+    );
+}
+
+/// The journal comes back from a backup and gives the seqs out again, `by` epochs later. The epoch before.
+async fn other_journal(subject: &mut Pg, by: u64) -> Epoch {
+    let old = subject.journal.bounds(SHARD).await.unwrap().epoch;
+    let options = SqliteOptions { clock: subject.clock.clock(), ..SqliteOptions::in_memory() };
+    *subject.journal.inner.write() = SqliteLog::open(options).await.unwrap();
+    let difference = old.get() + by - subject.journal.bounds(SHARD).await.unwrap().epoch.get();
+    subject.journal.later.store(difference, Ordering::SeqCst);
+    for n in 1..=7 {
+        publish(subject, "a", &format!("new{n}")).await;
+    }
+    old
+}
+
+async fn epoch_begun(subject: &Pg) {
+    foghorn_tests::wait::until("a new epoch", PATIENCE, async || {
+        (subject.journal.begun.load(Ordering::SeqCst) == 1).then_some(())
+    })
+    .await;
+    subject.settle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -454,22 +533,10 @@ async fn another_entry_at_the_head_begins_a_new_epoch() {
     }
     subject.settle().await;
     subject.stop_writing().await;
-    let old = subject.journal.bounds(SHARD).await.unwrap().epoch;
-    // The journal comes back from a backup and gives the seqs out again.
-    let options = SqliteOptions { clock: subject.clock.clock(), ..SqliteOptions::in_memory() };
-    *subject.journal.inner.write() = SqliteLog::open(options).await.unwrap();
-    let difference = old.get() - subject.journal.bounds(SHARD).await.unwrap().epoch.get();
-    subject.journal.later.store(difference, Ordering::SeqCst);
-    for n in 1..=7 {
-        publish(&subject, "a", &format!("new{n}")).await;
-    }
+    let old = other_journal(&mut subject, 0).await;
     assert_eq!(subject.journal.bounds(SHARD).await.unwrap().epoch, old);
     subject.write();
-    foghorn_tests::wait::until("a new epoch", PATIENCE, async || {
-        (subject.journal.begun.load(Ordering::SeqCst) == 1).then_some(())
-    })
-    .await;
-    subject.settle().await;
+    epoch_begun(&subject).await;
     let reset = reset_of(replay(&subject, old, 5, &["a"], 10, 1 << 20).await);
     assert_eq!(reset, (ResetReason::Epoch, Epoch::new(old.get() + 1), 0));
     // What the journal lost comes back behind what it has, but for what is older than five minutes.
@@ -482,6 +549,27 @@ async fn another_entry_at_the_head_begins_a_new_epoch() {
     subject.settle().await;
     let rows = subject.rows().await;
     assert_eq!(rows.len(), 5 + 10, "what the log had stays: {rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_began_after_a_loss_that_nobody_noticed_is_begun_again() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    for n in 1..=5 {
+        publish(&subject, "a", &format!("old{n}")).await;
+    }
+    subject.settle().await;
+    subject.stop_writing().await;
+    let old = other_journal(&mut subject, 1).await;
+    // Whoever noticed the second loss saw nothing of the first.
+    *subject.journal.continues.lock() = Some((old, 7));
+    subject.write();
+    epoch_begun(&subject).await;
+    let (late, now) = (Epoch::new(old.get() + 1), Epoch::new(old.get() + 2));
+    assert_eq!(*subject.journal.continues.lock(), Some((late, 1)));
+    for epoch in [old, late] {
+        let reset = reset_of(replay(&subject, epoch, 5, &["a"], 10, 1 << 20).await);
+        assert_eq!(reset, (ResetReason::Epoch, now, 0), "after {epoch}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

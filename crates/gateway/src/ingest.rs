@@ -70,11 +70,14 @@ struct Filled {
 /// Why what the ring holds may not be what the journal has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doubt {
+    /// What came doesn't say what it follows: it may be of another history than the ring. What the ring had at its
+    /// end when it came.
+    Unsaid(At),
     /// What came is of another history than the ring: the log is to say which of the two is right. What the ring
     /// had at this position when it came; it may have taken in something of the other history by now.
-    At(At),
-    /// The journal has the newest entry whose digest the ring knows, and after it, at this position, another
-    /// event.
+    Differs(At),
+    /// At this position the ring has another event than the journal, or had another than what came, and nobody can
+    /// compare it any more.
     Other(Epoch, u64),
 }
 
@@ -233,7 +236,7 @@ impl Ingest {
             tokio::time::sleep(wait).await;
             let At { epoch, after, digest } = match doubt {
                 None => self.at(),
-                Some(Doubt::At(at)) => at,
+                Some(Doubt::Unsaid(at) | Doubt::Differs(at)) => at,
                 Some(Doubt::Other(epoch, after)) => At { epoch, after, digest: Digest::OTHER },
             };
             let topics = Arc::from([Pattern::everything()]);
@@ -281,6 +284,14 @@ impl Ingest {
         // The ring went another way meanwhile: the answer is to a question that nobody has any more.
         let at = self.at();
         let (same_epoch, same_head) = (at.epoch == filled.epoch, at.after == filled.after);
+        if let (Some(Doubt::Differs(_)), Ok(Replay::Reset { epoch, .. })) = (filled.doubt, &filled.answer)
+            && same_epoch
+            && *epoch == filled.epoch
+        {
+            // What was to be compared is gone, and listeners have one history or the other.
+            state.doubt = Some(Doubt::Other(filled.epoch, filled.after));
+            return false;
+        }
         let moved = match filled.answer {
             // Whatever the head is by now.
             Ok(Replay::Reset { reason: ResetReason::Epoch, .. }) => !same_epoch,
@@ -360,7 +371,7 @@ impl Ingest {
         let applied = self.hub.apply(batch);
         let unsaid = batch.from == at.after && batch.from_digest == Digest::NONE && at.digest != Digest::NONE;
         if applied == Applied::Advanced && unsaid && state.doubt.is_none() {
-            state.doubt = Some(Doubt::At(at));
+            state.doubt = Some(Doubt::Unsaid(at));
         }
         applied
     }
@@ -369,7 +380,7 @@ impl Ingest {
     fn differs(&self, state: &mut State, asked: Option<Doubt>, page: &Batch) {
         let Some(doubt) = asked else { return self.doubt(state, page) };
         let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.first_other(page)));
-        if let (Doubt::At(..), Some(seq)) = (doubt, other) {
+        if let (Doubt::Unsaid(_) | Doubt::Differs(_), Some(seq)) = (doubt, other) {
             // The journal has the entry that the question began with, and others after it.
             tracing::error!(shard = %self.shard, seq, "the ring has events that the journal has not; the log is told");
             state.doubt = Some(Doubt::Other(page.epoch, seq));
@@ -377,7 +388,7 @@ impl Ingest {
         }
         // It moved meanwhile, or the journal no longer has what could be compared.
         state.retry_at = Instant::now() + state.fill_backoff.next_wait();
-        state.doubt = Some(Doubt::At(self.newest_known()));
+        state.doubt = Some(Doubt::Differs(self.newest_known()));
     }
 
     /// What came is of another history than the ring.
@@ -386,7 +397,7 @@ impl Ingest {
         if state.doubt.is_none() {
             let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.other_digest(batch)));
             let at = other.map(|(after, digest)| At { epoch: batch.epoch, after, digest });
-            state.doubt = Some(Doubt::At(at.unwrap_or_else(|| self.newest_known())));
+            state.doubt = Some(Doubt::Differs(at.unwrap_or_else(|| self.newest_known())));
             tracing::warn!(shard = %self.shard, "what comes has other events than the ring at the same positions; asking the log which are right");
         }
     }

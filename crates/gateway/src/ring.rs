@@ -217,6 +217,10 @@ impl Ring {
         }
         self.tip = self.tip.max(batch.tip);
         if batch.to <= self.head {
+            if batch.to == self.head && self.digests.is_empty() {
+                // A ring that has just begun has nothing else to compare, and its listeners have come further.
+                self.remember(batch.to, batch.to_digest);
+            }
             return Applied::Known;
         }
         if batch.from > self.head {
@@ -462,6 +466,10 @@ mod tests {
         let beyond = digests(batch(15, 16, [16]), 151, 160);
         ring.apply(&beyond, |_| Counter::default());
         assert_eq!((ring.head(), ring.tip(), ring.newest_digest()), (15, 15, Some((15, Digest(150)))));
+        // One that has just begun learns from a beacon what is where it begins.
+        let mut begun = Ring::new(EPOCH, 15, 1 << 20);
+        begun.apply(&digests(batch(15, 15, []), 150, 150), |_| Counter::default());
+        assert_eq!(begun.newest_digest(), Some((15, Digest(150))));
     }
 
     #[test]

@@ -168,9 +168,10 @@ impl Truth {
     fn begun(&self, violations: &mut Vec<Violation>) {
         for shard in self.shards.shards() {
             let mut records: Vec<_> = self.epochs.iter().filter(|record| record.shard == shard).collect();
-            // Where the record was lost with the journal, an epoch may begin that has the number of the last one,
-            // and whoever knows of that begins another after both.
-            records.dedup_by_key(|record| record.epoch);
+            // Where the record was lost with the journal, an epoch may begin that has the number of one before, and
+            // whoever knows of that begins another after both.
+            let mut numbers = HashSet::new();
+            records.retain(|record| numbers.insert(record.epoch));
             for (before, record) in records.into_iter().enumerate() {
                 let causes = self.causes.iter().filter(|(at, cause)| {
                     let concerns = match cause {
@@ -246,7 +247,8 @@ impl Truth {
             let expires = stored.clone().any(|stored| {
                 let taken =
                     |(of, seq, _): &(Shard, u64, RetentionClass)| *of == stored.shard && *seq >= stored.seq;
-                stored.ttl.is_some() || self.gone.iter().any(taken)
+                // Where nothing is left to compare, the log gives up what it has, and says so: a known limit.
+                stored.ttl.is_some() || self.gone.iter().any(taken) || self.is_in_hole(stored)
             });
             if !expires && !acked.channel.starts_with("l.") {
                 say(format!("{} was acked as durable, lost, and didn't come back", acked.data));

@@ -40,7 +40,7 @@ impl Writer {
         }
         // Asked for anew: it may have been another that answered before.
         let bounds = answer(self.journal.bounds(shard)).await?;
-        let (same, _) = self.same_through(head, bounds).await?;
+        let same = self.compare(head, bounds).await?.same;
         let same = same.map_or(bounds.first.saturating_sub(1), |same| same.seq);
         self.metrics.regressed(shard);
         tracing::error!(
@@ -52,25 +52,33 @@ impl Writer {
     }
 
     /// Where the log goes on in the journal's new epoch: after the last entry that both have, if the new
-    /// epoch is of the same journal at all.
-    pub(super) async fn kept(&self, head: WriterHead, bounds: Bounds) -> Result<Option<Kept>, Ended> {
+    /// epoch is of the same journal at all. And a seq before the new epoch's first at which the two differ, where
+    /// there is one: whoever began the epoch has not noticed an earlier loss.
+    pub(super) async fn kept(
+        &self,
+        head: WriterHead,
+        bounds: Bounds,
+    ) -> Result<Option<(Kept, Option<u64>)>, Ended> {
         let Some(continued) = bounds.continues.filter(|_| head.epoch.get() > 0) else { return Ok(None) };
         let before = bounds.first_seq.saturating_sub(1);
-        let (same, parts) = self.same_through(head, bounds).await?;
+        let Compared { same, parts } = self.compare(head, bounds).await?;
         let (through, common) = match same {
             _ if continued == head.epoch => {
                 let through = match same {
                     // An earlier loss may have gone unnoticed: only what both have is sure. Where they have
                     // nothing, whoever began the epoch may know what had been trimmed by then.
-                    same if parts => same.map_or(before.min(bounds.first.saturating_sub(1)), |same| same.seq),
+                    same if parts.is_some() => {
+                        same.map_or(before.min(bounds.first.saturating_sub(1)), |same| same.seq)
+                    }
                     Some(same) => same.seq.max(before),
                     None => before,
                 };
                 // Where the log has what the journal has now, somebody else may have seen what it had before.
                 (through, through.min(before))
             }
-            // An epoch in between that the log has never heard of: only what both have is sure.
-            Some(same) => (same.seq, same.seq.min(before)),
+            // An epoch in between that the log has never heard of: only what both have is sure. Where that epoch
+            // began nobody knows any more, nor what listeners have of before it.
+            Some(same) => (same.seq, 0),
             None => return Ok(None),
         };
         let digest = match same {
@@ -78,7 +86,8 @@ impl Writer {
             Some(same) if same.seq == through => same.digest,
             _ => Digest::NONE,
         };
-        Ok(Some(Kept { through, common, head: through.min(head.seq), digest }))
+        let unnoticed = parts.filter(|parts| continued == head.epoch && *parts <= before);
+        Ok(Some((Kept { through, common, head: through.min(head.seq), digest }, unnoticed)))
     }
 
     /// Whether the journal has another entry than the log at the log's last one.
@@ -106,15 +115,14 @@ impl Writer {
         }
     }
 
-    /// The last row that is as the journal has it, none when there is no such row; and whether the log has
-    /// anything that the journal has not. What is lost of a journal is its end, so up to some row all are
-    /// the same and after it none is: a search by halves finds it, in at most 64 steps of a row and an
-    /// entry each.
-    async fn same_through(&self, head: WriterHead, bounds: Bounds) -> Result<(Option<Same>, bool), Ended> {
+    /// Compares the log's rows with the journal's entries. What is lost of a journal is its end, so up to some row
+    /// all are the same and after it none is: a search by halves finds it, in at most 64 steps of a row and an entry
+    /// each.
+    async fn compare(&self, head: WriterHead, bounds: Bounds) -> Result<Compared, Ended> {
         let (mut low, mut high) = (bounds.first.saturating_sub(1), head.seq.min(bounds.last));
         // What is never replayed has no row, and the head's digest knows it all the same.
         let head_parts = head.seq > bounds.last || self.differs(head, bounds).await?;
-        let (mut same, mut parts) = (None, head_parts);
+        let mut found = Compared { same: None, parts: head_parts.then_some(head.seq) };
         // The end first: mostly nothing is lost of what the log has.
         let mut middle = high;
         while low < high {
@@ -124,17 +132,17 @@ impl Writer {
                 Some(row) => {
                     let digest = row.digest();
                     if self.entry(row.seq, bounds).await?.is_some_and(|entry| entry.digest == digest) {
-                        same = Some(Same { seq: row.seq, digest });
+                        found.same = Some(Same { seq: row.seq, digest });
                         low = middle;
                     } else {
-                        parts = true;
+                        found.parts = Some(row.seq);
                         high = row.seq - 1;
                     }
                 }
             }
             middle = low + high.saturating_sub(low).div_ceil(2);
         }
-        Ok((same, parts))
+        Ok(found)
     }
 
     /// The newest row after `after` up to `upto`.
@@ -153,6 +161,14 @@ impl Writer {
         }
         Ok(page.entries.into_iter().next().filter(|entry| entry.seq == seq))
     }
+}
+
+/// What log and journal have in common, as far as the journal goes back.
+struct Compared {
+    /// The last row that is as the journal has it; none when there is no such row.
+    same: Option<Same>,
+    /// The first seq known at which the log has what the journal has not.
+    parts: Option<u64>,
 }
 
 /// An entry that log and journal both have.

@@ -152,6 +152,19 @@ impl Writer {
         Ok(now)
     }
 
+    /// Begins another epoch after one that begins too late: at `differs`, before it, the log has what the journal
+    /// no longer has, and whoever else has it is to be told too.
+    async fn begin_again(&self, epoch: Epoch, first_seq: u64, differs: u64) -> Result<(), Ended> {
+        let shard = self.shard;
+        self.metrics.regressed(shard);
+        tracing::error!(
+            %shard, %epoch, seq = differs,
+            "the journal had lost entries before this epoch began, and nobody noticed: another one begins"
+        );
+        answer(self.journal.begin_anew(shard, epoch, Some(first_seq))).await?;
+        Ok(())
+    }
+
     /// Whether the journal has lost the entry at `seq`. If it has not, somebody deleted it on purpose, and
     /// ranges cover that.
     async fn is_hole(&self, seq: u64) -> Result<bool, Ended> {
@@ -229,16 +242,28 @@ impl Tenure<'_> {
         }
         let start = bounds.first.saturating_sub(1);
         if bounds.epoch > head.epoch {
-            let kept = writer.kept(head, bounds).await?;
+            let (kept, unnoticed) = writer.kept(head, bounds).await?.unzip();
             if head.epoch.get() > 0 {
                 let kept = kept.map_or(0, |kept| kept.through);
                 tracing::warn!(%shard, old = %head.epoch, new = %bounds.epoch, kept, "the journal has begun a new epoch; the log follows");
             }
-            // What the epoch has lost of its beginning already is a hole like another.
-            let begins = bounds.first.min(bounds.first_seq).saturating_sub(1);
+            // What the epoch has lost of its beginning already is a hole like another; where it continues another
+            // epoch, that begins with the first of all.
+            let begins = match bounds.continues {
+                Some(_) => 0,
+                None => bounds.first.min(bounds.first_seq).saturating_sub(1),
+            };
+            let again = kept.zip(unnoticed.flatten());
+            if let Some((kept, differs)) = again {
+                writer.begin_again(bounds.epoch, kept.through + 1, differs).await?;
+            }
             let since = writer.resent_since(head).await?;
             let begin = async |c: &mut Writing| c.begin_epoch(head, bounds.epoch, begins, kept, since).await;
             head = on_database(writer, begin).await?;
+            if again.is_some() {
+                // At most once: what the log has now, the journal has.
+                return Box::pin(self.align(head)).await;
+            }
         }
         if start > head.seq {
             writer.metrics.hole(shard);

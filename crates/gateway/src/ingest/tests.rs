@@ -241,3 +241,18 @@ async fn what_is_taken_in_while_the_ring_is_in_doubt_does_not_vouch_for_what_was
     let took = until(&mut running, &hub, 2, 12).await;
     assert!(took < POLL_AFTER, "the log is asked about what the ring had before: {took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_difference_that_nobody_can_compare_any_more_is_told_to_the_log() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let log = TestLog::new(1, 10, 10, |query| match query.digest {
+        Digest::OTHER => Ok(Replay::Reset { reason: ResetReason::Epoch, epoch: Epoch::new(2), after: 0 }),
+        Digest(12) => Ok(Replay::Reset { reason: ResetReason::Expired, epoch: Epoch::new(1), after: 20 }),
+        _ => page(1, query.after, query.after),
+    });
+    let sender = ends_unknown(&feed);
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 1, 13).await;
+    sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
+    until(&mut running, &hub, 2, 0).await;
+}
