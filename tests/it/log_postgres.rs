@@ -284,9 +284,10 @@ async fn without_postgres_the_journal_answers_over_the_wire() {
         routes,
         &["foghorn.v1.EventLog"],
         serve::Connections::up_to(16),
+        None,
         stopped,
     ));
-    let remote = RemoteEventLog::new(&url, ShardCount::ONE, &mut Default::default()).unwrap();
+    let remote = RemoteEventLog::new(&url, None, ShardCount::ONE, &mut Default::default()).unwrap();
     subject.stop_writing().await;
     subject.server.kill();
     subject.journal.trim(at(&subject, 4).await).await.unwrap();

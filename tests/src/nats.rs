@@ -36,6 +36,11 @@ impl NatsServer {
 
     /// The same, at a site.
     pub async fn start_at(site: &Site, arguments: &[&str]) -> Self {
+        Self::start_in(site, arguments, &[]).await
+    }
+
+    /// The same, in an environment: a configuration's `$NAME` is had from there.
+    pub async fn start_in(site: &Site, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         if let (Some(url), []) = (env::nats_url().filter(|_| *site == Site::default()), arguments) {
             return Self(Server::Theirs { url });
         }
@@ -45,6 +50,7 @@ impl NatsServer {
         let program =
             Program::new(env::nats_server()).args(["-a", site.address(), "-p", &port.number().to_string()]);
         let program = program.args(["-js", "-sd"]).arg(store.path()).args(arguments);
+        let program = environment.iter().fold(program, |program, (name, value)| program.env(name, value));
         let process = Box::new(Process::spawn(site.place(program)));
         ready(&process).await;
         Self(Server::Ours { process, address: port.at(site), _port: port, _store: store })

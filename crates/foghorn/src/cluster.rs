@@ -85,6 +85,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
+    let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     spawn_admin(&config, &process)?;
     let Some((bus, nats)) = connect(&config, &process).await? else { return Ok(()) };
     let parameters = parameters(&config)?;
@@ -131,6 +132,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         Routes::new(fanout.grpc()),
         &[foghorn_fanout::grpc::SERVICE],
         process.grpc_connections(),
+        grpc_tls,
         process.shutdown.receiver(),
     ));
     // Returns when it is time to stop, leases given up and requests answered.
@@ -148,6 +150,7 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.admin])?;
     let process = Process::start()?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
+    let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS the log still answers from PostgreSQL.
     let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
@@ -179,6 +182,7 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
         routes,
         &[event_log_server::SERVICE_NAME],
         process.grpc_connections(),
+        grpc_tls,
         process.shutdown.receiver(),
     ));
     process.shutdown.wait().await;
@@ -262,7 +266,7 @@ fn parameters(config: &Config) -> Result<Parameters, Misconfigured> {
 fn remote_log(config: &Config, process: &Process) -> anyhow::Result<Arc<RemoteEventLog>> {
     let shards = config.shard_count().map_err(Misconfigured)?;
     let mut registry = process.registry.write();
-    let log = RemoteEventLog::new(&config.eventlog.url, shards, &mut registry);
+    let log = RemoteEventLog::new(&config.eventlog.url, config.eventlog.tls(), shards, &mut registry);
     log.map(Arc::new).map_err(|error| Misconfigured(format!("eventlog.url: {error}")).into())
 }
 

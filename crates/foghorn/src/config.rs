@@ -20,7 +20,7 @@ use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::shard::ShardCount;
 use foghorn_http::client::{ForwardedBy, Network, NoNetwork, Proxies};
 use foghorn_http::guard::Guard;
-use foghorn_http::tls::Identity;
+use foghorn_http::tls::{ClientFiles, Identity};
 use foghorn_telemetry::logging::LogFormat;
 
 pub(crate) use read::{ADDRESS, environment, read};
@@ -37,6 +37,7 @@ pub(crate) struct Config {
     pub log: Log,
     pub listen: Listen,
     pub http: Http,
+    pub grpc: Grpc,
     pub auth: foghorn_auth::config::Config,
     pub limits: Limits,
     pub standalone: Standalone,
@@ -99,6 +100,25 @@ pub(crate) struct Tls {
     pub key: PathBuf,
 }
 
+/// What gRPC is served with.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Grpc {
+    pub tls: GrpcTls,
+}
+
+/// Who the gRPC listener is, and who may speak to it. Without certificate and key it speaks no TLS.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GrpcTls {
+    /// PEM file of the server's certificate and its chain, the server's own first. Read again when it changes.
+    pub certificate: PathBuf,
+    /// PEM file of the certificate's key.
+    pub key: PathBuf,
+    /// PEM file of the authority by which clients' certificates have to be; empty: none is asked for.
+    pub client_ca: PathBuf,
+}
+
 /// What holds for the whole cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -121,8 +141,14 @@ pub(crate) struct Standalone {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EventLog {
-    /// One or more gRPC URLs, separated by commas.
+    /// One or more gRPC URLs, separated by commas; `https://` with `ca`.
     pub url: String,
+    /// PEM file of the authority by which event logs' certificates have to be.
+    pub ca: PathBuf,
+    /// PEM file of this process's own certificate and its chain, if event logs ask for one.
+    pub certificate: PathBuf,
+    /// PEM file of the certificate's key.
+    pub key: PathBuf,
 }
 
 /// The bus. Secrets are better given in the environment.
@@ -166,6 +192,7 @@ impl Default for Config {
             log: Log::default(),
             listen: Listen::default(),
             http: Http::default(),
+            grpc: Grpc::default(),
             auth: foghorn_auth::config::Config::default(),
             limits: Limits::default(),
             standalone: Standalone::default(),
@@ -263,7 +290,33 @@ impl std::fmt::Debug for Postgres {
 
 impl Default for EventLog {
     fn default() -> Self {
-        EventLog { url: "http://127.0.0.1:50052".to_owned() }
+        EventLog {
+            url: "http://127.0.0.1:50052".to_owned(),
+            ca: PathBuf::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        }
+    }
+}
+
+impl EventLog {
+    /// How event logs are known and this process to them, if they speak TLS.
+    pub(crate) fn tls(&self) -> Option<ClientFiles> {
+        let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        let identity = given(&self.certificate).zip(given(&self.key));
+        given(&self.ca).map(|authority| ClientFiles { table: "eventlog", authority, identity })
+    }
+}
+
+impl GrpcTls {
+    /// The files' certificate and key, if there are some.
+    pub(crate) fn load(&self) -> Result<Option<Arc<Identity>>, String> {
+        if self.certificate.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let authority = (!self.client_ca.as_os_str().is_empty()).then_some(&*self.client_ca);
+        let identity = Identity::load_grpc(&self.certificate, &self.key, authority)?;
+        Ok(Some(Arc::new(identity)))
     }
 }
 

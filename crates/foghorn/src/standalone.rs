@@ -27,6 +27,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let preamble = process::preamble(&config)?;
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
+    let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     let process = Process::start()?;
     jwks::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
@@ -83,6 +84,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         Routes::new(fanout.grpc()),
         &[foghorn_fanout::grpc::SERVICE],
         process.grpc_connections(),
+        grpc_tls,
         process.shutdown.receiver(),
     ));
     let retaining = tokio::spawn({

@@ -1,14 +1,15 @@
-//! A listener's certificate and key: read, checked against each other, and read again when they change.
+//! Certificates and keys from files: a listener's, read again when they change, and a client's.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 /// HTTP/2, as ALPN calls it.
@@ -20,43 +21,70 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Who a listener is, by files that may change while it runs.
 pub struct Identity {
-    certificate: PathBuf,
-    key: PathBuf,
+    files: Files,
     current: RwLock<Loaded>,
 }
 
+/// What a listener serves, and by which authority its clients have to be.
+#[derive(Debug, Clone)]
+struct Files {
+    /// The configuration's table, as errors name it.
+    table: &'static str,
+    certificate: PathBuf,
+    key: PathBuf,
+    authority: Option<PathBuf>,
+}
+
 struct Loaded {
-    /// What the files held. The key's bytes are no more secret here than in what was made of them.
-    files: [Vec<u8>; 2],
+    pems: Pems,
     config: Arc<ServerConfig>,
+}
+
+/// What the files held. The key's bytes are no more secret here than in what was made of them.
+#[derive(PartialEq, Eq)]
+struct Pems {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    authority: Option<Vec<u8>>,
 }
 
 /// Without the key.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("certificate", &self.certificate).finish_non_exhaustive()
+        f.debug_struct("Identity").field("certificate", &self.files.certificate).finish_non_exhaustive()
     }
 }
 
 impl Identity {
-    /// Reads a certificate with its chain, the server's own first, and its private key, both in PEM. The
-    /// error begins with the configuration's key, and says what to do.
+    /// Of the HTTP listener (`http.tls`): reads a certificate with its chain, the server's own first, and its
+    /// private key, both in PEM. The error begins with the configuration's key, and says what to do.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, String> {
-        let files = read(certificate, key)?;
-        let config = config(certificate, key, &files)?;
-        let current = RwLock::new(Loaded { files, config });
-        Ok(Identity { certificate: certificate.to_owned(), key: key.to_owned(), current })
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
+        Identity::of(Files { table: "http.tls", certificate, key, authority: None })
+    }
+
+    /// Of the gRPC listener (`grpc.tls`), the same. With an authority only clients are served that show a certificate
+    /// by it.
+    pub fn load_grpc(certificate: &Path, key: &Path, authority: Option<&Path>) -> Result<Self, String> {
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
+        Identity::of(Files { table: "grpc.tls", certificate, key, authority: authority.map(Path::to_owned) })
+    }
+
+    fn of(files: Files) -> Result<Self, String> {
+        let pems = files.read()?;
+        let config = files.config(&pems)?;
+        Ok(Identity { files, current: RwLock::new(Loaded { pems, config }) })
     }
 
     /// For the next connection.
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+    pub fn acceptor(&self) -> TlsAcceptor {
         self.current.read().unwrap_or_else(PoisonError::into_inner).config.clone().into()
     }
 
     /// Takes over what the files hold whenever that changes; never returns. Connections that stand keep
     /// what they were made with. Files that don't go together, as while they are being replaced, are told
     /// in the log once, and the old certificate is served meanwhile.
-    pub(crate) async fn follow(&self) {
+    pub async fn follow(&self) {
         let mut told = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -64,7 +92,7 @@ impl Identity {
                 Ok(false) => {}
                 Ok(true) => {
                     told = None;
-                    tracing::info!(certificate = %self.certificate.display(), "serving a new certificate");
+                    tracing::info!(certificate = %self.files.certificate.display(), "serving a new certificate");
                 }
                 Err(error) => {
                     if told.as_ref() != Some(&error) {
@@ -81,57 +109,139 @@ impl Identity {
 
     /// Whether there was something new.
     fn look(&self) -> Result<bool, String> {
-        let files = read(&self.certificate, &self.key)?;
-        if self.current.read().unwrap_or_else(PoisonError::into_inner).files == files {
+        let pems = self.files.read()?;
+        if self.current.read().unwrap_or_else(PoisonError::into_inner).pems == pems {
             return Ok(false);
         }
-        let config = config(&self.certificate, &self.key, &files)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Loaded { files, config };
+        let config = self.files.config(&pems)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Loaded { pems, config };
         Ok(true)
     }
 }
 
-fn read(certificate: &Path, key: &Path) -> Result<[Vec<u8>; 2], String> {
-    let read = |name: &str, path: &Path| {
-        std::fs::read(path)
-            .map_err(|error| format!("http.tls.{name}: {} can't be read: {error}", path.display()))
-    };
-    Ok([read("certificate", certificate)?, read("key", key)?])
+impl Files {
+    fn read(&self) -> Result<Pems, String> {
+        let table = self.table;
+        Ok(Pems {
+            certificate: read(&format!("{table}.certificate"), &self.certificate)?,
+            key: read(&format!("{table}.key"), &self.key)?,
+            authority: self
+                .authority
+                .as_deref()
+                .map(|path| read(&format!("{table}.client_ca"), path))
+                .transpose()?,
+        })
+    }
+
+    fn config(&self, pems: &Pems) -> Result<Arc<ServerConfig>, String> {
+        let Files { table, certificate, key, authority } = self;
+        let provider = Arc::new(ring::default_provider());
+        let builder =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| format!("{table}: {error}"))?;
+        let builder = match (authority, &pems.authority) {
+            (Some(path), Some(pem)) => {
+                let name = format!("{table}.client_ca");
+                let roots = Arc::new(roots(&name, path, pem)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| format!("{name}: {error}"))?)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let chain = chain(&format!("{table}.certificate"), certificate, &pems.certificate)?;
+        let private = private(&format!("{table}.key"), key, &pems.key)?;
+        let made = builder.with_single_cert(chain, private);
+        let mut config = made.map_err(|error| mismatch(table, certificate, key, error))?;
+        config.alpn_protocols =
+            if *table == "grpc.tls" { vec![H2.to_vec()] } else { [H2, HTTP_1_1].map(<[u8]>::to_vec).into() };
+        // A client that comes back, as all do after a restart of what was in between, needs no signature of ours,
+        // and nothing is kept for it.
+        config.ticketer = ring::Ticketer::new().map_err(|error| format!("{table}: {error}"))?;
+        Ok(Arc::new(config))
+    }
 }
 
-fn config(certificate: &Path, key: &Path, files: &[Vec<u8>; 2]) -> Result<Arc<ServerConfig>, String> {
-    let [pem, key_pem] = files;
-    let shown = certificate.display();
+/// Who a client is, and by which authority its servers have to be. The files are read for each connection, so what
+/// a renewal puts there is used from the next one on.
+#[derive(Debug, Clone)]
+pub struct ClientFiles {
+    /// The configuration's table, as errors name it.
+    pub table: &'static str,
+    /// PEM file of the authority, the only one that is trusted.
+    pub authority: PathBuf,
+    /// PEM files of the client's certificate with its chain, and of its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl ClientFiles {
+    /// What a connection is made with: HTTP/2, TLS 1.2 or 1.3. The error begins with the configuration's key.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, String> {
+        let table = self.table;
+        let name = format!("{table}.ca");
+        let roots = roots(&name, &self.authority, &read(&name, &self.authority)?)?;
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder =
+            builder.with_safe_default_protocol_versions().map_err(|error| format!("{table}: {error}"))?;
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let (name, key_name) = (format!("{table}.certificate"), format!("{table}.key"));
+                let chain = chain(&name, certificate, &read(&name, certificate)?)?;
+                let private = private(&key_name, key, &read(&key_name, key)?)?;
+                let made = builder.with_client_auth_cert(chain, private);
+                made.map_err(|error| mismatch(table, certificate, key, error))?
+            }
+        };
+        config.alpn_protocols = vec![H2.to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn read(name: &str, path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{name}: {} can't be read: {error}", path.display()))
+}
+
+fn chain(name: &str, path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = path.display();
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let chain = chain.map_err(|error| format!("http.tls.certificate: {shown} is not PEM: {error}"))?;
+    let chain = chain.map_err(|error| format!("{name}: {shown} is not PEM: {error}"))?;
     if chain.is_empty() {
         return Err(format!(
-            "http.tls.certificate: {shown} holds no certificate; it begins with -----BEGIN CERTIFICATE-----"
+            "{name}: {shown} holds no certificate; it begins with -----BEGIN CERTIFICATE-----"
         ));
     }
-    let private = PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| {
+    Ok(chain)
+}
+
+fn private(name: &str, path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| {
         format!(
-            "http.tls.key: {} holds no private key in PEM ({error}); without a passphrase it begins with \
+            "{name}: {} holds no private key in PEM ({error}); without a passphrase it begins with \
              -----BEGIN PRIVATE KEY-----",
-            key.display()
+            path.display()
         )
-    })?;
-    let provider = Arc::new(ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| format!("http.tls: {error}"))?;
-    let mut config = builder.with_no_client_auth().with_single_cert(chain, private).map_err(|error| match error {
+    })
+}
+
+fn roots(name: &str, path: &Path, pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(name, path, pem)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| format!("{name}: {} is no authority: {error}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+fn mismatch(table: &str, certificate: &Path, key: &Path, error: rustls::Error) -> String {
+    let (shown, key) = (certificate.display(), key.display());
+    match error {
         rustls::Error::InconsistentKeys(_) => format!(
-            "http.tls.key: {} is not the key of the first certificate in {shown}: put the server's own certificate \
-             first, or give the key that it was made with",
-            key.display()
+            "{table}.key: {key} is not the key of the first certificate in {shown}: put the server's own certificate \
+             first, or give the key that it was made with"
         ),
-        error => format!("http.tls.certificate: {shown} with {} can't be used: {error}", key.display()),
-    })?;
-    config.alpn_protocols = [H2, HTTP_1_1].map(<[u8]>::to_vec).into();
-    // A client that comes back, as all do after a restart of what was in between, needs no signature of ours,
-    // and nothing is kept for it.
-    config.ticketer = ring::Ticketer::new().map_err(|error| format!("http.tls: {error}"))?;
-    Ok(Arc::new(config))
+        error => format!("{table}.certificate: {shown} with {key} can't be used: {error}"),
+    }
 }
 
 #[cfg(test)]

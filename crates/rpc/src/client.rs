@@ -12,6 +12,7 @@ use foghorn_core::entry::Key;
 use foghorn_core::position::Position;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
+use foghorn_http::tls::ClientFiles;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -50,16 +51,22 @@ struct Call {
 }
 
 impl RemoteEventLog {
-    /// Of `urls` (`http://host:port`, several with commas between; a name may have several addresses).
+    /// Of `urls` (`http://host:port`, several with commas between; a name may have several addresses), or with `tls`
+    /// of `https://host:port`.
     /// `shards` is the cluster's number. Nothing is connected yet. Registers `foghorn_rpc_eventlog_calls`.
-    pub fn new(urls: &str, shards: ShardCount, registry: &mut Registry) -> Result<Self, UrlError> {
+    pub fn new(
+        urls: &str,
+        tls: Option<ClientFiles>,
+        shards: ShardCount,
+        registry: &mut Registry,
+    ) -> Result<Self, UrlError> {
         let calls = Family::default();
         registry.sub_registry_with_prefix("foghorn_rpc").register(
             "eventlog_calls",
             "Calls to event log replicas, by method and outcome (ok, unreachable, slow, failed, malformed)",
             calls.clone(),
         );
-        Ok(RemoteEventLog { pool: Pool::new(urls)?, shards, calls })
+        Ok(RemoteEventLog { pool: Pool::new(urls, tls)?, shards, calls })
     }
 
     /// Asks replicas in turn until one answers. `per_attempt` bounds each, `in_all` the whole.

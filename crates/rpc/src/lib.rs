@@ -5,6 +5,7 @@
 
 pub mod client;
 mod pool;
+mod tls;
 
 pub mod server;
 mod wire;

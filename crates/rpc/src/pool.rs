@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use foghorn_bus::backoff::Backoff;
+use foghorn_http::tls::ClientFiles;
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::MESSAGE_BYTES_MAX;
+use crate::tls::TlsConnector;
 use crate::v1::event_log_client::EventLogClient;
 
 /// How often names are looked up again: replicas come and go.
@@ -27,7 +29,9 @@ const PING_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A URL list that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("event log URL {url:?}: {what}; give http://host:port, or several with commas between")]
+#[error(
+    "event log URL {url:?}: {what}; give http://host:port, or https:// with eventlog.ca, or several with commas between"
+)]
 pub struct UrlError {
     /// The one that is wrong.
     pub url: String,
@@ -37,6 +41,7 @@ pub struct UrlError {
 /// All replicas.
 pub(crate) struct Pool {
     urls: Vec<(Uri, String, u16)>,
+    tls: Option<Arc<ClientFiles>>,
     known: Mutex<Known>,
     /// Held while looking up, so that it is done once.
     resolving: tokio::sync::Mutex<()>,
@@ -63,11 +68,13 @@ struct Rest {
 }
 
 impl Pool {
-    /// `urls`: `http://host:port`, several with commas between.
-    pub(crate) fn new(urls: &str) -> Result<Self, UrlError> {
-        let urls = urls.split(',').map(|url| parse(url.trim())).collect::<Result<Vec<_>, _>>()?;
+    /// `urls`: `http://host:port`, or with `tls` `https://host:port`; several with commas between.
+    pub(crate) fn new(urls: &str, tls: Option<ClientFiles>) -> Result<Self, UrlError> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let urls = urls.split(',').map(|url| parse(url.trim(), scheme)).collect::<Result<Vec<_>, _>>()?;
         Ok(Pool {
             urls,
+            tls: tls.map(Arc::new),
             known: Mutex::new(Known { replicas: Arc::new([]), resolved: None }),
             resolving: tokio::sync::Mutex::new(()),
             turn: AtomicUsize::new(rand::random_range(0..REPLICAS_MAX)),
@@ -107,7 +114,7 @@ impl Pool {
         let mut known = self.known.lock();
         known.resolved = Some(Instant::now());
         match found {
-            Ok(found) => known.replicas = merge(&known.replicas, found),
+            Ok(found) => known.replicas = merge(&known.replicas, found, self.tls.as_ref()),
             Err(error) if known.replicas.is_empty() => return Err(error),
             // What was known is likelier right than nothing.
             Err(error) => tracing::warn!(error, "could not look up the event log; using what was known"),
@@ -137,14 +144,18 @@ impl Pool {
 }
 
 /// Replicas that stay keep their connections.
-fn merge(known: &[Arc<Replica>], found: Vec<(SocketAddr, Uri)>) -> Arc<[Arc<Replica>]> {
+fn merge(
+    known: &[Arc<Replica>],
+    found: Vec<(SocketAddr, Uri)>,
+    tls: Option<&Arc<ClientFiles>>,
+) -> Arc<[Arc<Replica>]> {
     let mut replicas: Vec<Arc<Replica>> = Vec::with_capacity(found.len());
     for (address, uri) in found {
         if replicas.iter().any(|r| r.address == address) {
             continue;
         }
         let kept = known.iter().find(|r| r.address == address && r.uri == uri).cloned();
-        match kept.map_or_else(|| Replica::new(address, uri).map(Arc::new), Ok) {
+        match kept.map_or_else(|| Replica::new(address, uri, tls).map(Arc::new), Ok) {
             Ok(replica) => replicas.push(replica),
             Err(error) => tracing::warn!(%address, %error, "event log address can't be used"),
         }
@@ -154,15 +165,19 @@ fn merge(known: &[Arc<Replica>], found: Vec<(SocketAddr, Uri)>) -> Arc<[Arc<Repl
 
 impl Replica {
     /// Connects when it is first asked, and again whenever the connection was lost.
-    fn new(address: SocketAddr, uri: Uri) -> Result<Self, tonic::transport::Error> {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
+    fn new(address: SocketAddr, uri: Uri, tls: Option<&Arc<ClientFiles>>) -> Result<Self, String> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| error.to_string())?
             .origin(uri.clone())
             .connect_timeout(CONNECT_DEADLINE)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_DEADLINE)
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+            .keep_alive_while_idle(true);
+        let channel = match tls {
+            None => endpoint.connect_lazy(),
+            Some(files) => endpoint.connect_with_connector_lazy(TlsConnector::new(address, &uri, files)?),
+        };
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
         Ok(Replica { address, uri, channel, rest: Mutex::new(Rest { until: None, backoff }) })
     }
@@ -193,11 +208,11 @@ impl Replica {
     }
 }
 
-fn parse(url: &str) -> Result<(Uri, String, u16), UrlError> {
+fn parse(url: &str, scheme: &str) -> Result<(Uri, String, u16), UrlError> {
     let wrong = |what: String| UrlError { url: url.to_owned(), what };
     let uri: Uri = url.parse().map_err(|error| wrong(format!("{error}")))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(wrong("it doesn't begin with http://".to_owned()));
+    if uri.scheme_str() != Some(scheme) {
+        return Err(wrong(format!("it doesn't begin with {scheme}://")));
     }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(wrong("it has a path".to_owned()));
@@ -215,7 +230,7 @@ mod tests {
     #[test]
     fn urls_are_checked_at_the_start() {
         for good in ["http://a:1", "http://a:1,http://b:2/", " http://127.0.0.1:1 , http://[::1]:2"] {
-            assert!(Pool::new(good).is_ok(), "{good}");
+            assert!(Pool::new(good, None).is_ok(), "{good}");
         }
         for (bad, hint) in [
             ("", "can't"),
@@ -225,15 +240,21 @@ mod tests {
             ("http://a:1/x", "has a path"),
             ("http://a:1,,http://b:2", ""),
         ] {
-            let error = Pool::new(bad).err().map(|e| e.to_string()).unwrap_or_default();
+            let error = Pool::new(bad, None).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(error.contains("give http://host:port"), "{bad}: {error}");
             assert!(error.contains(hint) || bad.is_empty(), "{bad}: {error}");
         }
+        let files = || ClientFiles { table: "eventlog", authority: "ca.pem".into(), identity: None };
+        assert!(Pool::new("https://a:1,https://[::1]:2", Some(files())).is_ok());
+        assert!(
+            Pool::new("https://a:1,http://b:2", Some(files())).is_err(),
+            "never without, once it is meant"
+        );
     }
 
     #[tokio::test]
     async fn replicas_take_turns_and_the_unreachable_come_last() {
-        let pool = Pool::new("http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:2").unwrap();
+        let pool = Pool::new("http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:2", None).unwrap();
         let first = pool.in_turn().await.unwrap();
         let second = pool.in_turn().await.unwrap();
         assert_eq!(first.len(), 2, "one replica per address");

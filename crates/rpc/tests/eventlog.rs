@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test; helpers are not seen as such")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +22,12 @@ use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
+use foghorn_http::tls::{ClientFiles, Identity};
 use foghorn_rpc::client::RemoteEventLog;
 use foghorn_rpc::server::AtOnce;
 use foghorn_rpc::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, serve, server, v1};
 use prometheus_client::registry::Registry;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -167,12 +170,17 @@ async fn replica(fake: Fake) -> Replica {
 }
 
 async fn bounded_replica(fake: Fake, at_once: AtOnce, connections: usize) -> Replica {
+    served(fake, at_once, connections, None).await
+}
+
+async fn served(fake: Fake, at_once: AtOnce, connections: usize, tls: Option<Arc<Identity>>) -> Replica {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr().unwrap());
     let (stop, stopped) = watch::channel(false);
     let routes = tonic::service::Routes::new(server::event_log_bounded(Arc::new(fake), shards(), at_once));
     let connections = serve::Connections::up_to(connections);
-    let serving = serve::serve(listener, routes, &["foghorn.v1.EventLog"], connections, stopped);
+    let serving = serve::serve(listener, routes, &["foghorn.v1.EventLog"], connections, tls, stopped);
     let task = tokio::spawn(serving);
     Replica { url, stop, task }
 }
@@ -186,9 +194,13 @@ impl Replica {
 }
 
 fn remote(urls: &[&Replica]) -> (RemoteEventLog, Registry) {
+    remote_over(urls, None)
+}
+
+fn remote_over(urls: &[&Replica], tls: Option<ClientFiles>) -> (RemoteEventLog, Registry) {
     let urls: Vec<_> = urls.iter().map(|replica| replica.url.as_str()).collect();
     let mut registry = Registry::default();
-    (RemoteEventLog::new(&urls.join(","), shards(), &mut registry).unwrap(), registry)
+    (RemoteEventLog::new(&urls.join(","), tls, shards(), &mut registry).unwrap(), registry)
 }
 
 /// Whether so many calls were counted.
@@ -489,4 +501,66 @@ async fn health_and_reflection_answer() {
     assert!(watched.message().await.unwrap().is_none(), "a watch doesn't hold up the drain");
     drop((health, answers));
     replica.task.await.unwrap().unwrap();
+}
+
+/// A folder of certificates by authorities of its own.
+struct Certificates(tempfile::TempDir);
+
+impl Certificates {
+    fn new() -> Self {
+        Certificates(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn authority(&self, name: &str) -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(self.path(name), authority.pem()).unwrap();
+        authority
+    }
+
+    /// For 127.0.0.1; the files of the certificate and its key.
+    fn issue(&self, name: &str, authority: &CertifiedIssuer<'static, KeyPair>) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, authority).unwrap();
+        let files = (self.path(&format!("{name}.crt")), self.path(&format!("{name}.key")));
+        std::fs::write(&files.0, certificate.pem()).unwrap();
+        std::fs::write(&files.1, key.serialize_pem()).unwrap();
+        files
+    }
+
+    fn client(&self, authority: &str, identity: Option<(PathBuf, PathBuf)>) -> Option<ClientFiles> {
+        Some(ClientFiles { table: "eventlog", authority: self.path(authority), identity })
+    }
+}
+
+#[tokio::test]
+async fn over_tls_both_sides_have_to_be_known() {
+    let certificates = Certificates::new();
+    let (ours, foreign) = (certificates.authority("ours"), certificates.authority("foreign"));
+    let server = certificates.issue("server", &ours);
+    let identity = Identity::load_grpc(&server.0, &server.1, Some(&certificates.path("ours"))).unwrap();
+    let replica = served(Fake::default(), AtOnce::default(), 1000, Some(Arc::new(identity))).await;
+    let locate = async |tls| {
+        let (log, _) = remote_over(&[&replica], tls);
+        log.locate(Shard::ZERO, Timestamp::from_micros(1)).await
+    };
+    let known = certificates.issue("gateway", &ours);
+    assert!(locate(certificates.client("ours", Some(known.clone()))).await.is_ok());
+    // Whoever shows none, or one by somebody else.
+    assert!(locate(certificates.client("ours", None)).await.is_err());
+    let unknown = certificates.issue("unknown", &foreign);
+    assert!(locate(certificates.client("ours", Some(unknown))).await.is_err());
+    // Whoever takes it for somebody else.
+    assert!(locate(certificates.client("foreign", Some(known.clone()))).await.is_err());
+    // Connections that say nothing hold nobody up.
+    let silent = tokio::net::TcpStream::connect(replica.url.trim_start_matches("https://")).await.unwrap();
+    assert!(locate(certificates.client("ours", Some(known))).await.is_ok());
+    drop(silent);
+    replica.stop().await;
 }

@@ -32,7 +32,9 @@
 {{- $is := dict .component true -}}
 {{- $address := $v.listenAddress -}}
 shards = {{ int64 $c.shards }}
-{{- if $is.eventlog }}
+{{- if and $is.eventlog $v.mtls.secret }}
+allow_anonymous = false
+{{- else if $is.eventlog }}
 # An event log asks nobody; who may reach it is up to the network policy.
 allow_anonymous = true
 {{- else }}
@@ -78,10 +80,22 @@ key = "/etc/foghorn/nats-tls/tls.key"
 
 [postgres]
 {{- include "foghorn.toml.keys" $c.postgres }}
+{{- if $v.mtls.secret }}
+
+[grpc.tls]
+certificate = "/etc/foghorn/mtls/tls.crt"
+key = "/etc/foghorn/mtls/tls.key"
+client_ca = "/etc/foghorn/mtls/ca.crt"
+{{- end }}
 {{- else }}
 
 [eventlog]
-url = "http://{{ $full }}-eventlog.{{ .root.Release.Namespace }}.svc:50052"
+url = "{{ if $v.mtls.secret }}https{{ else }}http{{ end }}://{{ $full }}-eventlog.{{ .root.Release.Namespace }}.svc:50052"
+{{- if $v.mtls.secret }}
+ca = "/etc/foghorn/mtls/ca.crt"
+certificate = "/etc/foghorn/mtls/tls.crt"
+key = "/etc/foghorn/mtls/tls.key"
+{{- end }}
 
 [http]
 {{- $service := printf "%s-%s" $full .component }}

@@ -62,6 +62,9 @@ never single files: those would keep what they had at the start.
 {{- if and (ne .component "eventlog") $v.tls.secret }}
 - {name: tls, secret: {{ $v.tls.secret | quote }}, files: [tls.crt, tls.key]}
 {{- end }}
+{{- if $v.mtls.secret }}
+- {name: mtls, secret: {{ $v.mtls.secret | quote }}, files: [ca.crt, tls.crt, tls.key]}
+{{- end }}
 {{- end -}}
 
 {{- /* A volume with some keys of a Secret, for one of the list above. 288 is 0440: the group is the pod's. */ -}}

@@ -11,9 +11,12 @@ use super::{chart, render};
 use crate::command;
 
 /// What the chart itself decides, so that nobody can set it.
-const DECIDED: [&str; 15] = [
+const DECIDED: [&str; 18] = [
     "allow_anonymous",
     "auth.keys",
+    "eventlog.ca",
+    "eventlog.certificate",
+    "eventlog.key",
     "eventlog.url",
     "gateway.connections",
     "gateway.drain_delay",
@@ -29,7 +32,7 @@ const DECIDED: [&str; 15] = [
     "nats.user",
 ];
 /// Tables and keys that are for one who runs the product in another way, or that hold a secret.
-const ELSEWHERE: [&str; 4] = ["http.tls", "listen", "postgres.url", "standalone"];
+const ELSEWHERE: [&str; 5] = ["grpc.tls", "http.tls", "listen", "postgres.url", "standalone"];
 
 /// helm sees to it that `values.yaml` has nothing that the schema doesn't know; this sees to the rest.
 pub(super) fn check(binary: &Path) -> Result<()> {

@@ -253,14 +253,12 @@ impl Tenure<'_> {
                 Some(_) => 0,
                 None => bounds.first.min(bounds.first_seq).saturating_sub(1),
             };
-            let again = kept.zip(unnoticed.flatten());
-            if let Some((kept, differs)) = again {
-                writer.begin_again(bounds.epoch, kept.through + 1, differs).await?;
-            }
             let since = writer.resent_since(head).await?;
             let begin = async |c: &mut Writing| c.begin_epoch(head, bounds.epoch, begins, kept, since).await;
             head = on_database(writer, begin).await?;
-            if again.is_some() {
+            // Only now is it sure that the database was not put back while it was compared.
+            if let Some((kept, differs)) = kept.zip(unnoticed.flatten()) {
+                writer.begin_again(bounds.epoch, kept.through + 1, differs).await?;
                 // At most once: what the log has now, the journal has.
                 return Box::pin(self.align(head)).await;
             }

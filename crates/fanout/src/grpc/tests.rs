@@ -16,7 +16,7 @@ async fn connect(bench: &Bench) -> (PublisherClient<Channel>, watch::Sender<bool
     let (stop, stopped) = watch::channel(false);
     let routes = tonic::service::Routes::new(publisher(bench.publisher.clone()));
     let connections = foghorn_rpc::serve::Connections::up_to(16);
-    tokio::spawn(foghorn_rpc::serve::serve(listener, routes, &[SERVICE], connections, stopped));
+    tokio::spawn(foghorn_rpc::serve::serve(listener, routes, &[SERVICE], connections, None, stopped));
     (PublisherClient::connect(format!("http://{address}")).await.unwrap(), stop)
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use foghorn_auth::keys::Keys;
 use foghorn_core::event::{EventType, FRAME_BYTES_MAX};
 
-use super::{Config, Http, Nats, urls};
+use super::{Config, EventLog, GrpcTls, Http, Nats, urls};
 use crate::jwks;
 
 /// The least that a journal can work with.
@@ -25,7 +25,8 @@ impl Config {
         self.http.check(self.gateway.connections)?;
         self.auth.check()?;
         self.nats.check()?;
-        urls::eventlog(&self.eventlog.url).map_err(|what| format!("eventlog.url: {what}"))?;
+        self.eventlog.check()?;
+        self.grpc.tls.check()?;
         urls::postgres(&self.postgres.url).map_err(|what| format!("postgres.url: {what}"))?;
         if self.postgres.connections == 0 {
             return Err("postgres.connections must be at least 1".to_owned());
@@ -46,6 +47,8 @@ impl Config {
         Keys::load(&self.auth)?;
         jwks::check(&self.auth)?;
         self.http.tls.load()?;
+        self.grpc.tls.load()?;
+        self.eventlog.tls().map(|files| files.config()).transpose()?;
         self.check_nats_files()
     }
 
@@ -102,12 +105,14 @@ impl Config {
     /// The same for an event log, which asks nobody for a credential: gateways and fan-outs do.
     pub(crate) fn check_log_exposure(&self) -> Result<(), String> {
         let open = self.listen.grpc;
-        if open.ip().is_loopback() || self.allow_anonymous {
+        let asked = !is_empty(&self.grpc.tls.client_ca);
+        if open.ip().is_loopback() || asked || self.allow_anonymous {
             return Ok(());
         }
         Err(format!(
             "{open} can be reached from other machines, and whoever reaches an event log reads every event; \
-             listen on 127.0.0.1, or say --allow-anonymous if only gateways and fan-outs can"
+             ask for certificates (grpc.tls.client_ca), listen on 127.0.0.1, or say --allow-anonymous if only gateways \
+             and fan-outs can"
         ))
     }
 
@@ -145,6 +150,37 @@ impl Http {
             ));
         }
         Ok(())
+    }
+}
+
+impl GrpcTls {
+    fn check(&self) -> Result<(), String> {
+        if is_empty(&self.certificate) != is_empty(&self.key) {
+            return Err("grpc.tls.certificate and grpc.tls.key go together: give both PEM files, or neither"
+                .to_owned());
+        }
+        if !is_empty(&self.client_ca) && is_empty(&self.certificate) {
+            return Err("grpc.tls.client_ca is given without grpc.tls.certificate and grpc.tls.key: only over TLS do \
+                        clients show certificates"
+                .to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl EventLog {
+    fn check(&self) -> Result<(), String> {
+        if is_empty(&self.certificate) != is_empty(&self.key) {
+            return Err("eventlog.certificate and eventlog.key go together: give both PEM files, or neither"
+                .to_owned());
+        }
+        if !is_empty(&self.certificate) && is_empty(&self.ca) {
+            return Err(
+                "eventlog.certificate is given without eventlog.ca: say by which authority event logs are"
+                    .to_owned(),
+            );
+        }
+        urls::eventlog(&self.url, self.tls().is_some()).map_err(|what| format!("eventlog.url: {what}"))
     }
 }
 
@@ -208,6 +244,16 @@ mod tests {
             ("gateway.address_burst = 0", "gateway.address_burst", "between 1 and 1000000"),
             ("fanout.subject_per_second = 9000000", "fanout.subject_per_second", "at most 1000000"),
             ("http.tls.key = \"tls.key\"", "http.tls.certificate", "go together"),
+            ("grpc.tls.key = \"tls.key\"", "grpc.tls.certificate", "go together"),
+            ("grpc.tls.client_ca = \"ca.pem\"", "grpc.tls.client_ca", "only over TLS"),
+            ("eventlog.url = \"https://log:50052\"", "eventlog.url", "https:// needs eventlog.ca"),
+            ("eventlog.ca = \"ca.pem\"", "eventlog.url", "must be https"),
+            ("eventlog.certificate = \"tls.crt\"", "eventlog.certificate", "go together"),
+            (
+                "eventlog = { url = \"https://log:1\", certificate = \"tls.crt\", key = \"tls.key\" }",
+                "eventlog.certificate",
+                "eventlog.ca",
+            ),
             ("log.filter = \"foghorn=loud\"", "log.filter", ""),
             ("auth.keys = [{ algorithm = \"HS256\", secret = \"hunter2\" }]", "auth.keys", "at least 32"),
             ("auth.keys = [{ algorithm = \"ES256\" }]", "auth.keys", "public key in PEM"),
@@ -225,6 +271,8 @@ mod tests {
         for text in [
             "standalone = { data = \"\", ephemeral = true }",
             "http.tls = { certificate = \"tls.crt\", key = \"tls.key\" }",
+            "grpc.tls = { certificate = \"tls.crt\", key = \"tls.key\", client_ca = \"ca.pem\" }",
+            "eventlog = { url = \"https://log:1\", ca = \"ca.pem\", certificate = \"tls.crt\", key = \"tls.key\" }",
             "nats = { url = \"tls://a:4222\", ca = \"ca.pem\", certificate = \"c.pem\", key = \"k.pem\" }",
             "http = { connections = 11 }\ngateway = { connections = 10 }",
             "http = { hosts = [\"*\", \"events.example.com\"], origins = [\"https://app.example.com\"] }",
@@ -276,6 +324,9 @@ mod tests {
         config.auth.keys.push(foghorn_auth::config::Key::default());
         assert!(config.check_exposure(&open).is_ok() && config.check_all_exposure().is_ok());
         assert!(config.check_log_exposure().is_err(), "an event log asks nobody");
+        config.grpc.tls.client_ca = "ca.pem".into();
+        assert!(config.check_log_exposure().is_ok(), "now it does");
+        config.grpc.tls.client_ca = "".into();
         config.allow_anonymous = true;
         assert!(config.check_log_exposure().is_ok());
         config.auth.keys.clear();

@@ -14,11 +14,16 @@ pub(super) fn nats(urls: &str) -> Result<(), String> {
     })
 }
 
-/// One or more event logs: HTTP without TLS, a host and a port, nothing else.
-pub(super) fn eventlog(urls: &str) -> Result<(), String> {
-    each(urls, "write http://host:50052, or several with commas between", |text| {
+/// One or more event logs: HTTP, or with an authority HTTPS, a host and a port, nothing else.
+pub(super) fn eventlog(urls: &str, over_tls: bool) -> Result<(), String> {
+    let (scheme, write) = if over_tls {
+        ("https", "write https://host:50052, or several with commas between, as eventlog.ca is set")
+    } else {
+        ("http", "write http://host:50052, or several with commas between; https:// needs eventlog.ca")
+    };
+    each(urls, write, |text| {
         let url = parsed(Url::parse(text))?;
-        within(&url, &["http"])?;
+        within(&url, &[scheme])?;
         // The port as it is written: `Url` leaves out the scheme's own.
         let authority = text.split_once("://").map_or("", |(_, rest)| rest.trim_end_matches('/'));
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -118,7 +123,7 @@ mod tests {
             assert_eq!(nats(good), Ok(()), "{good}");
         }
         for good in ["http://a:1", "http://a:80/", " http://127.0.0.1:1 , http://[::1]:2"] {
-            assert_eq!(eventlog(good), Ok(()), "{good}");
+            assert_eq!(eventlog(good, false), Ok(()), "{good}");
         }
         for good in ["postgres://foghorn@127.0.0.1/foghorn", "postgresql:///db?host=/run/postgresql"] {
             assert_eq!(postgres(good), Ok(()), "{good}");
@@ -143,7 +148,7 @@ mod tests {
         let cases: [(Check, &[&str]); 5] = [
             (nats, &["", "nats://", "ws://hunter2", "nats://u:hunter2@bad host:1", "nats://a,,nats://b"]),
             (
-                eventlog,
+                |urls| eventlog(urls, false),
                 &[
                     "",
                     "hunter2:1",

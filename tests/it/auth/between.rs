@@ -1,0 +1,185 @@
+//! Services of a cluster that believe nobody but each other: users of NATS that may do what they need and no more
+//! (`deploy/nats/accounts.conf`), and certificates between gateways, fan-outs and the event log.
+
+use async_nats::{Client, ConnectOptions, HeaderMap};
+use foghorn_tests::PATIENCE;
+use foghorn_tests::env::checkout;
+use foghorn_tests::foghorn::Foghorn;
+use foghorn_tests::http::request;
+use foghorn_tests::nats::NatsServer;
+use foghorn_tests::network::Site;
+use foghorn_tests::postgres::PostgresServer;
+use foghorn_tests::sse::SseClient;
+use foghorn_tests::tls;
+use foghorn_tests::wait::until;
+use http::Method;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::{Issuer, bearer};
+use crate::deployment::{CLOSED, Listener};
+
+/// The variable of `accounts.conf` for a user, and what it is set to.
+const PASSWORDS: [(&str, &str); 4] = [
+    ("NATS_GATEWAY_PASSWORD", "of-gateways"),
+    ("NATS_FANOUT_PASSWORD", "of-fanouts"),
+    ("NATS_EVENTLOG_PASSWORD", "of-eventlogs"),
+    ("NATS_PUBLISHER_PASSWORD", "of-publishers"),
+];
+
+fn password(user: &str) -> &'static str {
+    let variable = format!("NATS_{}_PASSWORD", user.to_uppercase());
+    PASSWORDS.into_iter().find(|(name, _)| *name == variable).unwrap().1
+}
+
+async fn nats() -> NatsServer {
+    let accounts = checkout().join("deploy/nats/accounts.conf").display().to_string();
+    NatsServer::start_in(&Site::default(), &["-c", &accounts], &PASSWORDS).await
+}
+
+/// A client of this user's, and what the server has to say to it.
+async fn client(nats: &NatsServer, user: &str) -> (Client, mpsc::UnboundedReceiver<String>) {
+    let (said, heard) = mpsc::unbounded_channel();
+    let options = ConnectOptions::with_user_and_password(user.to_owned(), password(user).to_owned());
+    let options = options.event_callback(move |event| {
+        // Nobody listens any more when the test is over.
+        let _over = said.send(event.to_string()).is_err();
+        std::future::ready(())
+    });
+    (options.connect(nats.url()).await.unwrap(), heard)
+}
+
+/// Publishes over NATS; what is answered.
+async fn publish(publisher: &Client, token: &str, data: &str) -> Option<Value> {
+    let mut headers = HeaderMap::new();
+    headers.insert("Authorization", bearer(token).as_str());
+    headers.insert("Foghorn-Ack", "durable");
+    headers.insert("Foghorn-Id", data);
+    let subject = "foghorn.publish.members.a";
+    let answer = publisher.request_with_headers(subject, headers, data.to_owned().into()).await.ok()?;
+    serde_json::from_slice(&answer.payload).ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificates_between_its_services() {
+    let (issuer, folder) = (Issuer::new(), tempfile::tempdir().unwrap());
+    let file = |name: &str, pem: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.display().to_string()
+    };
+    let (certificate, key) = (file("tls.crt", tls::certificate_pem()), file("tls.key", tls::key_pem()));
+    let (mut nats, postgres) = tokio::join!(nats(), PostgresServer::start());
+    let (database, url) = (postgres.url(&postgres.create_database().await), nats.url());
+    let config = issuer.config("");
+    let user =
+        |user: &'static str| [("FOGHORN_NATS_USER", user), ("FOGHORN_NATS_PASSWORD", password(user)), CLOSED];
+    let common = ["--config", &config, "--admin", "127.0.0.1:0", "--nats", &url];
+    let served = [
+        ("FOGHORN_GRPC_TLS_CERTIFICATE", certificate.as_str()),
+        ("FOGHORN_GRPC_TLS_KEY", &key),
+        ("FOGHORN_GRPC_TLS_CLIENT_CA", &certificate),
+    ];
+    let own = ["eventlog", "--grpc", "127.0.0.1:0", "--postgres", &database];
+    let eventlog =
+        Foghorn::spawn(&[&own[..], &common].concat(), &[&served[..], &user("eventlog")].concat()).await;
+    let log = format!("https://{}", eventlog.grpc());
+    let shown = [
+        ("FOGHORN_EVENTLOG_URL", log.as_str()),
+        ("FOGHORN_EVENTLOG_CA", &certificate),
+        ("FOGHORN_EVENTLOG_CERTIFICATE", &certificate),
+        ("FOGHORN_EVENTLOG_KEY", &key),
+    ];
+    let listen = ["--listen", "127.0.0.1:0"];
+    let spawn = async |own: &[&str], name| {
+        Foghorn::spawn(&[own, &listen, &common].concat(), &[&shown[..], &user(name)].concat()).await
+    };
+    let (_fanout, gateway) =
+        tokio::join!(spawn(&["fanout", "--grpc", "127.0.0.1:0"], "fanout"), spawn(&["gateway"], "gateway"));
+
+    let ann = issuer.token("ann", &json!({ "publish": ["members.>"], "role": "admin" }));
+    let authorization = bearer(&ann);
+    let headers = [("authorization", authorization.as_str())];
+    let listen = async |query: &str| {
+        let url = gateway.url(&format!("/api/events?channels=members.a{query}"));
+        Listener::of(SseClient::connect(&url, &headers).await.unwrap()).await
+    };
+    let mut live = listen("").await;
+    let (publisher, _) = client(&nats, "publisher").await;
+    let one = publish(&publisher, &ann, "one").await;
+    // Fan-out has asked the event log.
+    assert!(one.as_ref().is_some_and(|answer| answer["durable"] == true), "{one:?}");
+    assert_eq!(live.event().await.data.as_deref(), Some("one"));
+    // The gateway asks it.
+    assert_eq!(listen("&last=1").await.replayed_data(), ["one"]);
+    let post = async |path: &str, body: Value| {
+        let reply = request(Method::POST, &gateway.url(path), &headers, Some(&body)).await.unwrap();
+        assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+    };
+    post("/api/events/ticket", json!({})).await;
+    post("/api/admin/revoke", json!({ "subject": "eve" })).await;
+
+    nats.kill();
+    nats.restart().await;
+    until("an event after NATS is back", PATIENCE, async || {
+        publish(&publisher, &ann, "two").await.filter(|answer| answer["durable"] == true)
+    })
+    .await;
+    assert_eq!(live.event().await.data.as_deref(), Some("two"));
+}
+
+enum Wants {
+    Publish(&'static str),
+    Subscribe(&'static str),
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_accounts_that_are_shipped_let_gateways_append_nothing_and_publishers_read_nothing() {
+    use Wants::{Publish, Subscribe};
+    let nats = nats().await;
+    for (user, wants) in [
+        ("gateway", Publish("foghorn.journal.0.a")),
+        ("gateway", Publish("foghorn.live.0")),
+        ("gateway", Publish("foghorn.publish.a")),
+        ("gateway", Publish("$KV.FOGHORN_epochs.0")),
+        ("gateway", Publish("$KV.FOGHORN_leases.relay.0")),
+        ("gateway", Publish("$JS.API.STREAM.PURGE.FOGHORN_0")),
+        ("gateway", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
+        ("fanout", Publish("$JS.API.STREAM.PURGE.FOGHORN_0")),
+        ("fanout", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
+        ("fanout", Publish("$KV.FOGHORN_tickets.secret")),
+        ("eventlog", Publish("foghorn.live.0")),
+        ("eventlog", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
+        ("eventlog", Publish("$KV.FOGHORN_revocations.all")),
+        ("publisher", Publish("foghorn.journal.0.a")),
+        ("publisher", Publish("foghorn.live.0")),
+        ("publisher", Publish("$JS.API.STREAM.MSG.GET.FOGHORN_0")),
+        ("publisher", Subscribe("foghorn.live.0")),
+        ("publisher", Subscribe("foghorn.publish.>")),
+        ("publisher", Subscribe("$KV.>")),
+        ("publisher", Subscribe(">")),
+    ] {
+        let (client, mut heard) = client(&nats, user).await;
+        let subject = match wants {
+            Publish(subject) => {
+                client.publish(subject, "x".into()).await.unwrap();
+                subject
+            }
+            Subscribe(subject) => {
+                drop(client.subscribe(subject).await.unwrap());
+                subject
+            }
+        };
+        let refused = async {
+            while let Some(said) = heard.recv().await {
+                if said.to_lowercase().contains("permissions violation") {
+                    return said;
+                }
+            }
+            panic!("{user} is not refused {subject}")
+        };
+        let said = timeout(PATIENCE, refused).await.unwrap_or_else(|_| panic!("{user} may use {subject}"));
+        assert!(said.contains(subject), "{said}");
+    }
+}
