@@ -25,7 +25,7 @@ use crate::http2::{ephemeral, over_tls};
 use crate::proxy::{LATE_MAX, lateness};
 
 /// How long something may take to be seen, on a busy machine.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(30);
 
 async fn publish(server: &Foghorn, event: &Value) {
     let reply = post(&server.url("/api/publish"), event).await.unwrap();
