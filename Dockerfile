@@ -10,6 +10,7 @@ COPY migrations migrations
 # Members of the workspace: cargo wants their manifests, nothing of them is built.
 COPY tests tests
 COPY xtask xtask
+COPY docs/publish/rust docs/publish/rust
 # What is compiled stays in the caches; the binary must be taken out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \

@@ -32,6 +32,15 @@ fn every_test_that_a_promise_names_exists() {
     assert!(named > 100, "{named}");
 }
 
+#[test]
+fn each_of_the_guides_ten_pitfalls_has_a_test_named_after_it() {
+    let mut tests = String::new();
+    collect(&env::checkout().join("tests/it"), &mut tests);
+    for number in 1..=10 {
+        assert!(tests.contains(&format!("async fn pitfall_{number}_")), "none for pitfall {number}");
+    }
+}
+
 /// The test in a piece of code, `module::the_test` or `…the_test`; only its beginning if `…` follows.
 fn name(span: &str) -> Option<&str> {
     let name = span.trim_end_matches('…').rsplit([':', '…']).next()?;

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use foghorn_tests::PATIENCE;
-use foghorn_tests::chrome::Chrome;
 use foghorn_tests::env;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{self as client, metric, post};
@@ -18,7 +17,7 @@ use foghorn_tests::wire::State;
 use futures::future::join_all;
 use http::Method;
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -35,13 +34,14 @@ const LIMIT: Duration = Duration::from_secs(90);
 const CALM: u32 = 0xb;
 
 /// A standalone in memory, with this configuration.
-async fn ephemeral(folder: &Path, text: &str, environment: &[(&str, &str)]) -> Foghorn {
+pub(crate) async fn ephemeral(folder: &Path, text: &str, environment: &[(&str, &str)]) -> Foghorn {
     let config = folder.join("foghorn.toml");
     std::fs::write(&config, text).unwrap();
     standalone(&["--ephemeral", "--config", &config.display().to_string()], environment).await
 }
 
-async fn over_tls(folder: &Path) -> Foghorn {
+/// The same over TLS, as it comes.
+pub(crate) async fn over_tls(folder: &Path) -> Foghorn {
     let variables = tls::variables(folder);
     let variables = tls::borrowed(&variables);
     ephemeral(folder, "", &variables).await
@@ -180,38 +180,6 @@ async fn a_renewed_certificate_is_served_and_streams_stay() {
     let event = json!({ "channel": "c", "data": "still here" });
     assert_eq!(connection.post("/api/publish", &event).await.unwrap().status, 200);
     assert_eq!(listener.data(1).await, ["still here"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn fifty_streams_of_a_page_leave_room_for_its_other_requests() {
-    const STREAMS: usize = 50;
-    let folder = tempfile::tempdir().unwrap();
-    let process = over_tls(folder.path()).await;
-    let chrome = Chrome::start().await;
-    let page = chrome.client();
-    page.goto(&process.url("/")).await.unwrap();
-    let script = "
-        const done = arguments[arguments.length - 1];
-        const [streams] = arguments;
-        (async () => {
-            const sources = Array.from({ length: streams }, () => new EventSource('/api/events/many'));
-            await Promise.all(sources.map(source => new Promise(go => source.addEventListener('connected', go))));
-            const heard = sources.map(source => new Promise(go => source.addEventListener('message', go)));
-            const body = JSON.stringify({ channel: 'many', data: 'to all' });
-            const published = await fetch('/api/publish', {
-                method: 'POST', headers: { 'content-type': 'application/json' }, body,
-            });
-            const stats = await (await fetch('/api/events/stats')).json();
-            const data = (await Promise.all(heard)).map(event => event.data);
-            const protocol = performance.getEntriesByType('navigation')[0].nextHopProtocol;
-            done({ published: published.status, clients: stats.connectedClients, data, protocol });
-        })().catch(error => done({ error: String(error) }));
-    ";
-    let script = tokio::time::timeout(LIMIT, page.execute_async(script, vec![json!(STREAMS)]));
-    let said: Value = script.await.expect("the page's requests go through").unwrap();
-    let data = vec!["to all"; STREAMS];
-    let expected = json!({ "published": 200, "clients": STREAMS, "data": data, "protocol": "h2" });
-    assert_eq!(said, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

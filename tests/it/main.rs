@@ -28,6 +28,7 @@ mod log_suite;
 mod log_tables;
 mod outages;
 mod page;
+mod pitfalls;
 mod power_loss;
 mod processes;
 mod proxy;

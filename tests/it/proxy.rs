@@ -64,35 +64,6 @@ async fn arrivals(mut stream: SseClient, end: Instant) -> Vec<Instant> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shipped_nginx_buffers_nothing_and_a_buffering_one_is_found_out() {
-    let d = Deployment::standalone(1).await;
-    let Shape::Standalone(process) = &d.shape else { unreachable!("standalone was asked for") };
-    let shipped = Nginx::foghorn(&[process.http()], &[process.http()]).await;
-    let late = lateness(&d, &shipped.url("")).await;
-    assert!(late.iter().all(|late| *late <= LATE_MAX), "{late:?}");
-
-    let buffering = Nginx::start(&format!(
-        "events {{}}
-         http {{
-             {{temporary}}
-             server {{
-                 listen 127.0.0.1:{{port}};
-                 location / {{
-                     proxy_pass http://{};
-                     proxy_set_header Host $http_host;
-                     proxy_buffering on;
-                     proxy_ignore_headers X-Accel-Buffering;
-                 }}
-             }}
-         }}",
-        process.http()
-    ))
-    .await;
-    let late = lateness(&d, &buffering.url("")).await;
-    assert!(late.iter().any(|late| *late > LATE_MAX), "the test can't tell a buffering proxy: {late:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn publishing_and_listening_go_through_the_shipped_nginx() {
     let d = Deployment::standalone(1).await;
     let Shape::Standalone(process) = &d.shape else { unreachable!("standalone was asked for") };

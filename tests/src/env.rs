@@ -72,6 +72,29 @@ pub fn publishers_python() -> PathBuf {
     told(variable).unwrap_or_else(|| missing("a Python with the packages of docs/publish", variable))
 }
 
+/// The folder of the programs that Go made of the examples in docs/publish; nothing if there is no Go.
+#[must_use]
+pub fn publishers_go() -> Option<PathBuf> {
+    at_hand("FOGHORN_TEST_PUBLISHERS_GO", "go")
+}
+
+/// The folder of the classes and libraries of the examples in docs/publish; nothing if there is no Java, or no Maven.
+#[must_use]
+pub fn publishers_java() -> Option<PathBuf> {
+    at_hand("FOGHORN_TEST_PUBLISHERS_JAVA", "mvn")
+}
+
+/// A program of the workspace, built together with the tests.
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
+    let program = std::env::current_exe().expect("a process knows its program");
+    let folder = program.ancestors().find(|folder| folder.ends_with("deps")).and_then(Path::parent);
+    let built = folder.map(|folder| folder.join(name)).filter(|built| built.is_file());
+    built.unwrap_or_else(|| {
+        panic!("no {name} beside the tests: run `cargo build --profile ci --workspace --bins`")
+    })
+}
+
 /// The program `strace`.
 #[must_use]
 pub fn strace() -> PathBuf {
@@ -113,6 +136,18 @@ pub(crate) fn target_dir() -> PathBuf {
 fn tool(variable: &str, names: &[&str]) -> PathBuf {
     let found = told(variable).or_else(|| names.iter().find_map(|name| on_path(name)));
     found.filter(|program| program.is_file()).unwrap_or_else(|| missing(names[0], variable))
+}
+
+/// What was made with `program`, if that is on the PATH.
+fn at_hand(variable: &str, program: &str) -> Option<PathBuf> {
+    let made = told(variable);
+    // Too old a one is told by `cargo xtask tools`, which notes nothing then.
+    if made.is_none() && on_path(program).is_some() {
+        eprintln!(
+            "nothing was made with {program}: run `cargo xtask tools`, or see what it says about {program}"
+        );
+    }
+    made
 }
 
 fn told(name: &str) -> Option<PathBuf> {

@@ -3,7 +3,7 @@ import { BaseClient } from "./base-client.js";
 import { unpackBatch, unpackEnvelope } from "./envelope.js";
 import { FoghornError } from "./error.js";
 import { eventSourceTransport } from "./event-source.js";
-import { type AnyEvents, parseData, STREAM_EVENTS, type StreamEvents } from "./events.js";
+import { type AnyEvents, type Message, parseData, STREAM_EVENTS, type StreamEvents } from "./events.js";
 import type { FoghornOptions } from "./options.js";
 import type { Loss, RawEvent, Stream, StreamSink, Transport } from "./transport.js";
 import { readUrl, streamUrl } from "./url.js";
@@ -49,6 +49,8 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
   #retry: number | undefined;
   /** The end that was answered with a new stream already. */
   #renewedFor: string | undefined;
+  /** Settles when what the stream has brought is dealt with; there is none while it all is. */
+  #working: Promise<void> | undefined;
 
   constructor(options: FoghornOptions = {}) {
     const { address, channels } = readUrl(options);
@@ -143,7 +145,7 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
       event: ifOpen((event) => this.#event(event)),
       cursor: ifOpen((id) => {
         this.#watchdog.heard();
-        this.moveCursor(id);
+        this.#inOrder(() => this.moveCursor(id));
       }),
       retry: ifOpen((milliseconds) => {
         this.#retry = milliseconds;
@@ -175,17 +177,56 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
   #event(raw: RawEvent): void {
     this.#watchdog.heard();
     if (STREAM_EVENTS.has(raw.type)) {
-      this.#streamEvent(raw);
-    } else if (raw.type === "batch") {
-      const opened = this.#opened;
-      for (const message of unpackBatch(raw)) {
-        // A handler may have closed the client: it will be given the rest when it comes back.
-        if (opened === this.#opened) {
-          this.deliver(message);
-        }
-      }
+      this.#inOrder(() => this.#streamEvent(raw));
     } else {
-      this.deliver(unpackEnvelope(raw));
+      const opened = this.#opened;
+      for (const message of raw.type === "batch" ? unpackBatch(raw) : [unpackEnvelope(raw)]) {
+        this.#inOrder(() => this.#decodeAndDeliver(message), opened);
+      }
+    }
+  }
+
+  /**
+   * Does what is to be done about a part of the stream, after all before it: at once, unless that waits for
+   * something. Nothing is done any more once the client has left the stream: a handler may have closed it, and it will
+   * be given the rest when it comes back.
+   */
+  #inOrder(work: () => void | Promise<void>, opened = this.#opened): void {
+    const ifOpen = (): void | Promise<void> => (opened === this.#opened ? work() : undefined);
+    const working = this.#working === undefined ? ifOpen() : this.#working.then(ifOpen);
+    if (working !== undefined) {
+      const settled = working.then(() => {
+        if (this.#working === settled) {
+          this.#working = undefined;
+        }
+      });
+      this.#working = settled;
+    }
+  }
+
+  #decodeAndDeliver(message: Message): void | Promise<void> {
+    const { decode } = this.#options;
+    if (decode === undefined) {
+      return this.deliver(message);
+    }
+    const opened = this.#opened;
+    const failed = (cause: unknown): void => {
+      if (opened === this.#opened) {
+        this.moveCursor(message.id);
+        const error = new FoghornError("decode-failed", "an event could not be decoded", { cause });
+        this.fail(cause instanceof FoghornError ? cause : error);
+      }
+    };
+    const decoded = (text: string): void => {
+      if (opened === this.#opened) {
+        this.deliver({ ...message, text });
+      }
+    };
+    try {
+      const text = decode(message.text);
+      return typeof text === "string" ? decoded(text) : text.then(decoded, failed);
+    } catch (cause) {
+      failed(cause);
     }
   }
 

@@ -8,8 +8,10 @@ export type FoghornErrorCode =
   | "refused"
   /** `prepare`, or the function that gives the headers, failed. The client tries again. */
   | "prepare-failed"
-  /** An event was larger than the transport's bound, and left out. The stream goes on behind it. */
+  /** An event was larger than the bound of the transport or of `decompress`, and left out. The stream goes on behind it. */
   | "event-too-large"
+  /** `decode` failed for an event, which was left out. The stream goes on behind it. */
+  | "decode-failed"
   /** `maxRetries` attempts in a row failed. The client has given up, until `connect()`. */
   | "retries-exhausted"
   /** This platform lacks what the client needs. */

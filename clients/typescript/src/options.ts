@@ -27,6 +27,12 @@ export interface FoghornOptions extends LifecycleListeners {
   lastEventId?: string;
   /** Have the server gather events for so many milliseconds, which saves wake-ups. They are unpacked here. */
   batch?: number;
+  /**
+   * Called with the text of each event, and gives what its data are parsed from: `decompress()` of
+   * `@foghorn/client/compression`. Events keep their order, also where it gives a promise. An event that it fails for
+   * is left out and told to `onError` (`decode-failed`).
+   */
+  decode?: (text: string) => string | Promise<string>;
   /** Send cookies also to another origin than the page's. */
   withCredentials?: boolean;
   /**

@@ -36,10 +36,17 @@ async fn run(page: &Client, script: &str, arguments: Vec<Value>) -> Value {
     page.execute_async(script, arguments).await.unwrap()
 }
 
-/// Opens an EventSource as a page does, with cookies or without, and publishes once it is live.
+/// Opens an EventSource as a page does, with cookies or without, or with a ticket, and publishes once it is live.
 const LISTEN: &str = r#"
-const [url, token, credentials, done] = arguments;
-const source = new EventSource(url + "/api/events?channels=orders.1", { withCredentials: credentials });
+const [url, token, how, done] = arguments;
+const ticket = async () => {
+  if (how !== "ticket") { return ""; }
+  const headers = { "Authorization": "Bearer " + token };
+  const answer = await fetch(url + "/api/events/ticket", { method: "POST", headers });
+  return "&ticket=" + (await answer.json()).ticket;
+};
+ticket().then((query) => {
+const source = new EventSource(url + "/api/events?channels=orders.1" + query, { withCredentials: how === "cookie" });
 const end = (what) => { source.close(); done(what); };
 source.addEventListener("error", () => end("error"));
 source.addEventListener("message", (event) => end(event.data));
@@ -49,6 +56,7 @@ source.addEventListener("stream-live", async () => {
   const answer = await fetch(url + "/api/publish", { method: "POST", headers, body });
   if (answer.status !== 200) { end("publish: " + answer.status); }
 });
+}).catch((error) => done(error.name));
 "#;
 
 /// Listens with fetch, as a client does that needs a header, and comes back with a cursor.
@@ -72,7 +80,8 @@ fetch(url + "/api/events?channels=orders.1").then(async (answer) => {
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_listed_origins_listen_and_publish_in_a_browser_and_others_can_not() {
+async fn pitfall_8_no_authorization_header_in_a_browser_cookies_tickets_and_fetch_do_from_listed_origins_only()
+ {
     let port = pages().await;
     let origins = format!("http://127.0.0.1:{port},http://*.app.localhost:{port}");
     let issuer = Issuer::new();
@@ -83,16 +92,20 @@ async fn pages_of_listed_origins_listen_and_publish_in_a_browser_and_others_can_
     let chrome = Chrome::start().await;
     let page = chrome.client();
     let go = async |host: &str| page.goto(&format!("http://{host}:{port}/")).await.unwrap();
-    let listen =
-        async |credentials: bool| run(page, LISTEN, vec![json!(url), json!(token), json!(credentials)]).await;
+    let listen = async |how: &str| run(page, LISTEN, vec![json!(url), json!(token), json!(how)]).await;
     let fetch = async || run(page, FETCH, vec![json!(url), json!(token)]).await;
     let refused = async || run(page, REFUSED, vec![json!(url)]).await;
 
     go("127.0.0.1").await;
     let cookie = format!("document.cookie = 'foghorn_token={token}; path=/; SameSite=Lax'");
     page.execute(&cookie, Vec::new()).await.unwrap();
-    assert_eq!(listen(true).await, "from a page");
-    assert_eq!(listen(false).await, "error", "without credentials there is no cookie");
+    assert_eq!(listen("cookie").await, "from a page");
+    assert_eq!(
+        listen("").await,
+        "error",
+        "without credentials there is no cookie, and a header can't be given"
+    );
+    assert_eq!(listen("ticket").await, "from a page");
     assert_eq!(fetch().await, json!([200, true]));
     let readable = refused().await;
     assert_eq!((&readable[0], &readable[2].is_string()), (&json!(401), &true), "{readable}");

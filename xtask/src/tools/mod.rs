@@ -62,17 +62,18 @@ impl fmt::Display for Tool {
 /// Finds every tool, after installing those that are missing.
 pub(crate) fn ensure() -> Result<Tools> {
     faults::networks()?;
-    let tools = Tools(vec![
+    let mut tools = vec![
         postgres::ensure()?,
         nats::ensure()?,
         nginx::ensure()?,
         prometheus::ensure()?,
-        publishers::ensure()?,
         chromium::browser()?,
         chromium::driver()?,
         faults::strace()?,
         faults::faketime()?,
-    ]);
+    ];
+    tools.extend(publishers::ensure()?);
+    let tools = Tools(tools);
     note_places(&tools)?;
     Ok(tools)
 }

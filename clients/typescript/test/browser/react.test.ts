@@ -79,3 +79,31 @@ it("close ends listening of a hook, and taking the provider away ends the connec
   await page.evaluate(() => window.controls.hide());
   await expect.poll(connections).toBe(0);
 });
+
+it("a provider connects a shared client that it is given, and leaves it to the application to close it", async () => {
+  const context = await stage.browser.newContext();
+  const tabs = [await context.newPage(), await context.newPage()] as const;
+  for (const tab of tabs) {
+    await tab.goto(`${stage.pages.origin}/react`);
+    await tab.evaluate((url) => window.renderApp(url, true), stage.foghorn.url);
+    await expect.poll(() => tab.locator("#status").textContent()).toBe("connected true");
+  }
+  // One of both tabs, and the other page's own.
+  expect(await connections()).toBe(2);
+  await stage.foghorn.publish({ channel: "one", event: "tick", data: 7 });
+  for (const tab of tabs) {
+    const shown = async () => JSON.parse((await tab.locator("#feed").textContent()) ?? "{}").data;
+    await expect.poll(shown).toBe(7);
+  }
+  await tabs[0].evaluate(() => window.controls.hide());
+  await expect.poll(() => tabs[0].locator("#feed").count()).toBe(0);
+  await stage.foghorn.publish({ channel: "one", event: "tick", data: 8 });
+  await expect.poll(() => tabs[1].evaluate(() => window.handled)).toEqual([7, 8]);
+  const leads = (tab: Page) => tab.evaluate(() => [window.shared.status, window.shared.isLeader]);
+  expect([await leads(tabs[0]), await leads(tabs[1])]).toEqual([
+    ["connected", true],
+    ["connected", false],
+  ]);
+  expect(await connections()).toBe(2);
+  await context.close();
+});

@@ -37,7 +37,7 @@ async function publish(from: number, to: number, channel: string): Promise<void>
   }
 }
 
-it("all tabs share one connection, and each hears what it wants", async () => {
+it("pitfall 2, six connections: all tabs share one, and each hears what it wants", async () => {
   const first = await tab({ channels: ["a.*"], types: ["tick"] });
   const second = await tab({ channels: ["b"], types: ["tick", "tock"] });
   const third = await tab({ channels: [], types: [] });

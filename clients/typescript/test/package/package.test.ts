@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { Foghorn } from "../harness/foghorn.js";
 
@@ -62,7 +63,8 @@ it("listens in a fresh project in Node, which needs no types of browsers", async
     for await (const line of createInterface(child.stdout as Readable)) {
       lines.push(line);
       if (line === "connected") {
-        await foghorn.publish({ channel: "orders.eu", event: "paid", data: { amount: 990 } });
+        const payload = gzipSync('{"amount":990}').toString("base64");
+        await foghorn.publish({ channel: "orders.eu", event: "paid", data: { compressed: true, payload } });
       }
     }
     // It ends by itself: a closed client leaves nothing behind that keeps a process alive.

@@ -310,6 +310,34 @@ describe("status", () => {
   });
 });
 
+it("pitfall 5, what is never removed: what was undone leaves nothing behind, however often", async () => {
+  const { client, transport } = setUp();
+  client.connect();
+  transport.last.connect();
+  const heard = vi.fn();
+  for (let n = 0; n < 1_000; n += 1) {
+    const undo = [
+      client.on(`type-${n}`, heard),
+      client.on("a", heard, { channel: `channel.${n}` }),
+      client.subscribe(`channel.${n}`),
+      client.onStatus(heard),
+      client.onError(heard),
+    ];
+    for (const each of undo) {
+      each();
+    }
+  }
+  await vi.advanceTimersByTimeAsync(1_000);
+  // All of it was undone before it was worth a reconnect.
+  expect(transport.streams).toHaveLength(1);
+  transport.last.lose();
+  await untilOpened(transport, 2);
+  expect([...transport.last.wanted].filter((type) => type === "a" || type.startsWith("type-"))).toEqual([]);
+  expect([transport.last.query("channels"), client.channels]).toEqual([null, []]);
+  client.close();
+  expect([vi.getTimerCount(), heard.mock.calls.length]).toEqual([0, 0]);
+});
+
 describe("after a loss", () => {
   it("the client leaves it to EventSource to come back, while that does", async () => {
     const { client, transport, told } = setUp();

@@ -1,4 +1,5 @@
 // The page of the tests of the client: opens clients by name, and keeps what each hears.
+import { decompress } from "../../../src/compression/index.js";
 import { fetchTransport } from "../../../src/fetch/index.js";
 import { FoghornClient, type FoghornOptions } from "../../../src/index.js";
 
@@ -15,17 +16,19 @@ export interface Heard {
   readonly recovered: boolean[];
 }
 
-export interface Opening extends Omit<FoghornOptions, "transport"> {
+export interface Opening extends Omit<FoghornOptions, "transport" | "decode"> {
   url: string;
   types: readonly string[];
   transport?: "fetch";
   /** Whether it is known by a token of the test's own, a new one each time: `fetch` sends it, others get a ticket. */
   mints?: boolean;
+  /** Whether it unpacks what publishers have compressed. */
+  decompresses?: boolean;
 }
 
 const records: Record<string, Heard> = {};
 
-function open(name: string, { types, transport, mints, ...options }: Opening): void {
+function open(name: string, { types, transport, mints, decompresses, ...options }: Opening): void {
   const events: string[] = [];
   const statuses: string[] = [];
   const errors: string[] = [];
@@ -35,6 +38,7 @@ function open(name: string, { types, transport, mints, ...options }: Opening): v
     ...options,
     ...(transport === "fetch" ? { transport: fetchTransport(mints ? { headers: bearer } : {}) } : {}),
     ...(transport === undefined && mints ? { prepare: withTicket } : {}),
+    ...(decompresses ? { decode: decompress() } : {}),
     onStatus: (status) => statuses.push(status),
     onError: (error) => {
       errors.push(error.code);

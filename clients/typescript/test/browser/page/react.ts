@@ -9,6 +9,7 @@ import {
   useSSE,
   useSSEMultiple,
 } from "../../../src/react/index.js";
+import { SharedFoghornClient } from "../../../src/tabs/index.js";
 
 const handled: unknown[] = [];
 
@@ -39,7 +40,7 @@ function Status() {
   return createElement("output", { id: "status" }, `${status} ${isConnected}`);
 }
 
-function App({ url }: { url: string }) {
+function App({ url, client }: { url: string; client: SharedFoghornClient | undefined }) {
   const [isShown, setShown] = useState(true);
   const [channel, setChannel] = useState("one");
   const [key, setKey] = useState(0);
@@ -53,7 +54,9 @@ function App({ url }: { url: string }) {
   }
   return createElement(
     FoghornProvider,
-    { options: { url, onStatus: (status) => window.statuses.push(status) } },
+    client === undefined
+      ? { options: { url, onStatus: (status) => window.statuses.push(status) } }
+      : { client },
     createElement(Status),
     createElement(Feed, { key: `a${key}`, channel, mount: key }),
     createElement(Silent, { key: `b${key}` }),
@@ -72,15 +75,20 @@ declare global {
     /** What the provider's client said of itself. */
     statuses: string[];
     controls: { hide(): void; listenTo(channel: string): void; remount(): void };
-    renderApp(url: string): void;
+    /** With a client of its own, or with one that it shares with other tabs. */
+    renderApp(url: string, isShared?: boolean): void;
   }
 }
 
 window.handled = handled;
 window.statuses = [];
-window.renderApp = (url) => {
+window.renderApp = (url, isShared = false) => {
+  const client = isShared ? new SharedFoghornClient({ url }) : undefined;
+  if (client !== undefined) {
+    window.shared = client;
+  }
   const root = document.getElementById("root");
   if (root !== null) {
-    createRoot(root).render(createElement(StrictMode, null, createElement(App, { url })));
+    createRoot(root).render(createElement(StrictMode, null, createElement(App, { url, client })));
   }
 };
