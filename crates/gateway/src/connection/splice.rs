@@ -130,7 +130,7 @@ proptest! {
             let shared = Shared::new(hub.clone(), log, Config::default());
             let begin = Begin::After(Ok(cursor));
             let mut connection =
-                Connection::new(Arc::new(shared), subscription.clone(), begin, 0);
+                Connection::new(Arc::new(shared), subscription.clone(), begin, ClientId::from(0));
             let mut text = String::new();
             let feed = |shard: Shard, head: &mut u64, more: u64, overlap: u64, ahead: u64| {
                 let to = (*head + more).min(journal.last(shard));
