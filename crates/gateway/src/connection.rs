@@ -250,7 +250,6 @@ impl Connection {
                 return self.finish(StreamEnd::Drain);
             }
             let mut chunk = self.chunk();
-            self.answer_asked(&mut chunk);
             match self.life.due() {
                 Due::Nothing(_) => {}
                 Due::Telling(ends) => self.say_expiring(ends, &mut chunk),
@@ -265,6 +264,8 @@ impl Connection {
             // Who catches up is behind for other reasons than its own.
             let behind = matches!(self.phase, Phase::Live) && !self.settled;
             self.behind_since = behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
+            // What was there before it was asked is heard by the old set.
+            self.answer_asked(&mut chunk);
             if !chunk.is_empty() {
                 self.keep_alive.active();
                 return chunk.into_bytes();

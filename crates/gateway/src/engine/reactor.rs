@@ -831,12 +831,24 @@ impl Reactor {
     }
 
     fn answer(&mut self, key: Key) {
-        while let Some(listener) = self.listeners.get(key as usize).filter(|listener| !listener.ends())
-            && let Some(ask) = self.hub.directory.take(listener.seat.client_id())
-        {
+        while self.is_asked(key) {
+            // What was there before it was asked is heard by the old set.
+            for shard in self.hub.shard_count().shards() {
+                while self.advance(shard) {}
+            }
+            // It may have been left behind; whoever has it then makes the change.
+            let Some(listener) = self.listeners.get(key as usize).filter(|listener| !listener.ends()) else {
+                return;
+            };
+            let Some(ask) = self.hub.directory.take(listener.seat.client_id()) else { return };
             let changed = self.change(key, &ask).unwrap_or_else(|| Err(change::unknown()));
             ask.answer(changed);
         }
+    }
+
+    fn is_asked(&self, key: Key) -> bool {
+        let listener = self.listeners.get(key as usize).filter(|listener| !listener.ends());
+        listener.is_some_and(|listener| self.hub.directory.is_asked(listener.seat.client_id()))
     }
 
     /// None when it is gone.

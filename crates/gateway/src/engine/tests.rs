@@ -1,5 +1,7 @@
 //! The engine over real sockets: whatever they take, everybody gets everything once and in order.
 
+mod seam;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
