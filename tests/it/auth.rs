@@ -8,6 +8,7 @@ mod limits;
 mod matrix;
 mod revocation;
 mod streams;
+mod subscribe;
 mod tickets;
 mod tokens;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use foghorn_core::channel::Channel;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::Policies;
+use foghorn_core::secret::Secret;
 use foghorn_core::time::Timestamp;
 use http::HeaderMap;
 use parking_lot::Mutex;
@@ -101,6 +102,13 @@ impl Authenticator {
             Some(credential) if credential.by_cookie && !is_from_a_page(headers) => Err(Refusal::Forged),
             credential => self.known(credential.map(|credential| credential.token)),
         }
+    }
+
+    /// The token that [`caller`](Self::caller) knows somebody by, if it has one that can be read. For another gateway,
+    /// which verifies it itself.
+    pub fn token(&self, headers: &HeaderMap) -> Option<Secret> {
+        let credential = find(headers, &self.cookie, None).ok().flatten();
+        credential.filter(|_| !self.asks_nobody()).map(|credential| Secret::from(credential.token))
     }
 
     /// Who made a request that no browser makes, by its headers: cookies don't count.

@@ -119,6 +119,14 @@ impl Rules {
     }
 }
 
+impl Identity {
+    /// Whether another token is for the same subject, and from the same issuer.
+    pub fn is_of_same_principal(&self, other: &Identity) -> bool {
+        let issuer = |identity: &Identity| identity.verifier.key().and_then(|key| key.issuer.clone());
+        self.subject == other.subject && issuer(self) == issuer(other)
+    }
+}
+
 /// What is read of the claims. `iss` and `aud` are the library's.
 #[derive(Deserialize)]
 struct Claims {

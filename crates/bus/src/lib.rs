@@ -14,6 +14,8 @@ pub mod log;
 pub mod lease;
 pub mod tickets;
 
+pub mod gateways;
+
 pub mod memory;
 pub mod nats;
 

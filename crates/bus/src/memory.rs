@@ -1,5 +1,6 @@
 //! The ports within one process: standalone, and tests of services.
 
+mod gateways;
 mod tickets;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use crate::live::{LiveError, LiveFeed, LiveSubscription};
 use crate::metrics::Metrics;
 use crate::queue::{self, NotTaken};
 
+pub use self::gateways::Alone;
 pub use self::tickets::MemoryTickets;
 
 /// The most bytes of a batch: what it would be over NATS, so that both feeds cut alike.

@@ -22,6 +22,7 @@ mod read;
 mod seen;
 mod tail;
 
+mod gateways;
 mod live;
 mod pump;
 mod request;
@@ -45,6 +46,7 @@ use crate::metrics::Metrics;
 
 pub use self::cluster::Parameters;
 pub use self::connect::{Credentials, NatsOptions, NatsTls};
+pub use self::gateways::NatsGateways;
 pub use self::journal::NatsJournal;
 pub use self::lease::NatsLeases;
 pub use self::live::NatsLive;
@@ -188,6 +190,11 @@ impl Bus {
         Requests::open(self, group).await
     }
 
+    /// The other gateways of the cluster, for one that asks and is asked.
+    pub fn gateways(&self) -> NatsGateways {
+        NatsGateways::new(self.clone())
+    }
+
     /// The connection that journal entries come over.
     async fn reader_link(&self) -> Result<&Link, BusError> {
         self.link(&self.0.reader, Role::Reader).await
@@ -198,7 +205,7 @@ impl Bus {
         self.link(&self.0.live, Role::Live).await
     }
 
-    /// The connection that publish requests come over.
+    /// The connection that requests come over: of publishers, or of other gateways.
     async fn requests_link(&self) -> Result<&Link, BusError> {
         self.link(&self.0.requests, Role::Requests).await
     }

@@ -62,6 +62,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         auth,
         revocations: kept,
         tickets,
+        gateways: Arc::new(bus.gateways()),
         proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
         health: process.health.clone(),

@@ -18,11 +18,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use foghorn_bus::backoff::Backoff;
+use foghorn_bus::gateways::GatewayName;
 use foghorn_bus::log::{EventLog, LogError};
 use foghorn_core::batch::Batch;
 use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::time::Timestamp;
+use foghorn_http::problem::Problem;
 
+use crate::change::{self, Ask, Changed};
+use crate::client_id::ClientId;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::hub::{Hub, Membership};
@@ -66,12 +70,14 @@ pub(crate) struct Shared {
     pub(crate) replays: Replays,
     /// Serves what is level.
     pub(crate) engine: Engine,
+    /// What the other gateways know it by.
+    pub(crate) name: GatewayName,
 }
 
 impl Shared {
     pub(crate) fn new(hub: Arc<Hub>, log: Arc<dyn EventLog>, config: Config) -> Self {
         let replays = Replays::new(log.clone(), config.replays, hub.metrics.clone());
-        Shared { hub, log, config, replays, engine: Engine::default() }
+        Shared { hub, log, config, replays, engine: Engine::default(), name: GatewayName::random() }
     }
 }
 
@@ -134,7 +140,7 @@ impl Connection {
         shared: Arc<Shared>,
         subscription: Subscription,
         begin: Begin,
-        client_id: u128,
+        client_id: ClientId,
     ) -> Self {
         let stream = Stream {
             seat: Seat::take(&shared.hub, client_id),
@@ -163,7 +169,7 @@ impl Connection {
     fn of(shared: Arc<Shared>, stream: Stream, phase: Phase) -> Self {
         let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since } = stream;
         Connection {
-            membership: shared.hub.join(&subscription),
+            membership: shared.hub.join(&subscription, seat.client_id()),
             life: Life::new(seat, shared.config.slow_time),
             shared,
             subscription,
@@ -258,6 +264,8 @@ impl Connection {
             // Who catches up is behind for other reasons than its own.
             let behind = matches!(self.phase, Phase::Live) && !self.settled;
             self.behind_since = behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
+            // What was there before it was asked is heard by the old set.
+            self.answer_asked(&mut chunk);
             if !chunk.is_empty() {
                 self.keep_alive.active();
                 return chunk.into_bytes();
@@ -287,6 +295,52 @@ impl Connection {
                 return bytes;
             }
         }
+    }
+
+    /// Makes the changes that are asked for. Where it goes on after one is said at once: with shards that it had
+    /// nothing in before, its last cursor doesn't say it.
+    fn answer_asked(&mut self, chunk: &mut Chunk) {
+        let client_id = self.life.seat.as_ref().map(Seat::client_id);
+        while let Some(ask) = client_id.and_then(|id| self.shared.hub.directory.take(id)) {
+            let before = self.subscription.clone();
+            let changed = self.change(&ask);
+            if !Arc::ptr_eq(&before, &self.subscription) {
+                chunk.keep_alive(&self.courses);
+            }
+            ask.answer(changed);
+        }
+    }
+
+    /// Waits until it is asked for a change and makes it, while its socket takes what it was given last. Returns what
+    /// is to be written before anything else then.
+    pub(crate) async fn changed_meanwhile(&mut self) -> Bytes {
+        self.membership.waiter.asked(|| self.is_asked()).await;
+        let mut chunk = self.chunk();
+        self.answer_asked(&mut chunk);
+        chunk.into_bytes()
+    }
+
+    fn change(&mut self, ask: &Ask) -> Result<Changed, Problem> {
+        let seat = self.life.seat.as_ref().ok_or_else(change::unknown)?;
+        let granted = ask.grant(&self.shared.hub, seat, &self.subscription)?;
+        if let Some(subscription) = granted.subscription {
+            let courses = change::go_on(&subscription, &self.courses, |shard| self.head(shard));
+            self.courses = courses.ok_or_else(|| change::unreachable("the gateway is starting"))?;
+            self.membership.listen_to(&subscription);
+            // It has to look at what it didn't want before.
+            (self.subscription, self.turn, self.settled) = (subscription, 0, false);
+        }
+        let seat = self.life.seat.as_mut().ok_or_else(change::unknown)?;
+        seat.limit(granted.term);
+        Ok(Changed::new(&self.courses, seat))
+    }
+
+    fn is_asked(&self) -> bool {
+        if matches!(self.phase, Phase::Ended) {
+            return false;
+        }
+        let id = self.life.seat.as_ref().map(Seat::client_id);
+        id.is_some_and(|id| self.shared.hub.directory.is_asked(id))
     }
 
     /// Takes the mark off. Whoever owed nothing and was not marked has nothing to look for: a quiet
@@ -399,7 +453,7 @@ impl Connection {
         let course = self.courses[at];
         let question = self.question(at, course);
         // What changes about the live feed is told at once, also by a stream that waits for the log.
-        let answer = self.ask_unless(question, || self.is_stale_untold()).await;
+        let answer = self.ask_unless(question, || self.is_stale_untold() || self.is_asked()).await;
         match answer {
             Ok(None) => None,
             Ok(Some(Answer::Page(page))) => {
@@ -530,7 +584,7 @@ impl Connection {
         let live = matches!(self.phase, Phase::Live);
         let Some(time) = self.subscription.form.gathered_for().filter(|_| live) else { return };
         let until = Instant::now() + time;
-        while !self.membership.waiter.is_leaving() && !self.life.is_revoked() {
+        while !self.membership.waiter.is_leaving() && !self.life.is_revoked() && !self.is_asked() {
             // It will have to look.
             self.membership.waiter.unmark();
             self.settled = false;
@@ -593,7 +647,7 @@ impl Life {
     }
 
     fn client_id(&self) -> String {
-        self.seat.as_ref().map(Seat::client_id).unwrap_or_default()
+        self.seat.as_ref().map(|seat| seat.client_id().to_string()).unwrap_or_default()
     }
 
     /// What its term asks for.

@@ -41,11 +41,13 @@ pub(crate) async fn drain(hub: &Hub, config: &Config) {
 
 #[cfg(test)]
 mod tests {
+    use foghorn_bus::gateways::GatewayName;
     use foghorn_core::pattern::Pattern;
     use foghorn_core::reason::StreamEnd;
     use foghorn_core::shard::ShardCount;
 
     use super::*;
+    use crate::client_id::ClientId;
     use crate::seat::Seat;
     use crate::subscription::Subscription;
     use crate::testing::hub;
@@ -55,7 +57,8 @@ mod tests {
         let hub = hub(1 << 20);
         let subscription = Subscription::new(&[Pattern::everything()], ShardCount::ONE);
         for _ in 0..100 {
-            let (membership, seat) = (hub.join(&subscription), Seat::take(&hub, 0));
+            let id = ClientId::random(GatewayName::new(0));
+            let (membership, seat) = (hub.join(&subscription, id), Seat::take(&hub, id));
             tokio::spawn(async move {
                 membership.waiter.marked().await;
                 assert!(membership.waiter.is_leaving());

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use foghorn_auth::revocation::Store;
 use foghorn_auth::{Authenticator, Caller, Refusal};
+use foghorn_bus::gateways::Gateways;
 use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::Position;
@@ -29,12 +30,14 @@ use foghorn_http::query::{Query, bad_value};
 use foghorn_http::takeover::Takeover;
 use foghorn_http::{Handler, Response};
 
+use crate::client_id::ClientId;
 use crate::connection::{Begin, Connection, Shared, goodbye};
 use crate::engine;
 use crate::history::{self, Asked};
 use crate::limits::{By, Limited, Limits};
 use crate::revoke;
 use crate::seat::Term;
+use crate::subscribe;
 use crate::subscription::{Form, Subscription};
 use crate::ticket::{self, Opener, TICKET, Tickets};
 
@@ -62,7 +65,7 @@ const NOT_CHANNELS: [&str; 3] = ["stats", "ticket", "subscribe"];
 /// Most milliseconds in `batch=`.
 const BATCH_MS_MAX: u32 = 5000;
 /// Most types in `events=`.
-const TYPES_MAX: usize = 100;
+pub(crate) const TYPES_MAX: usize = 100;
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Answers `/api/events…`, `/api/channels/…` and `/api/admin/…`.
@@ -71,6 +74,7 @@ pub struct Api {
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) revocations: Arc<dyn Store>,
     pub(crate) tickets: Arc<Tickets>,
+    pub(crate) gateways: Arc<dyn Gateways>,
     pub(crate) limits: Arc<Limits>,
 }
 
@@ -86,6 +90,9 @@ impl Handler for Api {
             }
             if request.uri().path() == revoke::PATH {
                 return self.revoke(request).await.unwrap_or_else(Problem::into_response);
+            }
+            if request.uri().path() == subscribe::PATH {
+                return self.subscribe(request).await.unwrap_or_else(Problem::into_response);
             }
             if request.uri().path() == ticket::PATH {
                 return self.issue(request).await.unwrap_or_else(Problem::into_response);
@@ -199,10 +206,9 @@ impl Api {
         if let Err(limited) = self.limits.check_streams() {
             return Ok(self.stream_later(limited));
         }
-        // 128 random bits.
-        let client_id = rand::random::<u128>();
+        let client_id = ClientId::random(self.shared.name);
         tracing::debug!(
-            client_id = format!("{client_id:032x}"),
+            %client_id,
             last_event_id = last_event_id(headers, query).unwrap_or_default(),
             "stream opened"
         );
@@ -312,7 +318,7 @@ impl Api {
         why.to_problem()
     }
 
-    fn check_cursor_fits(&self, subscription: &Subscription) -> Result<(), Problem> {
+    pub(crate) fn check_cursor_fits(&self, subscription: &Subscription) -> Result<(), Problem> {
         let mut cursor = Cursor::default();
         for (shard, _) in &subscription.shards {
             let at = self.shared.hub.with_ring(*shard, |ring| ring.map(|r| (r.epoch(), r.head())));
@@ -400,7 +406,7 @@ fn subscription(query: &Query, topics: &[Pattern], shards: ShardCount) -> Result
     let mut subscription = Subscription::new(topics, shards);
     if let Some(types) = query.get("events") {
         subscription.types = types.split(',').map(str::to_owned).collect();
-        if subscription.types.len() > TYPES_MAX || subscription.types.iter().any(String::is_empty) {
+        if !are_types(&subscription.types) {
             return Err(bad_value(
                 "events",
                 &format!("is a list of 1 to {TYPES_MAX} event types, separated by commas"),
@@ -410,6 +416,11 @@ fn subscription(query: &Query, topics: &[Pattern], shards: ShardCount) -> Result
     subscription.form = form(query)?;
     subscription.heartbeat = query.flag("heartbeat")?;
     Ok(subscription)
+}
+
+/// Whether a listener may ask for these event types.
+pub(crate) fn are_types(types: &[String]) -> bool {
+    types.len() <= TYPES_MAX && !types.iter().any(String::is_empty)
 }
 
 /// How a stream is to be sent its events.

@@ -20,6 +20,9 @@ use foghorn_core::position::Epoch;
 use foghorn_core::shard::{Shard, ShardCount};
 use prometheus_client::metrics::counter::Counter;
 
+use crate::change::Ask;
+use crate::client_id::ClientId;
+use crate::directory::{Directory, NotAsked};
 use crate::engine::Inbox;
 use crate::index::PatternIndex;
 use crate::metrics::Metrics;
@@ -38,6 +41,8 @@ pub struct Waiter {
     marked_since: AtomicU64,
     leaving: AtomicBool,
     waker: AtomicWaker,
+    /// Of who waits for its socket meanwhile: events are no reason to wake that.
+    asker: AtomicWaker,
 }
 
 impl Waiter {
@@ -65,6 +70,18 @@ impl Waiter {
             } else {
                 std::task::Poll::Pending
             }
+        })
+        .await;
+    }
+
+    /// Returns once `is_asked` says so, looking whenever something is asked of the stream.
+    pub(crate) async fn asked(&self, is_asked: impl Fn() -> bool) {
+        std::future::poll_fn(|context| {
+            if is_asked() {
+                return std::task::Poll::Ready(());
+            }
+            self.asker.register(context.waker());
+            if is_asked() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
     }
@@ -109,6 +126,8 @@ pub struct Hub {
     open: AtomicUsize,
     /// Those that are served in tasks.
     connections: Mutex<BTreeMap<ConnectionId, Arc<Waiter>>>,
+    /// All of them by their ids.
+    pub(crate) directory: Directory,
     /// Those who serve the others.
     reactors: RwLock<Vec<Arc<Inbox>>>,
     stale_changes: AtomicU64,
@@ -147,6 +166,7 @@ impl Hub {
             policies,
             open: AtomicUsize::new(0),
             connections: Mutex::default(),
+            directory: Directory::default(),
             reactors: RwLock::default(),
             stale_changes: AtomicU64::new(0),
             revoked_looks: AtomicU64::new(0),
@@ -215,14 +235,16 @@ impl Hub {
     }
 
     /// A stream was opened.
-    pub(crate) fn opened(&self) {
+    pub(crate) fn opened(&self, id: ClientId) {
+        self.directory.opened(id);
         self.open.fetch_add(1, Ordering::SeqCst);
         self.metrics.connections.inc();
         self.metrics.opened.inc();
     }
 
     /// A stream is over.
-    pub(crate) fn closed(&self) {
+    pub(crate) fn closed(&self, id: ClientId) {
+        self.directory.closed(id);
         self.open.fetch_sub(1, Ordering::SeqCst);
         self.metrics.connections.dec();
     }
@@ -280,15 +302,23 @@ impl Hub {
     }
 
     /// Registers a connection: from now on events on its topics mark it.
-    pub fn join(self: &Arc<Self>, subscription: &Subscription) -> Membership {
+    pub(crate) fn join(self: &Arc<Self>, subscription: &Subscription, client_id: ClientId) -> Membership {
         let waiter = Arc::new(Waiter {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             marked: AtomicBool::new(false),
             marked_since: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            asker: AtomicWaker::new(),
         });
-        for (shard, topics) in &subscription.shards {
+        self.enlist(&waiter, &subscription.shards);
+        self.connections.lock().insert(waiter.id, waiter.clone());
+        self.directory.taken_on(client_id, &waiter);
+        Membership { hub: self.clone(), client_id, waiter, topics: subscription.shards.clone() }
+    }
+
+    fn enlist(&self, waiter: &Arc<Waiter>, topics: &[(Shard, Topics)]) {
+        for (shard, topics) in topics {
             let mut listeners = self.shards[shard.index()].listeners.lock();
             for channel in topics.channels() {
                 listeners.channels.entry(channel.detached()).or_default().insert(waiter.id, waiter.clone());
@@ -297,8 +327,33 @@ impl Hub {
                 listeners.patterns.insert(pattern, waiter.id, waiter.clone());
             }
         }
-        self.connections.lock().insert(waiter.id, waiter.clone());
-        Membership { hub: self.clone(), waiter, topics: subscription.shards.clone() }
+    }
+
+    fn strike_off(&self, id: ConnectionId, topics: &[(Shard, Topics)]) {
+        for (shard, topics) in topics {
+            let mut listeners = self.shards[shard.index()].listeners.lock();
+            for channel in topics.channels() {
+                if let Some(waiters) = listeners.channels.get_mut(channel) {
+                    waiters.remove(&id);
+                    if waiters.is_empty() {
+                        listeners.channels.remove(channel);
+                    }
+                }
+            }
+            for pattern in topics.patterns() {
+                listeners.patterns.remove(pattern, &id);
+            }
+        }
+    }
+
+    /// Asks something of a stream; whoever serves it is told.
+    pub(crate) fn ask(&self, ask: Ask) -> Result<(), NotAsked> {
+        if let Some(waiter) = self.directory.ask(ask)? {
+            waiter.mark(self.now_ms());
+            waiter.asker.wake();
+        }
+        self.wake_reactors();
+        Ok(())
     }
 
     /// How many streams are open.
@@ -374,28 +429,25 @@ impl Hub {
 #[derive(Debug)]
 pub struct Membership {
     hub: Arc<Hub>,
+    client_id: ClientId,
     /// Wakes the connection.
     pub waiter: Arc<Waiter>,
     topics: Vec<(Shard, Topics)>,
 }
 
+impl Membership {
+    /// It is marked by other events from now on. What came meanwhile may not have marked it.
+    pub(crate) fn listen_to(&mut self, subscription: &Subscription) {
+        self.hub.strike_off(self.waiter.id, &self.topics);
+        self.topics.clone_from(&subscription.shards);
+        self.hub.enlist(&self.waiter, &self.topics);
+    }
+}
+
 impl Drop for Membership {
     fn drop(&mut self) {
-        let id = self.waiter.id;
-        for (shard, topics) in &self.topics {
-            let mut listeners = self.hub.shards[shard.index()].listeners.lock();
-            for channel in topics.channels() {
-                if let Some(waiters) = listeners.channels.get_mut(channel) {
-                    waiters.remove(&id);
-                    if waiters.is_empty() {
-                        listeners.channels.remove(channel);
-                    }
-                }
-            }
-            for pattern in topics.patterns() {
-                listeners.patterns.remove(pattern, &id);
-            }
-        }
-        self.hub.connections.lock().remove(&id);
+        self.hub.strike_off(self.waiter.id, &self.topics);
+        self.hub.directory.let_off(self.client_id, &self.waiter);
+        self.hub.connections.lock().remove(&self.waiter.id);
     }
 }

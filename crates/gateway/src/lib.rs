@@ -19,8 +19,13 @@ mod index;
 
 mod ingest;
 
+mod client_id;
 mod subscription;
 mod ticket;
+
+mod change;
+mod directory;
+mod subscribe;
 
 mod connection;
 mod drain;

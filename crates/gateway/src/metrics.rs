@@ -136,6 +136,35 @@ impl TicketOutcome {
     }
 }
 
+/// What became of a request to change a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChangeOutcome {
+    /// It was changed.
+    Changed,
+    /// Its caller may not.
+    Refused,
+    /// There is no such stream.
+    Unknown,
+    /// It, or its gateway, didn't answer in time.
+    Unreachable,
+}
+
+impl ChangeOutcome {
+    const ALL: [ChangeOutcome; 4] =
+        [ChangeOutcome::Changed, ChangeOutcome::Refused, ChangeOutcome::Unknown, ChangeOutcome::Unreachable];
+
+    const fn label(self) -> OutcomeLabel {
+        OutcomeLabel {
+            outcome: match self {
+                ChangeOutcome::Changed => "changed",
+                ChangeOutcome::Refused => "refused",
+                ChangeOutcome::Unknown => "unknown",
+                ChangeOutcome::Unreachable => "unreachable",
+            },
+        }
+    }
+}
+
 /// The gateway's metrics. Cheap to clone; clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -170,6 +199,7 @@ pub struct Metrics {
     refused: Family<ReasonLabel, Counter>,
     limited: Family<ByLabel, Counter>,
     tickets: Family<OutcomeLabel, Counter>,
+    changes: Family<OutcomeLabel, Counter>,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
     /// Questions to the event log that wait for their turn.
@@ -233,6 +263,7 @@ impl Metrics {
             m.limited.clone(),
         );
         r.register("tickets", "One-time tickets, and requests for them, by outcome", m.tickets.clone());
+        r.register("changes", "Changes of live streams that were asked for, by outcome", m.changes.clone());
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
         r.register(
@@ -293,6 +324,9 @@ impl Metrics {
         for outcome in TicketOutcome::ALL {
             drop(m.tickets.get_or_create(&outcome.label()));
         }
+        for outcome in ChangeOutcome::ALL {
+            drop(m.changes.get_or_create(&outcome.label()));
+        }
         for source in [Source::Ring, Source::Log] {
             drop(m.replayed.get_or_create(&source.label()));
         }
@@ -331,6 +365,11 @@ impl Metrics {
     /// Something became of a ticket.
     pub(crate) fn ticket(&self, outcome: TicketOutcome) {
         self.tickets.get_or_create(&outcome.label()).inc();
+    }
+
+    /// Something became of a request to change a stream.
+    pub(crate) fn changed(&self, outcome: ChangeOutcome) {
+        self.changes.get_or_create(&outcome.label()).inc();
     }
 
     /// A stream was reset.

@@ -15,6 +15,7 @@ use foghorn_http::Response;
 use foghorn_http::body::{Unaccounted, json as json_response, read_json};
 use foghorn_http::problem::Problem;
 
+use crate::client_id::ClientId;
 use crate::http::Api;
 
 /// Where it is answered.
@@ -67,7 +68,7 @@ impl Api {
         let (named, key) = match given {
             (Some(subject), None, None) if !subject.is_empty() => ("subject", Key::subject(subject)),
             (None, Some(id), None) if !id.is_empty() => ("tokenId", Key::token_id(id)),
-            (None, None, Some(id)) => ("connection", Key::stream(client_id(id)?)),
+            (None, None, Some(id)) => ("connection", Key::stream(client_id(id)?.get())),
             _ => return Err(malformed("give exactly one of subject, tokenId and connection, and not empty")),
         };
         let said = self.shared.hub.clock.now();
@@ -87,10 +88,9 @@ impl Api {
 }
 
 /// As `connected` tells it: 32 hexadecimal digits.
-fn client_id(text: &str) -> Result<u128, Problem> {
-    let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let id = u128::from_str_radix(text, 16).ok().filter(|_| plain);
-    id.ok_or_else(|| malformed("connection: is the clientId of a stream, 32 hexadecimal digits"))
+fn client_id(text: &str) -> Result<ClientId, Problem> {
+    ClientId::parse(text)
+        .ok_or_else(|| malformed("connection: is the clientId of a stream, 32 hexadecimal digits"))
 }
 
 fn malformed(what: &str) -> Problem {

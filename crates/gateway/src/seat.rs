@@ -7,19 +7,20 @@ use foghorn_auth::token::Identity;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::time::Timestamp;
 
+use crate::client_id::ClientId;
 use crate::hub::Hub;
 
 /// Counts a stream as open, and says why it ended. Moves with the stream.
 #[derive(Debug)]
 pub(crate) struct Seat {
     hub: Arc<Hub>,
-    client_id: u128,
+    client_id: ClientId,
     ended: bool,
     /// How long it may last, when that is limited. In a box of its own, as most streams of some gateways have none.
     term: Option<Box<Term>>,
 }
 
-/// For how long a stream may last: for as long as the token that it was opened with.
+/// For how long a stream may last: for as long as the token that it was opened or prolonged with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Term {
     identity: Arc<Identity>,
@@ -46,9 +47,9 @@ impl Term {
 }
 
 impl Seat {
-    /// One more stream of this hub. The id is 128 random bits.
-    pub(crate) fn take(hub: &Arc<Hub>, client_id: u128) -> Self {
-        hub.opened();
+    /// One more stream of this hub.
+    pub(crate) fn take(hub: &Arc<Hub>, client_id: ClientId) -> Self {
+        hub.opened(client_id);
         Seat { hub: hub.clone(), client_id, ended: false, term: None }
     }
 
@@ -75,7 +76,7 @@ impl Seat {
     /// Whether an operator has revoked it, or what it was opened with.
     pub(crate) fn is_revoked(&self) -> bool {
         let identity = self.term.as_ref().map(|term| &*term.identity);
-        self.hub.revocations.closes(self.client_id, identity)
+        self.hub.revocations.closes(self.client_id.get(), identity)
     }
 
     /// It was told when it ends.
@@ -86,8 +87,13 @@ impl Seat {
     }
 
     /// What the client calls itself by, as it is told in `connected`.
-    pub(crate) fn client_id(&self) -> String {
-        format!("{:032x}", self.client_id)
+    pub(crate) fn client_id(&self) -> ClientId {
+        self.client_id
+    }
+
+    /// Whose it is, when that is somebody's: what its newest token says.
+    pub(crate) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.term.as_ref().map(|term| &term.identity)
     }
 
     /// The stream is over.
@@ -101,7 +107,7 @@ impl Seat {
         if let (StreamEnd::Revoked, Some(term)) = (end, &self.term) {
             self.hub.revocations.refuse(&term.identity, self.hub.clock.now());
         }
-        tracing::debug!(client_id = self.client_id(), reason = end.as_str(), "stream ended");
+        tracing::debug!(client_id = %self.client_id, reason = end.as_str(), "stream ended");
     }
 }
 
@@ -110,6 +116,6 @@ impl Drop for Seat {
         if !self.ended {
             self.say(StreamEnd::Internal);
         }
-        self.hub.closed();
+        self.hub.closed(self.client_id);
     }
 }

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use foghorn_auth::Authenticator;
 use foghorn_auth::revocation::Store;
 use foghorn_bus::clock::Clock;
+use foghorn_bus::gateways::Gateways;
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_core::policy::Policies;
@@ -24,6 +25,7 @@ use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::subscribe;
 pub use crate::ticket::Tickets;
 
 /// How often at most all streams are looked at for what was revoked.
@@ -47,6 +49,8 @@ pub struct Ports {
     pub revocations: Arc<dyn Store>,
     /// Where one-time tickets wait to be redeemed.
     pub tickets: Tickets,
+    /// The other gateways, whose streams may be asked for here.
+    pub gateways: Arc<dyn Gateways>,
     /// What counts as now.
     pub clock: Clock,
     /// Told when the rings are warm.
@@ -55,11 +59,7 @@ pub struct Ports {
 
 /// A running gateway.
 pub struct Gateway {
-    shared: Arc<Shared>,
-    auth: Arc<Authenticator>,
-    revocations: Arc<dyn Store>,
-    tickets: Arc<Tickets>,
-    limits: Arc<Limits>,
+    api: Arc<Api>,
     health: Health,
     /// Ends with the gateway.
     tasks: JoinSet<()>,
@@ -102,35 +102,32 @@ impl Gateway {
         });
         let limits = Arc::new(Limits::new(ports.proxies, &config));
         let shared = Arc::new(Shared::new(hub, ports.log, config));
-        Gateway {
+        let api = Arc::new(Api {
             shared,
             auth: ports.auth,
             revocations: ports.revocations,
             tickets: Arc::new(ports.tickets),
+            gateways: ports.gateways,
             limits,
-            health: ports.health,
-            tasks,
-        }
+        });
+        // A stream that others can't ask for should not begin.
+        let asked = ports.health.part("gateways", "NATS, to hear what other gateways ask");
+        tasks.spawn(subscribe::answer_gateways(api.clone(), asked));
+        Gateway { api, health: ports.health, tasks }
     }
 
     /// Its HTTP side.
     pub fn api(&self) -> Arc<Api> {
-        Arc::new(Api {
-            shared: self.shared.clone(),
-            auth: self.auth.clone(),
-            revocations: self.revocations.clone(),
-            tickets: self.tickets.clone(),
-            limits: self.limits.clone(),
-        })
+        self.api.clone()
     }
 
     /// Turns unready, keeps serving for the configured delay, then lets its streams go at the set pace.
     /// The caller stops accepting when `stop_accepting` is called, and exits when this returns.
     pub async fn drain(mut self, stop_accepting: impl FnOnce()) {
         self.health.part("drain", "its end: the gateway is draining");
-        tokio::time::sleep(self.shared.config.drain_delay).await;
+        tokio::time::sleep(self.api.shared.config.drain_delay).await;
         stop_accepting();
-        drain(&self.shared.hub, &self.shared.config).await;
+        drain(&self.api.shared.hub, &self.api.shared.config).await;
         self.tasks.abort_all();
     }
 }

@@ -71,7 +71,7 @@ impl Topics {
 
 /// How a connection is sent its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+pub(crate) enum Form {
     /// Each as it was published.
     Plain,
     /// Each in an envelope that names the channel.
@@ -85,12 +85,12 @@ pub enum Form {
 
 impl Form {
     /// Whether each event has an envelope.
-    pub fn is_envelope(self) -> bool {
+    pub(crate) fn is_envelope(self) -> bool {
         self == Form::Envelope
     }
 
     /// How long events are gathered, if they are.
-    pub fn gathered_for(self) -> Option<Duration> {
+    pub(crate) fn gathered_for(self) -> Option<Duration> {
         match self {
             Form::Plain | Form::Envelope => None,
             Form::Batch { millis } => Some(Duration::from_millis(millis.into())),
@@ -100,20 +100,20 @@ impl Form {
 
 /// Everything a connection asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Subscription {
+pub(crate) struct Subscription {
     /// The topics, by shard; only shards that have some.
-    pub shards: Vec<(Shard, Topics)>,
+    pub(crate) shards: Vec<(Shard, Topics)>,
     /// Only events of these types; empty for all.
-    pub types: Vec<String>,
+    pub(crate) types: Vec<String>,
     /// How it is sent its events.
-    pub form: Form,
+    pub(crate) form: Form,
     /// Whether visible `heartbeat` events are sent beside the keep-alive.
-    pub heartbeat: bool,
+    pub(crate) heartbeat: bool,
 }
 
 impl Subscription {
     /// A subscription to topics; doubles count once. A channel is in its one shard, a pattern in all.
-    pub fn new(topics: &[Pattern], shards: ShardCount) -> Self {
+    pub(crate) fn new(topics: &[Pattern], shards: ShardCount) -> Self {
         let of_shard = |shard| {
             let here = |topic: &&Pattern| topic.channel().is_none_or(|c| shards.shard_of(&c) == shard);
             Topics::new(topics.iter().filter(here).cloned())
@@ -127,8 +127,15 @@ impl Subscription {
         }
     }
 
+    /// What it listens to, in whichever shards. A pattern is in all of them.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = Pattern> {
+        let channels = self.shards.iter().flat_map(|(_, topics)| topics.channels()).map(Pattern::from);
+        let patterns = self.shards.first().into_iter().flat_map(|(_, topics)| topics.patterns()).cloned();
+        channels.chain(patterns)
+    }
+
     /// Whether the type filter lets an event pass. An event without a type is a `message`.
-    pub fn wants_type(&self, event: &FeedEvent) -> bool {
+    pub(crate) fn wants_type(&self, event: &FeedEvent) -> bool {
         let name = event.event_type.as_ref().map_or("message", EventType::as_str);
         self.types.is_empty() || self.types.iter().any(|t| t == name)
     }

@@ -16,7 +16,7 @@ use foghorn_bus::live::LiveFeed as _;
 use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
-use foghorn_bus::memory::{MemoryLive, MemoryTickets};
+use foghorn_bus::memory::{Alone, MemoryLive, MemoryTickets};
 use foghorn_bus::metrics::Metrics;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
@@ -96,6 +96,7 @@ impl Stage {
             proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
+            gateways: Arc::new(Alone),
             clock: Clock::default(),
             health: health.clone(),
         };

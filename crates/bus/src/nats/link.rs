@@ -43,7 +43,7 @@ pub(super) enum Role {
     Reader,
     /// Live batches.
     Live,
-    /// Publish requests.
+    /// Requests: of publishers, or of other gateways.
     Requests,
 }
 

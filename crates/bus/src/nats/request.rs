@@ -146,7 +146,7 @@ fn unknown_header(headers: &HeaderMap) -> Option<String> {
 
 /// Whether an answer may go to this subject. We may write where the sender of a request may not: to the
 /// journal, the live feed, buckets and the server's API.
-fn may_answer(reply: &str) -> bool {
+pub(super) fn may_answer(reply: &str) -> bool {
     !reply.starts_with('$') && !reply.starts_with("foghorn.")
 }
 

@@ -130,7 +130,7 @@ proptest! {
             let shared = Shared::new(hub.clone(), log, Config::default());
             let begin = Begin::After(Ok(cursor));
             let mut connection =
-                Connection::new(Arc::new(shared), subscription.clone(), begin, 0);
+                Connection::new(Arc::new(shared), subscription.clone(), begin, ClientId::from(0));
             let mut text = String::new();
             let feed = |shard: Shard, head: &mut u64, more: u64, overlap: u64, ahead: u64| {
                 let to = (*head + more).min(journal.last(shard));
@@ -174,6 +174,115 @@ proptest! {
                     got[nth + 1..].iter().filter(|(_, (s, _))| *s == shard.index()).map(|(_, (_, seq))| *seq).collect();
                 prop_assert_eq!(after, later, "after {}", cursor);
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// However a stream is served meanwhile, and whatever it is made to hear: up to the position that it is answered
+    /// it has heard the old set, and from there on it hears the new one, each event once and in its shard's order.
+    #[test]
+    fn a_change_holds_from_the_position_that_is_answered(
+        shards in prop::sample::select(vec![1u64, 2, 4]),
+        channels in prop::collection::vec(0..NAMES.len(), 40..200),
+        starts in prop::collection::vec(0u64..40, 4),
+        live in prop::collection::vec(
+            (
+                0usize..4,
+                1u64..12,
+                any::<bool>(),
+                prop::option::of(prop::sample::subsequence(vec!["a", "b.*", "b.x", "c", "*"], 0..4)),
+            ),
+            0..40,
+        ),
+        ring_bytes in 2_000usize..40_000,
+        page in 1usize..20,
+    ) {
+        let shards = ShardCount::new(shards).unwrap();
+        let journal = Journal::new(shards, &channels);
+        let set = |topics: &[&str]| {
+            // A pattern, so that every set has something in every shard.
+            let topics = ["d.>"].iter().chain(topics).map(|topic| Pattern::parse(*topic).unwrap());
+            Subscription::new(&topics.collect::<Vec<_>>(), shards)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let (text, sets) = runtime.block_on(async {
+            let hub = hub_of(shards, ring_bytes);
+            let (mut heads, mut cursor) = (Vec::new(), Cursor::default());
+            for shard in shards.shards() {
+                let head = journal.last(shard).min(BEFORE_RING);
+                hub.restart(shard, EPOCH, head);
+                journal.logged(shard, head);
+                cursor.set(Position { shard, epoch: EPOCH, seq: starts[shard.index()].min(head) });
+                heads.push(head);
+            }
+            let log = {
+                let journal = journal.clone();
+                TestLog::new(1, 0, 0, move |query| Ok(journal.replay(query, page)))
+            };
+            let shared = Shared::new(hub.clone(), log, Config::default());
+            let (mut sets, begin) = (vec![(cursor, set(&["a"]))], Begin::After(Ok(cursor)));
+            let id = ClientId::from(0);
+            let mut connection = Connection::new(Arc::new(shared), set(&["a"]), begin, id);
+            let mut text = String::new();
+            let second = Duration::from_secs(1);
+            for (at, more, reads, change) in live {
+                let shard = shards.shards().nth(at % usize::from(shards.get())).unwrap();
+                let head = &mut heads[shard.index()];
+                let to = (*head + more).min(journal.last(shard));
+                journal.logged(shard, to);
+                hub.apply(&journal.batch(shard, *head, to, |_| true));
+                *head = to;
+                let mut asked = None;
+                if let Some(topics) = change {
+                    let (answer, answered) = tokio::sync::oneshot::channel();
+                    let (auth, caller) = (Arc::new(foghorn_auth::Authenticator::open()), foghorn_auth::Caller::Unchecked);
+                    let (client_id, shards) = (id, Some(set(&topics).shards));
+                    hub.ask(Ask { client_id, caller, shards, types: None, auth, answer }).unwrap();
+                    asked = Some((set(&topics), answered));
+                }
+                while (reads || asked.is_some())
+                    && let Ok(chunk) = tokio::time::timeout(second, connection.next_chunk()).await
+                {
+                    text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+                    let Some((set, mut answered)) = asked.take() else { break };
+                    match answered.try_recv() {
+                        Ok(changed) => sets.push((changed.unwrap().cursor, set)),
+                        // It has yet to begin.
+                        Err(_) => asked = Some((set, answered)),
+                    }
+                }
+                // One that changes nothing is not told.
+                if let Some((set, mut answered)) = asked {
+                    let changed = answered.try_recv();
+                    prop_assert!(changed.is_ok(), "it is never changed");
+                    sets.push((changed.unwrap().unwrap().cursor, set));
+                }
+            }
+            for shard in shards.shards() {
+                journal.logged(shard, journal.last(shard));
+                hub.apply(&journal.batch(shard, heads[shard.index()], journal.last(shard), |_| true));
+            }
+            while let Ok(chunk) = tokio::time::timeout(second, connection.next_chunk()).await {
+                text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+            }
+            Ok::<_, TestCaseError>((text, sets))
+        })?;
+        prop_assert!(!text.contains("stream-reset") && !text.contains("stream-end"), "{}", text);
+        let got = events(&text);
+        for shard in shards.shards() {
+            let mut owed = Vec::new();
+            for (nth, (cursor, set)) in sets.iter().enumerate() {
+                let upto = sets.get(nth + 1).map_or(u64::MAX, |(next, _)| next.get(shard).unwrap().1);
+                let (_, topics) = set.shards.iter().find(|(s, _)| *s == shard).unwrap();
+                let wanted = |event: &FeedEvent| topics.want(event.channel.as_str());
+                let from = cursor.get(shard).unwrap().1;
+                owed.extend(journal.batch(shard, from, upto, wanted).events.iter().map(|event| event.seq));
+            }
+            let came: Vec<u64> = got.iter().filter(|(_, (s, _))| *s == shard.index()).map(|(_, (_, seq))| *seq).collect();
+            prop_assert_eq!(&came, &owed, "shard {}", shard);
         }
     }
 }

@@ -46,7 +46,7 @@ impl Rig {
     fn listen(&self, topic: &str, types: &[&str], begin: Begin) -> Connection {
         let mut subscription = Subscription::new(&[Pattern::parse(topic).unwrap()], ShardCount::ONE);
         subscription.types = types.iter().map(ToString::to_string).collect();
-        Connection::new(self.shared.clone(), subscription, begin, 0)
+        Connection::new(self.shared.clone(), subscription, begin, ClientId::from(0))
     }
 }
 

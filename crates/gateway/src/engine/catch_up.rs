@@ -1,6 +1,7 @@
 //! A stream while it has to ask or to wait for something: in a task, writing chunk by chunk.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -54,19 +55,12 @@ async fn go_on(mut connection: Connection, mut socket: StallLimit<TcpStream>, op
             goes_on = gather(&mut connection, &mut out) => goes_on,
             () = gone(&socket) => return,
         };
-        // Also one that takes a little from time to time has an end.
-        match timeout(connection.shared().config.lag_time, socket.write_all(&out)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => return,
-            given_up => {
-                connection.stalled();
-                if given_up.is_err() {
-                    socket.get_ref().abort();
-                }
-                return;
+        while !out.is_empty() {
+            match write(&mut connection, &mut socket, &out, goes_on).await {
+                Ok(next) => out = next,
+                Err(()) => return,
             }
         }
-        out = Vec::new();
         if !goes_on {
             // Both ways: the client should see the end and not a reset.
             _ = socket.shutdown().await.is_ok();
@@ -76,6 +70,49 @@ async fn go_on(mut connection: Connection, mut socket: StallLimit<TcpStream>, op
             && let Some(reactor) = connection.shared().engine.reactor(connection.shared())
         {
             return hand_over(&reactor, connection, socket, open);
+        }
+    }
+}
+
+/// Writes what a stream was given last, and makes the changes that are asked for meanwhile, if it `goes_on`. What is
+/// to be written next because of them; an error when the stream is over.
+async fn write(
+    connection: &mut Connection,
+    socket: &mut StallLimit<TcpStream>,
+    out: &[u8],
+    goes_on: bool,
+) -> Result<Vec<u8>, ()> {
+    // Also one that takes a little from time to time has an end.
+    let lag_time = connection.shared().config.lag_time;
+    let mut next = Bytes::new();
+    let written = {
+        let mut writing = pin!(timeout(lag_time, socket.write_all(out)));
+        loop {
+            tokio::select! {
+                biased;
+                written = &mut writing => break written,
+                // Where it goes on has to be said once: for as long as it waits it is there.
+                said = connection.changed_meanwhile(), if goes_on => if !said.is_empty() {
+                    next = said;
+                },
+            }
+        }
+    };
+    match written {
+        Ok(Ok(())) => {
+            let mut out = Vec::new();
+            if !next.is_empty() {
+                put_chunk(&mut out, |out| out.extend_from_slice(&next));
+            }
+            Ok(out)
+        }
+        Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => Err(()),
+        given_up => {
+            connection.stalled();
+            if given_up.is_err() {
+                socket.get_ref().abort();
+            }
+            Err(())
         }
     }
 }

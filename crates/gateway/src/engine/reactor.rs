@@ -20,6 +20,7 @@ use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use foghorn_http::connections::Open;
+use foghorn_http::problem::Problem;
 
 use super::READ_BYTES;
 use super::catch_up::resume;
@@ -27,6 +28,7 @@ use super::inbox::{Handed, Inbox, WAKE};
 use super::outbox::{LAST_CHUNK, Outbox, put_chunk};
 use super::view::{Key, Seen, View, put_event};
 use super::wheel::{Entry, Wheel};
+use crate::change::{self, Ask, Changed};
 use crate::connection::{Course, Shared, Stream, cursor, expiring, keep_alive, notice, stream_end};
 use crate::gathering::Gathering;
 use crate::hub::{Hub, Membership};
@@ -54,6 +56,8 @@ const JOIN_BYTES: usize = 64 * 1024;
 const POOL: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
 const NO_VIEW: Key = Key::MAX;
+/// The epoch of a ring that has not begun.
+const NOWHERE: Epoch = Epoch::new(0);
 /// Of a stream that isn't behind: later than any time.
 const LEVEL: u64 = u64::MAX;
 
@@ -72,7 +76,7 @@ struct Listener {
     /// Milliseconds of the reactor's time.
     last_write: u64,
     keep_alive: KeepAlive,
-    overlooked: usize,
+    overlooked: u32,
     /// Whether its socket took less than it was given.
     full: bool,
     /// Since when that is so, or it is behind for that; [`LEVEL`] when it isn't.
@@ -119,6 +123,8 @@ pub(super) struct Reactor {
     stale: Vec<bool>,
     stale_changes: u64,
     revoked_looks: u64,
+    /// How many changes had been asked for when it last looked.
+    asks_made: u64,
     /// Views with something to be written, in turn.
     waiting: VecDeque<Key>,
     /// When views have to push what they have gathered, unless they have done so already.
@@ -176,6 +182,7 @@ impl Reactor {
             // Looked at before anything is told.
             stale_changes: u64::MAX,
             revoked_looks: hub.revoked_looks(),
+            asks_made: hub.directory.asks_made(),
             hub,
             waiting: VecDeque::new(),
             gathering: BinaryHeap::new(),
@@ -217,6 +224,7 @@ impl Reactor {
                 self.adopt(handed, membership);
             }
             self.let_go();
+            self.answer_asked();
             self.end_revoked();
             self.inbox.set_staying(self.listeners.len() - self.leaving);
             self.sweep_waiting();
@@ -407,6 +415,8 @@ impl Reactor {
         self.join(key, stream.subscription);
         self.due_in(key, self.until_term(key, stream.keep_alive.least()));
         self.send_alone(key, &lacks);
+        // While it was on its way here nobody could see that it was meant.
+        self.answer(key);
     }
 
     /// What a stream lacks to be where its view ends, if the rings have it and it is not much.
@@ -805,6 +815,133 @@ impl Reactor {
         self.wheel.insert(now + wait, Entry { key, bearer });
     }
 
+    // Changes of one stream
+
+    /// Makes the changes that are asked for of streams here.
+    fn answer_asked(&mut self) {
+        let made = self.hub.directory.asks_made();
+        if std::mem::replace(&mut self.asks_made, made) == made {
+            return;
+        }
+        let asked = self.hub.directory.asked();
+        let is_meant = |listener: &Listener| asked.binary_search(&listener.seat.client_id().key()).is_ok();
+        let meant = self.listeners.iter().filter(|(_, listener)| !asked.is_empty() && is_meant(listener));
+        let keys: Vec<Key> = meant.map(|(key, _)| narrow(key)).collect();
+        keys.into_iter().for_each(|key| self.answer(key));
+    }
+
+    fn answer(&mut self, key: Key) {
+        while self.is_asked(key) {
+            // What was there before it was asked is heard by the old set.
+            for shard in self.hub.shard_count().shards() {
+                while self.advance(shard) {}
+            }
+            // It may have been left behind; whoever has it then makes the change.
+            let Some(listener) = self.listeners.get(key as usize).filter(|listener| !listener.ends()) else {
+                return;
+            };
+            let Some(ask) = self.hub.directory.take(listener.seat.client_id()) else { return };
+            let changed = self.change(key, &ask).unwrap_or_else(|| Err(change::unknown()));
+            ask.answer(changed);
+        }
+    }
+
+    fn is_asked(&self, key: Key) -> bool {
+        let listener = self.listeners.get(key as usize).filter(|listener| !listener.ends());
+        listener.is_some_and(|listener| self.hub.directory.is_asked(listener.seat.client_id()))
+    }
+
+    /// None when it is gone.
+    fn change(&mut self, key: Key, ask: &Ask) -> Option<Result<Changed, Problem>> {
+        let listener = self.listeners.get_mut(key as usize)?;
+        let now = match listener.rest.as_ref().map(|rest| &rest.then) {
+            Some(Then::CatchUp(subscription, ..)) => subscription,
+            _ => &self.views.get(listener.view as usize)?.subscription,
+        };
+        let granted = match ask.grant(&self.hub, &listener.seat, now) {
+            Ok(granted) => granted,
+            Err(problem) => return Some(Err(problem)),
+        };
+        let begun = |(shard, _): &(Shard, _)| self.seen[shard.index()].epoch != NOWHERE;
+        if granted.subscription.as_ref().is_some_and(|wanted| !wanted.shards.iter().all(begun)) {
+            return Some(Err(change::unreachable("the gateway is starting")));
+        }
+        if let Some(term) = granted.term {
+            listener.seat.limit(Some(term));
+            // What is in the wheel for it is for another time.
+            self.bearers = self.bearers.wrapping_add(1);
+            listener.bearer = self.bearers;
+            let least = listener.keep_alive.least();
+            self.due_in(key, self.until_term(key, least));
+        }
+        let expires = self.listeners.get(key as usize)?.seat.identity().map(|identity| identity.expires);
+        let courses = match granted.subscription {
+            Some(subscription) => self.listen_to(key, subscription)?,
+            None => self.courses_of(key)?,
+        };
+        Some(Ok(Changed { cursor: cursor(&courses), expires }))
+    }
+
+    /// Where a stream is once it has been written what it has been given already.
+    fn courses_of(&mut self, key: Key) -> Option<Vec<Course>> {
+        let listener = self.listeners.get(key as usize)?;
+        if let Some(Then::CatchUp(_, courses, _)) = listener.rest.as_ref().map(|rest| &rest.then) {
+            return Some(courses.clone());
+        }
+        let (view, offset) = (listener.view, listener.offset);
+        self.push_gathered(view);
+        Some(self.views.get(view as usize)?.position(offset, &self.seen).0)
+    }
+
+    /// Has a stream hear something else from where it is; returns where that is. It is told too: with shards that it
+    /// had nothing in before, its last cursor doesn't say it.
+    fn listen_to(&mut self, key: Key, subscription: Arc<Subscription>) -> Option<Vec<Course>> {
+        let view = self.listeners.get(key as usize)?.view;
+        if view != NO_VIEW {
+            self.push_gathered(view);
+            self.go_on(key);
+            let (listener, view) = (self.listeners.get(key as usize)?, self.views.get(view as usize)?);
+            if !listener.full && listener.rest.is_none() && listener.offset == view.end() {
+                return Some(self.change_view(key, subscription));
+            }
+            // Its socket is full: it is changed where it stops, and goes on by itself from there.
+            self.detach(key);
+        }
+        let head = |shard: Shard| {
+            let seen = self.seen[shard.index()];
+            Some(Course::level(shard, seen.epoch, seen.at))
+        };
+        let listener = self.listeners.get(key as usize)?;
+        let Some(Then::CatchUp(_, courses, told_stale)) = listener.rest.as_ref().map(|rest| &rest.then)
+        else {
+            return None;
+        };
+        let (courses, told_stale) = (change::go_on(&subscription, courses, head)?, *told_stale);
+        let mut bytes = Vec::new();
+        put_chunk(&mut bytes, |out| out.extend_from_slice(&keep_alive(&courses, None)));
+        self.append_rest(key, &bytes, Then::CatchUp(subscription, courses.clone(), told_stale));
+        self.write_rest(key);
+        Some(courses)
+    }
+
+    /// Moves a member that has been written everything to another view.
+    fn change_view(&mut self, key: Key, subscription: Arc<Subscription>) -> Vec<Course> {
+        let told_stale = self.views[self.listeners[key as usize].view as usize].stale;
+        self.leave_view(key);
+        self.join(key, subscription);
+        let view = &self.views[self.listeners[key as usize].view as usize];
+        let (courses, stale) = (view.courses(&self.seen), view.stale);
+        let mut bytes = Vec::new();
+        put_chunk(&mut bytes, |out| {
+            out.extend_from_slice(&keep_alive(&courses, None));
+            if stale != told_stale {
+                out.extend_from_slice(&notice(stale, &courses));
+            }
+        });
+        self.send_alone(key, &bytes);
+        courses
+    }
+
     // Leaving
 
     /// Tells as many streams as may not stay that they end, and where to go on.
@@ -1021,14 +1158,14 @@ fn send(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Reads what nobody asked the client for. False when it has gone away, or says too much.
-fn read(socket: &mut TcpStream, overlooked: &mut usize) -> io::Result<bool> {
+fn read(socket: &mut TcpStream, overlooked: &mut u32) -> io::Result<bool> {
     let mut waste = [0; 1024];
     loop {
         match socket.read(&mut waste) {
             Ok(0) => return Ok(false),
             Ok(count) => {
-                *overlooked += count;
-                if *overlooked > READ_BYTES {
+                *overlooked += narrow(count);
+                if *overlooked as usize > READ_BYTES {
                     return Ok(false);
                 }
             }
@@ -1068,7 +1205,7 @@ fn read_on(ring: &Ring, seen: Seen, events: &mut Vec<Arc<RingEvent>>) -> Reached
 
 /// A ring that has not begun is left behind by whatever it begins with.
 fn head(hub: &Hub, shard: Shard) -> Seen {
-    let nowhere = Seen { epoch: Epoch::new(0), at: 0 };
+    let nowhere = Seen { epoch: NOWHERE, at: 0 };
     hub.with_ring(shard, |ring| ring.map_or(nowhere, |ring| Seen { epoch: ring.epoch(), at: ring.head() }))
 }
 

@@ -1,5 +1,7 @@
 //! The engine over real sockets: whatever they take, everybody gets everything once and in order.
 
+mod seam;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -69,6 +71,7 @@ impl Stage {
                 Arc::new(foghorn_bus::memory::MemoryTickets::default()),
                 &[0; 32],
             )),
+            gateways: Arc::new(foghorn_bus::memory::Alone),
             limits: Arc::new(crate::limits::Limits::new(Proxies::default(), &shared.config)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,0 +1,106 @@
+//! How gateways reach each other: whoever is asked something about a stream of another asks that one.
+//!
+//! A question is sent once, and its answer is waited for within a bound. Where none comes, what was asked for may
+//! have been done or not.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use foghorn_core::secret::Secret;
+
+use crate::Future;
+
+/// What a gateway is called while it runs: 48 random bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GatewayName(u64);
+
+impl GatewayName {
+    /// How many bits of a number count.
+    pub const BITS: u32 = 48;
+
+    /// The name that is the lowest bits of a number.
+    pub const fn new(number: u64) -> Self {
+        GatewayName(number & ((1 << Self::BITS) - 1))
+    }
+
+    /// One that no other has, in all likelihood.
+    pub fn random() -> Self {
+        GatewayName::new(rand::random())
+    }
+
+    /// As a number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// 12 hexadecimal digits.
+impl fmt::Display for GatewayName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:012x}", self.0)
+    }
+}
+
+/// What one gateway asks another.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The token of whoever wants to know; the gateway that is asked verifies it itself.
+    pub token: Option<Secret>,
+    /// What they said.
+    pub body: Bytes,
+}
+
+/// The other gateways of the cluster.
+pub trait Gateways: Send + Sync + 'static {
+    /// Asks the gateway of this name.
+    fn ask(&self, gateway: GatewayName, question: Question) -> Future<'_, Result<Bytes, AskError>>;
+
+    /// What is asked of the gateway of this name from now on.
+    fn listen(&self, name: GatewayName) -> Future<'_, Result<Box<dyn Questions>, AskError>>;
+}
+
+/// What a gateway is asked.
+pub trait Questions: Send {
+    /// The next question; `None` when there will be none any more. Cancel-safe.
+    fn next(&mut self) -> Future<'_, Option<Asked>>;
+}
+
+/// A question, and how it is answered.
+pub struct Asked {
+    /// What is asked.
+    pub question: Question,
+    answer: Box<dyn FnOnce(Bytes) -> Future<'static, ()> + Send>,
+}
+
+impl Asked {
+    /// One whose answer is taken so.
+    pub fn new(
+        question: Question,
+        answer: impl FnOnce(Bytes) -> Future<'static, ()> + Send + 'static,
+    ) -> Self {
+        Asked { question, answer: Box::new(answer) }
+    }
+
+    /// Answers. At most once, like the question: who hears nothing gives up.
+    pub async fn answer(self, answer: Bytes) {
+        (self.answer)(answer).await;
+    }
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked").field("question", &self.question).finish_non_exhaustive()
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// There is no gateway of this name.
+    #[error("there is no such gateway")]
+    Nobody,
+    /// It didn't answer in time, or can't be reached.
+    #[error("{0}")]
+    Unavailable(String),
+}

@@ -1,0 +1,114 @@
+//! Gateways ask each other over NATS's core: `foghorn.gateway.<name>`, one subject and one subscription a gateway.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Request, RequestErrorKind};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use tokio::time::timeout;
+
+use foghorn_core::secret::Secret;
+
+use super::Bus;
+use super::link::Link;
+use super::pump::{Pumped, Shared};
+use super::request::may_answer;
+use crate::Future;
+use crate::gateways::{AskError, Asked, GatewayName, Gateways, Question, Questions};
+use crate::metrics::Metrics;
+
+const PREFIX: &str = "foghorn.gateway.";
+/// The queue group of a gateway's subscription: it alone is in it.
+const GROUP: &str = "foghorn-gateway";
+/// Where a question carries its token.
+const HEADER_TOKEN: &str = "Authorization";
+/// How long an answer is waited for: longer than who is asked takes at most.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Bytes of questions that wait; what doesn't fit is dropped and counted.
+const QUEUE_BYTES: usize = 4 << 20;
+
+/// The gateways of a cluster. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NatsGateways(Bus);
+
+impl NatsGateways {
+    pub(super) fn new(bus: Bus) -> Self {
+        NatsGateways(bus)
+    }
+
+    async fn ask_now(&self, gateway: GatewayName, question: Question) -> Result<Bytes, AskError> {
+        let unavailable = |why: &str| AskError::Unavailable(why.to_owned());
+        let bus = &self.0.0;
+        // Not sent into a broken connection: it would be sent when that is back, and done long after it was given up.
+        let client = bus.main.connected_client().ok_or_else(|| unavailable("no connection to NATS"))?;
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &question.token {
+            headers.insert(HEADER_TOKEN, token.reveal());
+        }
+        let request = Request::new().headers(headers).payload(question.body).timeout(None);
+        match timeout(ANSWER_TIMEOUT, client.send_request(format!("{PREFIX}{gateway}"), request)).await {
+            Ok(Ok(answer)) => Ok(answer.payload),
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Err(AskError::Nobody),
+            Ok(Err(error)) => Err(AskError::Unavailable(error.to_string())),
+            Err(_) => Err(unavailable("no answer in time")),
+        }
+    }
+
+    async fn listen_now(&self, name: GatewayName) -> Result<Box<dyn Questions>, AskError> {
+        let unavailable = |error: &dyn std::fmt::Display| AskError::Unavailable(error.to_string());
+        let bus = &self.0.0;
+        // A connection of its own: whoever may send here could make it break.
+        let link = self.0.requests_link().await.map_err(|error| unavailable(&error))?.clone();
+        let shared = Shared { link, subject: format!("{PREFIX}{name}"), group: GROUP.to_owned() };
+        let messages = Pumped::lasting(shared, QUEUE_BYTES, bus.metrics.requests_dropped.clone());
+        let messages = messages.await.map_err(|error| unavailable(&error))?;
+        Ok(Box::new(NatsQuestions { messages, answers: bus.main.clone(), metrics: bus.metrics.clone() }))
+    }
+}
+
+impl Gateways for NatsGateways {
+    fn ask(&self, gateway: GatewayName, question: Question) -> Future<'_, Result<Bytes, AskError>> {
+        self.ask_now(gateway, question).boxed()
+    }
+
+    fn listen(&self, name: GatewayName) -> Future<'_, Result<Box<dyn Questions>, AskError>> {
+        self.listen_now(name).boxed()
+    }
+}
+
+struct NatsQuestions {
+    messages: Pumped,
+    answers: Link,
+    metrics: Metrics,
+}
+
+impl NatsQuestions {
+    async fn next_answerable(&mut self) -> Option<Asked> {
+        loop {
+            let message = self.messages.next().await?;
+            let Some(reply) = message.reply.filter(|reply| may_answer(reply)) else {
+                self.metrics.requests_refused.inc();
+                continue;
+            };
+            let token = message.headers.as_ref().and_then(|headers| headers.get(HEADER_TOKEN));
+            let token = token.map(|token| Secret::from(token.as_str()));
+            let answers = self.answers.clone();
+            let answer = move |answer: Bytes| {
+                async move {
+                    let Some(client) = answers.client() else { return };
+                    if let Err(error) = client.publish(reply, answer).await {
+                        tracing::debug!(%error, "another gateway's question can't be answered");
+                    }
+                }
+                .boxed()
+            };
+            return Some(Asked::new(Question { token, body: message.payload }, answer));
+        }
+    }
+}
+
+impl Questions for NatsQuestions {
+    fn next(&mut self) -> Future<'_, Option<Asked>> {
+        self.next_answerable().boxed()
+    }
+}

@@ -1,0 +1,245 @@
+//! `POST /api/events/subscribe`: changes until when a live stream lasts, and what it hears, without reconnecting.
+//!
+//! The stream may be another gateway's, which its id names: that one is asked then, with the caller's own token, and
+//! decides by itself. Whether a request may be made with a cookie, the gateway that it came to decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use http::{HeaderValue, Request, StatusCode, header};
+use hyper::body::Body;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use foghorn_auth::{Caller, Refusal};
+use foghorn_bus::backoff::Backoff;
+use foghorn_bus::gateways::{AskError, Asked, Question, Questions};
+use foghorn_core::pattern::Pattern;
+use foghorn_http::Response;
+use foghorn_http::body::{Unaccounted, json as json_response, read_json, with_type};
+use foghorn_http::problem::Problem;
+use foghorn_telemetry::health::Part;
+
+use crate::change::{self, Ask, Changed};
+use crate::client_id::ClientId;
+use crate::directory::NotAsked;
+use crate::http::{Api, TYPES_MAX, are_types, check_number, topic};
+use crate::metrics::ChangeOutcome;
+use crate::subscription::Subscription;
+
+/// Where it is answered.
+pub(crate) const PATH: &str = "/api/events/subscribe";
+/// Most bytes of a request: room for as many channels and types as a stream may have.
+const BODY_BYTES: usize = 64 * 1024;
+/// How long a stream may take to be changed. One whose socket takes nothing may take longer than anybody waits.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Questions of other gateways that are answered at a time; the rest wait in the bus's bounded queue.
+const ANSWERED_MAX: usize = 64;
+
+/// What a request says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Said {
+    client_id: String,
+    channels: Option<Vec<String>>,
+    events: Option<Vec<String>>,
+}
+
+/// What is wanted of which stream.
+#[derive(Debug)]
+struct Wanted {
+    client_id: ClientId,
+    topics: Option<Vec<Pattern>>,
+    types: Option<Vec<String>>,
+}
+
+impl Wanted {
+    fn read(body: &[u8], channels_most: usize) -> Result<Self, Problem> {
+        let said: Said = serde_json::from_slice(body).map_err(|error| malformed(&error.to_string()))?;
+        let client_id = ClientId::parse(&said.client_id).ok_or_else(|| {
+            malformed("clientId: is what `connected` says, 32 hexadecimal digits").member("key", "clientId")
+        })?;
+        let topics = said.channels.map(|list| {
+            check_number(list.len(), channels_most)?;
+            list.iter().map(|text| topic(text)).collect::<Result<Vec<_>, _>>()
+        });
+        let topics = topics.transpose().map_err(|problem| problem.member("key", "channels"))?;
+        if said.events.as_ref().is_some_and(|types| !are_types(types)) {
+            let what = format!("events: are at most {TYPES_MAX} event types, none of them empty");
+            return Err(malformed(&what).member("key", "events"));
+        }
+        Ok(Wanted { client_id, topics, types: said.events })
+    }
+}
+
+impl Api {
+    /// The answer to a request to change a stream. By then it is changed.
+    pub(crate) async fn subscribe<B>(&self, request: Request<B>) -> Result<Response, Problem>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let caller = self.poster(request.method(), request.uri(), request.headers()).await?;
+        let token = self.auth.token(request.headers());
+        let body = read_json(request, BODY_BYTES, &mut Unaccounted).await?;
+        let wanted = Wanted::read(&body, self.shared.config.channels_per_connection)?;
+        if let Err(limited) = self.limits.check_subject(&caller) {
+            return Err(self.too_many(
+                limited,
+                "more streams, tickets and changes are asked for than gateway.subject_per_minute allows",
+            ));
+        }
+        if wanted.client_id.gateway() == self.shared.name {
+            let changed = self.change(caller, wanted).await?;
+            return Ok(answered(&changed));
+        }
+        let question = Question { token, body: body.into() };
+        match self.gateways.ask(wanted.client_id.gateway(), question).await {
+            Ok(answer) => Ok(relayed(&answer)),
+            Err(AskError::Nobody) => {
+                self.shared.hub.metrics.changed(ChangeOutcome::Unknown);
+                Err(change::unknown())
+            }
+            Err(AskError::Unavailable(why)) => {
+                tracing::debug!(why, "another gateway can't be asked");
+                self.shared.hub.metrics.changed(ChangeOutcome::Unreachable);
+                Err(change::unreachable("its gateway doesn't answer"))
+            }
+        }
+    }
+
+    /// What another gateway is told.
+    async fn answer_gateway(&self, asked: Asked) {
+        let answer = match self.answer_to(&asked.question).await {
+            Ok(changed) => json!({ "changed": changed }),
+            Err(problem) => json!({ "problem": problem.to_json() }),
+        };
+        asked.answer(answer.to_string().into()).await;
+    }
+
+    async fn answer_to(&self, question: &Question) -> Result<Value, Problem> {
+        let authorization = question.token.as_ref().map(|token| format!("Bearer {}", token.reveal()));
+        let caller = self.auth.patiently(|| self.auth.caller_by(authorization.as_deref())).await;
+        let caller = caller.map_err(|why| self.refused(&why))?;
+        let wanted = Wanted::read(&question.body, self.shared.config.channels_per_connection)?;
+        self.change(caller, wanted).await
+    }
+
+    /// Changes a stream of this gateway.
+    async fn change(&self, caller: Caller, wanted: Wanted) -> Result<Value, Problem> {
+        let Wanted { client_id, topics, types } = wanted;
+        let changed = self.change_own(caller, client_id, topics, types).await;
+        self.shared.hub.metrics.changed(match &changed {
+            Ok(_) => ChangeOutcome::Changed,
+            Err(problem) if problem.status == StatusCode::NOT_FOUND => ChangeOutcome::Unknown,
+            Err(problem) if problem.status == StatusCode::SERVICE_UNAVAILABLE => ChangeOutcome::Unreachable,
+            Err(_) => ChangeOutcome::Refused,
+        });
+        let Changed { cursor, expires } = changed?;
+        let expires = expires.map(|time| time.to_string());
+        Ok(json!({ "clientId": client_id.to_string(), "cursor": cursor.to_string(), "expires": expires }))
+    }
+
+    async fn change_own(
+        &self,
+        caller: Caller,
+        client_id: ClientId,
+        topics: Option<Vec<Pattern>>,
+        types: Option<Vec<String>>,
+    ) -> Result<Changed, Problem> {
+        let subscription = topics.map(|topics| self.subscription_to(&caller, topics)).transpose()?;
+        let (answer, answered) = oneshot::channel();
+        let shards = subscription.map(|subscription| subscription.shards);
+        let ask = Ask { client_id, caller, shards, types, auth: self.auth.clone(), answer };
+        self.shared.hub.ask(ask).map_err(|why| match why {
+            NotAsked::Unknown => change::unknown(),
+            NotAsked::Busy => change::unreachable("several changes of it wait to be made"),
+        })?;
+        match timeout(PATIENCE, answered).await {
+            Ok(Ok(changed)) => changed,
+            // It ended first.
+            Ok(Err(_)) => Err(change::unknown()),
+            Err(_) => Err(change::unreachable("it is beginning, or its socket takes nothing")),
+        }
+    }
+
+    /// What a stream of this caller would hear, if they may.
+    fn subscription_to(&self, caller: &Caller, topics: Vec<Pattern>) -> Result<Subscription, Problem> {
+        topics.iter().try_for_each(|topic| self.check_listen(caller, topic))?;
+        let all = [caller.implied(self.shared.hub.policies()), topics].concat();
+        if all.is_empty() {
+            return Err(self.refused(&Refusal::NoCredential("listening to broadcast".to_owned())));
+        }
+        let subscription = Subscription::new(&all, self.shared.hub.shard_count());
+        self.check_cursor_fits(&subscription)?;
+        Ok(subscription)
+    }
+}
+
+/// Answers what other gateways ask, until the gateway ends. `part` is ready once they can.
+pub(crate) async fn answer_gateways(api: Arc<Api>, part: Part) {
+    let mut backoff = Backoff::default();
+    loop {
+        match api.gateways.listen(api.shared.name).await {
+            Ok(questions) => {
+                part.ready();
+                answer_all(&api, questions).await;
+            }
+            Err(error) => tracing::warn!(%error, "can't hear what other gateways ask; trying again"),
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn answer_all(api: &Api, mut questions: Box<dyn Questions>) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            asked = questions.next(), if under_way.len() < ANSWERED_MAX => match asked {
+                Some(asked) => under_way.push(api.answer_gateway(asked)),
+                None => break,
+            },
+            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
+
+fn answered(changed: &Value) -> Response {
+    let mut response = json_response(StatusCode::OK, changed);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What another gateway answers, as HTTP.
+fn relayed(answer: &[u8]) -> Response {
+    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    if let Some(changed) = answer.get("changed") {
+        return answered(changed);
+    }
+    let problem = answer.get("problem").and_then(|problem| {
+        let status = problem["status"].as_u64().and_then(|status| u16::try_from(status).ok())?;
+        Some((problem, StatusCode::from_u16(status).ok()?))
+    });
+    let Some((problem, status)) = problem else {
+        return change::unreachable("its gateway's answer can't be read").into_response();
+    };
+    let mut response = with_type(status, "application/problem+json", problem.to_string());
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(rand::random_range(1..=3)));
+    }
+    response
+}
+
+fn malformed(what: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad-subscription", "The subscription is malformed").detail(what)
+}
