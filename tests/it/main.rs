@@ -27,6 +27,7 @@ mod log_sqlite;
 mod log_suite;
 mod log_tables;
 mod outages;
+mod outbox;
 mod page;
 mod pitfalls;
 mod power_loss;

@@ -10,7 +10,7 @@ use foghorn_telemetry::logging::LogFormat;
 
 use crate::client::healthcheck;
 use crate::config::{self, Config};
-use crate::{client, cluster, standalone, token};
+use crate::{client, cluster, outbox, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Command {
     Fanout(Fanout),
     /// An event log: writes the journal to PostgreSQL, answers replays
     Eventlog(Eventlog),
+    /// An outbox publisher: publishes what applications' transactions put into their PostgreSQL
+    Outbox(Outbox),
     /// Publish events
     Publish(client::publish::Args),
     /// Listen to channels and patterns
@@ -165,6 +167,53 @@ struct EventlogServe {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Outbox {
+    #[command(subcommand)]
+    command: Option<OutboxCommand>,
+    #[command(flatten)]
+    serve: OutboxServe,
+}
+
+#[derive(Debug, Subcommand)]
+enum OutboxCommand {
+    /// Bring the outbox's tables and foghorn.publish in a database up to date, and exit
+    Install(OutboxInstall),
+}
+
+/// Which database.
+#[derive(Debug, Args)]
+struct OutboxDatabase {
+    #[command(flatten)]
+    common: Common,
+    /// The application's database, postgres://user:password@host/database
+    #[arg(long, value_name = "URL")]
+    postgres: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct OutboxInstall {
+    #[command(flatten)]
+    database: OutboxDatabase,
+    /// A role that may call foghorn.publish, and nothing else; may be given several times
+    #[arg(long, value_name = "ROLE")]
+    application: Vec<String>,
+    /// A role that may drain the outbox; may be given several times
+    #[arg(long, value_name = "ROLE")]
+    publisher: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct OutboxServe {
+    #[command(flatten)]
+    database: OutboxDatabase,
+    #[command(flatten)]
+    cluster: Cluster,
+    #[command(flatten)]
+    logs: Logs,
+}
+
+#[derive(Debug, Args)]
 struct ConfigCommand {
     #[command(subcommand)]
     command: ConfigAction,
@@ -203,6 +252,11 @@ pub(crate) fn run() -> ExitCode {
         Command::Eventlog(Eventlog { command: None, serve }) => service(serve.load(), cluster::eventlog),
         Command::Eventlog(Eventlog { command: Some(EventlogCommand::Migrate(args)), .. }) => {
             service(args.load(), cluster::migrate)
+        }
+        Command::Outbox(Outbox { command: None, serve }) => service(serve.load(), outbox::serve),
+        Command::Outbox(Outbox { command: Some(OutboxCommand::Install(args)), .. }) => {
+            let (applications, publishers) = (args.application, args.publisher);
+            service(args.database.load(), |config| outbox::install(config, applications, publishers))
         }
         Command::Publish(args) => client(client::publish::run(args)),
         Command::Subscribe(args) => client(client::subscribe::run(args)),
@@ -276,6 +330,30 @@ impl Migrate {
     fn load(self) -> Result<Config, String> {
         let mut config = self.common.load()?;
         config.postgres.url = self.postgres.unwrap_or(config.postgres.url);
+        Ok(config)
+    }
+}
+
+impl OutboxDatabase {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.common.load()?;
+        config.outbox.postgres = self.postgres.unwrap_or(config.outbox.postgres);
+        if !config.outbox.is_configured() {
+            return Err(
+                "outbox.postgres is empty: name the application's database with --postgres, or in the \
+                        configuration"
+                    .to_owned(),
+            );
+        }
+        Ok(config)
+    }
+}
+
+impl OutboxServe {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.database.load()?;
+        self.cluster.apply(&mut config);
+        self.logs.apply(&mut config);
         Ok(config)
     }
 }
@@ -432,6 +510,7 @@ mod tests {
             ("gateway", vec![&http, &admin, &nats, &log]),
             ("fanout", vec![&http, &grpc, &admin, &nats, &log]),
             ("eventlog", vec![&grpc, &admin, &nats]),
+            ("outbox", vec![&admin, &nats, &log]),
         ] {
             for words in words {
                 assert!(help(service).contains(words), "{service}: no {words}");

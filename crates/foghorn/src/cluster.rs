@@ -216,7 +216,7 @@ async fn ask_postgres(log: Arc<dyn EventLog>, place: String) -> Result<(), Strin
 }
 
 /// The bus, once it answers, and what its connection is to readiness. `None` when the process is told to stop first.
-async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<(Bus, Part)>> {
+pub(crate) async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<(Bus, Part)>> {
     config.check_nats_files().map_err(Misconfigured)?;
     let waiting = process.health.part("nats", "NATS");
     let metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
@@ -257,14 +257,14 @@ fn postgres_options(config: &Config) -> PostgresOptions {
     PostgresOptions { readers: config.postgres.connections, ..PostgresOptions::new(&config.postgres.url) }
 }
 
-fn parameters(config: &Config) -> Result<Parameters, Misconfigured> {
+pub(crate) fn parameters(config: &Config) -> Result<Parameters, Misconfigured> {
     Ok(Parameters {
         shards: config.shard_count().map_err(Misconfigured)?,
         event_bytes: config.limits.event_bytes,
     })
 }
 
-fn remote_log(config: &Config, process: &Process) -> anyhow::Result<Arc<RemoteEventLog>> {
+pub(crate) fn remote_log(config: &Config, process: &Process) -> anyhow::Result<Arc<RemoteEventLog>> {
     let shards = config.shard_count().map_err(Misconfigured)?;
     let mut registry = process.registry.write();
     let log = RemoteEventLog::new(&config.eventlog.url, config.eventlog.tls(), shards, &mut registry);
@@ -272,7 +272,7 @@ fn remote_log(config: &Config, process: &Process) -> anyhow::Result<Arc<RemoteEv
 }
 
 /// What was configured wrongly exits with 2; what NATS refuses, with 1.
-fn bus_error(error: BusError) -> anyhow::Error {
+pub(crate) fn bus_error(error: BusError) -> anyhow::Error {
     match error {
         BusError::Options(_) | BusError::Parameters(_) => Misconfigured(error.to_string()).into(),
         BusError::Stream { .. } | BusError::Refused { .. } => error.into(),
@@ -280,7 +280,7 @@ fn bus_error(error: BusError) -> anyhow::Error {
 }
 
 /// A schema that isn't this binary's is a wrong choice of binary: exit code 2. All else failed: 1.
-fn migrate_error(error: MigrateError) -> anyhow::Error {
+pub(crate) fn migrate_error(error: MigrateError) -> anyhow::Error {
     match error {
         MigrateError::Newer { .. } => Misconfigured(error.to_string()).into(),
         MigrateError::Database { .. } | MigrateError::Failed { .. } | MigrateError::Slow { .. } => {

@@ -44,6 +44,7 @@ pub(crate) struct Config {
     pub nats: Nats,
     pub eventlog: EventLog,
     pub postgres: Postgres,
+    pub outbox: Outbox,
     pub gateway: foghorn_gateway::config::Config,
     pub fanout: foghorn_fanout::config::Config,
     /// What holds for which channels.
@@ -184,6 +185,15 @@ pub(crate) struct Postgres {
     pub connections: u32,
 }
 
+/// The outbox of an application, for transactional publishing.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Outbox {
+    /// The database that it is in, `postgres://user:password@host/database`; empty for none. Standalone drains
+    /// it, and `foghorn outbox` does.
+    pub postgres: String,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -199,6 +209,7 @@ impl Default for Config {
             nats: Nats::default(),
             eventlog: EventLog::default(),
             postgres: Postgres::default(),
+            outbox: Outbox::default(),
             gateway: foghorn_gateway::config::Config::default(),
             fanout: foghorn_fanout::config::Config::default(),
             policies: Vec::new(),
@@ -285,6 +296,20 @@ impl std::fmt::Debug for Nats {
 impl std::fmt::Debug for Postgres {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Postgres").field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+/// Without the URL, which holds the password.
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").field("is_configured", &self.is_configured()).finish_non_exhaustive()
+    }
+}
+
+impl Outbox {
+    /// Whether there is one.
+    pub(crate) fn is_configured(&self) -> bool {
+        !self.postgres.is_empty()
     }
 }
 

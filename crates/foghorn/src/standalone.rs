@@ -14,6 +14,7 @@ use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 
 use crate::config::Config;
 use crate::jwks;
+use crate::outbox;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
 use crate::revocations;
 use crate::router::Router;
@@ -92,11 +93,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         let log = log.clone();
         async move { log.run_retention().await }
     });
+    let outbox = outbox::drain_into(&config, log.clone(), &process)?;
     let fanout = tokio::spawn(fanout.run(None));
 
     process.shutdown.wait().await;
     gateway.drain(|| _ = stop.send_replace(true)).await;
     process::last_requests(async {
+        outbox.await?;
         fanout.await?;
         http.await?;
         grpc.await??;

@@ -32,7 +32,7 @@ const DECIDED: [&str; 18] = [
     "nats.user",
 ];
 /// Tables and keys that are for one who runs the product in another way, or that hold a secret.
-const ELSEWHERE: [&str; 5] = ["grpc.tls", "http.tls", "listen", "postgres.url", "standalone"];
+const ELSEWHERE: [&str; 6] = ["grpc.tls", "http.tls", "listen", "outbox", "postgres.url", "standalone"];
 
 /// helm sees to it that `values.yaml` has nothing that the schema doesn't know; this sees to the rest.
 pub(super) fn check(binary: &Path) -> Result<()> {

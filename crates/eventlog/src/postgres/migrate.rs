@@ -1,9 +1,9 @@
-//! The schema, and which version of it this binary is for.
+//! Schemas, and which version of one this binary is for.
 
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::PostgresOptions;
 use super::explain::{migration_words, words};
@@ -64,26 +64,30 @@ pub enum MigrateError {
     },
 }
 
-/// Brings the schema up to this binary's version, one process at a time. Does nothing when it is.
+/// Brings the event log's schema up to this binary's version, one process at a time. Does nothing when it is.
 pub async fn migrate(url: &str) -> Result<Migrated, MigrateError> {
+    migrate_by(url, sqlx::migrate!("../../migrations"), TABLE).await
+}
+
+/// The same of other tables in the schema `foghorn`, whose steps are recorded in a table of their own.
+pub async fn migrate_by(url: &str, steps: Migrator, record: &'static str) -> Result<Migrated, MigrateError> {
     let slow = |_| MigrateError::Slow { place: place(url) };
-    tokio::time::timeout(PATIENCE, run(url)).await.map_err(slow)?
+    tokio::time::timeout(PATIENCE, run(url, steps, record)).await.map_err(slow)?
 }
 
 fn place(url: &str) -> String {
     PostgresOptions::new(url).place()
 }
 
-async fn run(url: &str) -> Result<Migrated, MigrateError> {
+async fn run(url: &str, mut migrator: Migrator, record: &'static str) -> Result<Migrated, MigrateError> {
     let database = |error| MigrateError::Database { place: place(url), error };
-    let mut migrator: Migrator = sqlx::migrate!("../../migrations");
     // A schema and a table of our own: the database may be shared with others who use sqlx.
     migrator.create_schema("foghorn");
-    migrator.dangerous_set_table_name(TABLE);
+    migrator.dangerous_set_table_name(record);
     // Reading the version and acting on it must not be torn apart by a later Foghorn: `run` checks again
     // under its lock, only with a message that helps less.
     let mut connection = PgConnection::connect(url).await.map_err(database)?;
-    let from = version(&mut connection).await.map_err(database)?;
+    let from = version(&mut connection, record).await.map_err(database)?;
     let known = migrator.iter().map(|step| step.version).max().unwrap_or(0);
     if from > known {
         return Err(MigrateError::Newer { found: from, known });
@@ -99,15 +103,14 @@ async fn run(url: &str) -> Result<Migrated, MigrateError> {
     Ok(Migrated { from, to: known, steps })
 }
 
-async fn version(connection: &mut PgConnection) -> sqlx::Result<i64> {
+async fn version(connection: &mut PgConnection, record: &str) -> sqlx::Result<i64> {
     let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-        .bind(TABLE)
+        .bind(record)
         .fetch_one(&mut *connection)
         .await?;
     if !there {
         return Ok(0);
     }
-    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM foghorn._sqlx_migrations WHERE success")
-        .fetch_one(connection)
-        .await
+    let version = format!("SELECT coalesce(max(version), 0) FROM {record} WHERE success");
+    sqlx::query_scalar(AssertSqlSafe(version)).fetch_one(connection).await
 }

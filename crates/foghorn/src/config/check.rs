@@ -28,6 +28,9 @@ impl Config {
         self.eventlog.check()?;
         self.grpc.tls.check()?;
         urls::postgres(&self.postgres.url).map_err(|what| format!("postgres.url: {what}"))?;
+        if self.outbox.is_configured() {
+            urls::postgres(&self.outbox.postgres).map_err(|what| format!("outbox.postgres: {what}"))?;
+        }
         if self.postgres.connections == 0 {
             return Err("postgres.connections must be at least 1".to_owned());
         }
