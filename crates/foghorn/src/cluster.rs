@@ -44,7 +44,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS a gateway goes on from what it has, and says `stream-stale`.
-    let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
+    let Some((bus, _)) = connect(&config, &process, "gateway").await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let Some(agreed) = process.unless_stopped(bus.agree(&parameters)).await else { return Ok(()) };
     agreed.map_err(bus_error)?;
@@ -88,7 +88,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     spawn_admin(&config, &process)?;
-    let Some((bus, nats)) = connect(&config, &process).await? else { return Ok(()) };
+    let Some((bus, nats)) = connect(&config, &process, "fanout").await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async {
         let (journal, leases) = (bus.journal(&parameters).await?, bus.leases().await?);
@@ -154,7 +154,7 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS the log still answers from PostgreSQL.
-    let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
+    let Some((bus, _)) = connect(&config, &process, "eventlog").await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async { Ok((bus.journal(&parameters).await?, bus.leases().await?)) });
     let Some(opened) = opened.await else { return Ok(()) };
@@ -216,18 +216,23 @@ async fn ask_postgres(log: Arc<dyn EventLog>, place: String) -> Result<(), Strin
 }
 
 /// The bus, once it answers, and what its connection is to readiness. `None` when the process is told to stop first.
-pub(crate) async fn connect(config: &Config, process: &Process) -> anyhow::Result<Option<(Bus, Part)>> {
+/// `service` is its kind, below which it has its answers.
+pub(crate) async fn connect(
+    config: &Config,
+    process: &Process,
+    service: &str,
+) -> anyhow::Result<Option<(Bus, Part)>> {
     config.check_nats_files().map_err(Misconfigured)?;
     let waiting = process.health.part("nats", "NATS");
     let metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
-    let connecting = Bus::connect(nats_options(config), metrics);
+    let connecting = Bus::connect(nats_options(config, service), metrics);
     let Some(bus) = process.unless_stopped(connecting).await else { return Ok(None) };
     let bus = bus.map_err(bus_error)?;
     waiting.ready();
     Ok(Some((bus, waiting)))
 }
 
-fn nats_options(config: &Config) -> NatsOptions {
+fn nats_options(config: &Config, service: &str) -> NatsOptions {
     let nats = &config.nats;
     let credentials = if !nats.credentials.as_os_str().is_empty() {
         Some(Credentials::File(nats.credentials.clone()))
@@ -249,6 +254,7 @@ fn nats_options(config: &Config) -> NatsOptions {
         replicas: nats.replicas,
         journal_bytes: nats.journal_bytes,
         live_queue_bytes: config.gateway.feed_bytes,
+        inbox: format!("_INBOX.{service}"),
         ..NatsOptions::default()
     }
 }

@@ -54,7 +54,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let process = Process::start()?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS what is published waits, and no other replica could do better.
-    let Some((bus, _)) = connect(&config, &process).await? else { return Ok(()) };
+    let Some((bus, _)) = connect(&config, &process, "outbox").await? else { return Ok(()) };
     let parameters = parameters(&config)?;
     let Some(journal) = process.unless_stopped(bus.journal(&parameters)).await else { return Ok(()) };
     let journal = Arc::new(journal.map_err(bus_error)?);

@@ -21,10 +21,11 @@ use super::{Issuer, bearer};
 use crate::deployment::{CLOSED, Listener};
 
 /// The variable of `accounts.conf` for a user, and what it is set to.
-const PASSWORDS: [(&str, &str); 4] = [
+const PASSWORDS: [(&str, &str); 5] = [
     ("NATS_GATEWAY_PASSWORD", "of-gateways"),
     ("NATS_FANOUT_PASSWORD", "of-fanouts"),
     ("NATS_EVENTLOG_PASSWORD", "of-eventlogs"),
+    ("NATS_OUTBOX_PASSWORD", "of-outboxes"),
     ("NATS_PUBLISHER_PASSWORD", "of-publishers"),
 ];
 
@@ -152,6 +153,10 @@ async fn the_accounts_that_are_shipped_let_gateways_append_nothing_and_publisher
         ("eventlog", Publish("foghorn.live.0")),
         ("eventlog", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
         ("eventlog", Publish("$KV.FOGHORN_revocations.all")),
+        ("gateway", Publish("_INBOX.fanout.x")),
+        ("gateway", Subscribe("_INBOX.eventlog.>")),
+        ("outbox", Publish("foghorn.live.0")),
+        ("outbox", Subscribe("foghorn.live.0")),
         ("publisher", Publish("foghorn.journal.0.a")),
         ("publisher", Publish("foghorn.live.0")),
         ("publisher", Publish("$JS.API.STREAM.MSG.GET.FOGHORN_0")),

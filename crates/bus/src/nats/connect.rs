@@ -43,6 +43,9 @@ pub struct NatsOptions {
     pub request_queue_bytes: usize,
     /// What the server lists this process as.
     pub name: String,
+    /// Below which subjects this process has its answers: those of its kind may be its own, which no other kind may
+    /// read or write (`deploy/nats/accounts.conf`).
+    pub inbox: String,
 }
 
 /// Who we are to NATS. Secrets don't show in `Debug`.
@@ -83,6 +86,7 @@ impl Default for NatsOptions {
             live_queue_bytes: 64 << 20,
             request_queue_bytes: 64 << 20,
             name: "foghorn".to_owned(),
+            inbox: "_INBOX".to_owned(),
         }
     }
 }
@@ -139,6 +143,7 @@ async fn connect_options(
     let mut connect = ConnectOptions::new()
         .ping_interval(PING_EVERY)
         .connection_timeout(CONNECT_TIMEOUT)
+        .custom_inbox_prefix(&options.inbox)
         // The subjects we send on are made of checked channels.
         .skip_subject_validation(true)
         // The client's own delays have no jitter.
