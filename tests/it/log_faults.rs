@@ -23,7 +23,9 @@ pub(crate) struct FaultyJournal {
     pub(crate) later: AtomicU64,
     /// The epoch that this one continues, and its first seq: as the journal says, or else as set here.
     pub(crate) continues: parking_lot::Mutex<Option<(Epoch, u64)>>,
-    /// The number of times a new epoch was asked for.
+    /// So often it does not begin a new epoch when asked to, and says that it can't be reached.
+    pub(crate) unwilling: AtomicU64,
+    /// The number of times a new epoch was begun.
     pub(crate) begun: AtomicU64,
 }
 
@@ -35,6 +37,7 @@ impl FaultyJournal {
             behind: u64::MAX.into(),
             later: 0.into(),
             continues: None.into(),
+            unwilling: 0.into(),
             begun: 0.into(),
         }
     }
@@ -128,6 +131,10 @@ impl Journal for FaultyJournal {
         first_seq: Option<u64>,
     ) -> Future<'_, Result<Epoch, JournalError>> {
         async move {
+            let less = |times: u64| times.checked_sub(1);
+            if self.unwilling.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+                return Err(JournalError::Unavailable("no leader answers".to_owned()));
+            }
             let now = self.bounds(shard).await?.epoch;
             if now == old {
                 self.later.fetch_add(1, Ordering::SeqCst);

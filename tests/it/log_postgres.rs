@@ -563,6 +563,8 @@ async fn an_epoch_that_began_after_a_loss_that_nobody_noticed_is_begun_again() {
     let old = other_journal(&mut subject, 1).await;
     // Whoever noticed the second loss saw nothing of the first.
     *subject.journal.continues.lock() = Some((old, 7));
+    // Nor is it forgotten when it can't be told at once.
+    subject.journal.unwilling.store(1, Ordering::SeqCst);
     subject.write();
     epoch_begun(&subject).await;
     let (late, now) = (Epoch::new(old.get() + 1), Epoch::new(old.get() + 2));

@@ -124,6 +124,18 @@ impl Directory {
         found
     }
 
+    /// Drops what is asked of a stream and awaited by nobody.
+    pub(crate) fn forget_given_up(&self, id: ClientId) {
+        let mut part = self.part(id).lock();
+        let Entry::Occupied(mut asks) = part.asks.entry(id.key()) else { return };
+        let before = asks.get().len();
+        asks.get_mut().retain(Ask::is_awaited);
+        self.waiting.fetch_sub(before - asks.get().len(), Ordering::SeqCst);
+        if asks.get().is_empty() {
+            asks.remove();
+        }
+    }
+
     /// How many asks there have been.
     pub(crate) fn asks_made(&self) -> u64 {
         self.made.load(Ordering::SeqCst)
@@ -189,7 +201,11 @@ mod tests {
             assert!(directory.take(id).is_some());
         }
         assert!(directory.take(id).is_none() && strange.try_recv().is_err() && directory.asked().is_empty());
+        drop(made(7).unwrap());
         let mut last = made(7).unwrap();
+        drop(made(7));
+        directory.forget_given_up(id);
+        assert_eq!(directory.waiting.load(Ordering::SeqCst), 1);
         directory.closed(id);
         assert_eq!(last.try_recv().err(), Some(oneshot::error::TryRecvError::Closed));
         assert_eq!(

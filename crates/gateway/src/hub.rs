@@ -348,11 +348,14 @@ impl Hub {
 
     /// Asks something of a stream; whoever serves it is told.
     pub(crate) fn ask(&self, ask: Ask) -> Result<(), NotAsked> {
-        if let Some(waiter) = self.directory.ask(ask)? {
-            waiter.mark(self.now_ms());
-            waiter.asker.wake();
+        match self.directory.ask(ask)? {
+            Some(waiter) => {
+                waiter.mark(self.now_ms());
+                waiter.asker.wake();
+            }
+            // A reactor serves it, or takes it on and looks then.
+            None => self.wake_reactors(),
         }
-        self.wake_reactors();
         Ok(())
     }
 

@@ -311,7 +311,6 @@ impl Ingest {
                 false
             }
             Ok(Replay::Page(batch)) => {
-                state.fill_backoff.reset();
                 let more = batch.to < batch.tip && batch.to > batch.from;
                 if state.warm_at.is_some_and(|warm| batch.to >= warm.min(batch.tip)) {
                     state.warm_at = Some(batch.to);
@@ -321,6 +320,12 @@ impl Ingest {
                     return false;
                 }
                 self.drain_pending(state);
+                if batch.to > batch.from || state.pending.batches.is_empty() {
+                    state.fill_backoff.reset();
+                } else {
+                    // What waits comes after more than the journal has: that may never be there again.
+                    state.retry_at = Instant::now() + state.fill_backoff.next_wait();
+                }
                 more && (state.warm_at.is_some()
                     || !state.pending.batches.is_empty()
                     || state.last_batch.elapsed() >= POLL_AFTER)

@@ -28,6 +28,7 @@ use crate::change::{self, Ask, Changed};
 use crate::client_id::ClientId;
 use crate::directory::NotAsked;
 use crate::http::{Api, TYPES_MAX, are_types, check_number, topic};
+use crate::hub::Hub;
 use crate::metrics::ChangeOutcome;
 use crate::subscription::Subscription;
 
@@ -37,8 +38,9 @@ pub(crate) const PATH: &str = "/api/events/subscribe";
 const BODY_BYTES: usize = 64 * 1024;
 /// How long a stream may take to be changed. One whose socket takes nothing may take longer than anybody waits.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Questions of other gateways that are answered at a time; the rest wait in the bus's bounded queue.
-const ANSWERED_MAX: usize = 64;
+/// Questions of other gateways that are answered at a time, each with a body of up to 64 KiB; the rest wait in the
+/// bus's bounded queue. Streams whose sockets take nothing hold each for as long as it may take.
+const ANSWERED_MAX: usize = 512;
 
 /// What a request says.
 #[derive(Debug, Deserialize)]
@@ -159,6 +161,9 @@ impl Api {
             NotAsked::Unknown => change::unknown(),
             NotAsked::Busy => change::unreachable("several changes of it wait to be made"),
         })?;
+        // Also where whoever asked has gone.
+        let _given_up = GivenUp { hub: &self.shared.hub, client_id };
+        // Moved in, and so dropped before that.
         match timeout(PATIENCE, answered).await {
             Ok(Ok(changed)) => changed,
             // It ended first.
@@ -177,6 +182,18 @@ impl Api {
         let subscription = Subscription::new(&all, self.shared.hub.shard_count());
         self.check_cursor_fits(&subscription)?;
         Ok(subscription)
+    }
+}
+
+/// When it is dropped, what nobody waits for any more is forgotten.
+struct GivenUp<'a> {
+    hub: &'a Hub,
+    client_id: ClientId,
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.hub.directory.forget_given_up(self.client_id);
     }
 }
 

@@ -38,7 +38,8 @@ const LOOK_ASLEEP: Duration = Duration::from_secs(1);
 const ASLEEP_AFTER: Duration = Duration::from_secs(1);
 /// Most channels that are published on side by side.
 const CHANNELS_MAX: usize = 64;
-/// How often the journal may refuse an event before it is set aside; with the pauses between, over a minute.
+/// How often the journal may refuse an event before it is set aside; with the pauses between, half a minute
+/// or more.
 const REFUSALS_MAX: u32 = 20;
 /// How often the backlog is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
@@ -414,7 +415,7 @@ impl Tenure<'_> {
                 }
                 rang = timeout(LOOK_ASLEEP, self.bell.notified()).await.is_ok();
             } else if begun.elapsed() >= ASLEEP_AFTER {
-                outbox.sleep(self.term, true).await?;
+                outbox.ask_to_be_notified(self.term).await?;
                 asleep = true;
             } else {
                 sleep(LOOK_BUSY).await;

@@ -128,6 +128,8 @@ impl Outbox {
             ("statement_timeout", format!("{}ms", STATEMENT.as_millis())),
             ("lock_timeout", format!("{}ms", STATEMENT.as_millis() / 2)),
             ("idle_in_transaction_session_timeout", "60s".to_owned()),
+            // Whatever the database's default is: statements here wait for each other's rows, and go on.
+            ("default_transaction_isolation", "read committed".to_owned()),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
@@ -205,10 +207,10 @@ impl Outbox {
         held(released.bind(term).execute(&self.pool).await?.rows_affected())
     }
 
-    /// Says whether transactions are to notify.
-    pub(crate) async fn sleep(&self, term: i64, asleep: bool) -> Result<(), OutboxError> {
-        let said = sqlx::query("UPDATE foghorn.outbox_state SET asleep = $2 WHERE term = $1");
-        held(said.bind(term).bind(asleep).execute(&self.pool).await?.rows_affected())
+    /// Has transactions notify from now on, until something is taken.
+    pub(crate) async fn ask_to_be_notified(&self, term: i64) -> Result<(), OutboxError> {
+        let said = sqlx::query("UPDATE foghorn.outbox_state SET asleep = true WHERE term = $1");
+        held(said.bind(term).execute(&self.pool).await?.rows_affected())
     }
 
     /// Whether anything waits.

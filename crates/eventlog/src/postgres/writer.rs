@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::append::Batch;
 use super::chores::chores;
-use super::connection::Writing;
+use super::connection::{Connection, Writing};
 use super::measure::measure;
 use super::resend::resend;
 use super::state::{Known, WriteError, WriterHead};
-use super::{Database, Head};
+use super::{Database, Head, READ_DEADLINE};
 use crate::metrics::Metrics;
 use crate::shared::{Clock, SharedPolicies};
 
@@ -152,6 +152,19 @@ impl Writer {
         Ok(now)
     }
 
+    /// An error unless the head is still what this writer believes: the database may have been put back while it was
+    /// compared with the journal.
+    async fn check_head(&self, head: WriterHead) -> Result<(), Ended> {
+        let connection = Connection::new(&self.database).await.map_err(WriteError::from)?;
+        let found = connection.within(READ_DEADLINE, async |c| c.standing(self.shard).await).await;
+        let found = found.map_err(WriteError::from)?;
+        let is_ours = found.is_some_and(|(standing, digest)| {
+            let at = (standing.epoch, standing.tip, standing.term, digest);
+            at == (head.epoch, head.seq, head.term, head.digest)
+        });
+        if is_ours { Ok(()) } else { Err(WriteError::Fenced.into()) }
+    }
+
     /// Begins another epoch after one that begins too late: at `differs`, before it, the log has what the journal
     /// no longer has, and whoever else has it is to be told too.
     async fn begin_again(&self, epoch: Epoch, first_seq: u64, differs: u64) -> Result<(), Ended> {
@@ -253,12 +266,16 @@ impl Tenure<'_> {
                 Some(_) => 0,
                 None => bounds.first.min(bounds.first_seq).saturating_sub(1),
             };
+            let again = kept.zip(unnoticed.flatten());
+            if let Some((kept, differs)) = again {
+                // First, so that it is not forgotten should anything fail: the log has yet to follow.
+                writer.check_head(head).await?;
+                writer.begin_again(bounds.epoch, kept.through + 1, differs).await?;
+            }
             let since = writer.resent_since(head).await?;
             let begin = async |c: &mut Writing| c.begin_epoch(head, bounds.epoch, begins, kept, since).await;
             head = on_database(writer, begin).await?;
-            // Only now is it sure that the database was not put back while it was compared.
-            if let Some((kept, differs)) = kept.zip(unnoticed.flatten()) {
-                writer.begin_again(bounds.epoch, kept.through + 1, differs).await?;
+            if again.is_some() {
                 // At most once: what the log has now, the journal has.
                 return Box::pin(self.align(head)).await;
             }

@@ -824,8 +824,11 @@ impl Reactor {
             return;
         }
         let asked = self.hub.directory.asked();
+        if asked.is_empty() {
+            return;
+        }
         let is_meant = |listener: &Listener| asked.binary_search(&listener.seat.client_id().key()).is_ok();
-        let meant = self.listeners.iter().filter(|(_, listener)| !asked.is_empty() && is_meant(listener));
+        let meant = self.listeners.iter().filter(|(_, listener)| is_meant(listener));
         let keys: Vec<Key> = meant.map(|(key, _)| narrow(key)).collect();
         keys.into_iter().for_each(|key| self.answer(key));
     }

@@ -256,3 +256,32 @@ async fn a_difference_that_nobody_can_compare_any_more_is_told_to_the_log() {
     sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
     until(&mut running, &hub, 2, 0).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_journal_does_not_have_is_asked_for_less_and_less_often() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let asked = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let log = {
+        let asked = asked.clone();
+        TestLog::new(1, 10, 10, move |query| {
+            asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            page(1, query.after, query.after)
+        })
+    };
+    let sender = feed.opens();
+    // The feed goes on; what is between was lost.
+    sender.send(live(1, 20, 25)).unwrap();
+    let begun = Instant::now();
+    let beacons = async {
+        while begun.elapsed() < Duration::from_secs(20) {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            sender.send(live(1, 25, 25)).unwrap();
+        }
+    };
+    tokio::select! {
+        () = pin!(ingest(&hub, &feed, &log).run()) => unreachable!("it runs for ever"),
+        () = beacons => {}
+    }
+    let asked = asked.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((5..40).contains(&asked), "{asked} questions in 20 s");
+}
