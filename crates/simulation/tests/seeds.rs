@@ -11,7 +11,7 @@ const SEEDS: u64 = 3000;
 /// So many are run twice.
 const TWICE: u64 = 60;
 /// A mutant is noticed within so many.
-const NOTICED_WITHIN: u64 = 1500;
+const NOTICED_WITHIN: u64 = 4000;
 
 /// Runs seeds on all cores, until `enough`.
 fn run_all(seeds: u64, mutant: Option<Mutant>, enough: impl Fn(&Outcome) -> bool + Sync) -> Vec<Outcome> {
