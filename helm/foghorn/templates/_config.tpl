@@ -32,10 +32,8 @@
 {{- $is := dict .component true -}}
 {{- $address := $v.listenAddress -}}
 shards = {{ int64 $c.shards }}
-{{- if and $is.eventlog $v.mtls.secret }}
-allow_anonymous = false
-{{- else if $is.eventlog }}
-# An event log asks nobody; who may reach it is up to the network policy.
+{{- if $is.eventlog }}
+# An event log knows no tokens; who may reach it is up to the network policy, and to mtls.secret.
 allow_anonymous = true
 {{- else }}
 allow_anonymous = {{ include "foghorn.open" .root }}
