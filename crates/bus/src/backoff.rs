@@ -1,6 +1,12 @@
-//! Waiting between attempts.
+//! Waiting between attempts, and seldom saying so.
 
 use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// How often the same complaint is logged.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 
 /// Exponential backoff with full jitter: each wait is random between zero and a bound that doubles
 /// from `first` to `most`, so that many clients of a thing that came back don't come back together.
@@ -39,5 +45,20 @@ impl Default for Backoff {
     /// From 100 ms up to 5 s.
     fn default() -> Self {
         Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+    }
+}
+/// Says when to log what would otherwise be logged too often.
+#[derive(Debug, Default)]
+pub struct Rarely(Mutex<Option<Instant>>);
+
+impl Rarely {
+    /// Whether it has not been said for 5 s; then it counts as said now.
+    pub fn now(&self) -> bool {
+        let mut said = self.0.lock();
+        let due = said.is_none_or(|said| said.elapsed() >= COMPLAIN_EVERY);
+        if due {
+            *said = Some(Instant::now());
+        }
+        due
     }
 }

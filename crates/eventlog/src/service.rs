@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foghorn_bus::backoff::Backoff;
+use foghorn_bus::backoff::{Backoff, Rarely};
 use foghorn_bus::journal::Journal;
 use foghorn_bus::lease::Leases;
 use foghorn_bus::log::EventLog;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -16,9 +15,6 @@ use crate::postgres::retention::Retention;
 use crate::postgres::writer::Writer;
 use crate::postgres::{Database, MigrateError, PostgresLog, PostgresOptions, migrate, words};
 use crate::shared::{Clock, SharedPolicies};
-
-/// How often a log line repeats what a start waits for.
-const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// What an event log service works on.
 #[derive(Clone)]
@@ -84,7 +80,7 @@ impl Service {
 
     async fn migrate(&self) -> Result<(), MigrateError> {
         let mut backoff = Backoff::default();
-        let mut said: Option<Instant> = None;
+        let rarely = Rarely::default();
         loop {
             let error = match migrate(&self.postgres.url).await {
                 Ok(_) => return Ok(()),
@@ -93,8 +89,7 @@ impl Service {
                 Err(error) => return Err(error),
             };
             self.metrics.failed("migrate");
-            if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-                said = Some(Instant::now());
+            if rarely.now() {
                 let (place, error) = (self.postgres.place(), words(&error));
                 tracing::warn!(place, error, "PostgreSQL can't be reached yet; trying again");
             }

@@ -5,7 +5,6 @@
 //! unready, and says so. Meanwhile its other ports are reserved and refuse connections: one that was
 //! accepted and not answered would keep a listener or publisher from the replicas that are ready.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ use foghorn_rpc::client::RemoteEventLog;
 use foghorn_rpc::v1::event_log_server;
 use foghorn_telemetry::health::Part;
 
-use crate::config::Config;
+use crate::config::{Config, given};
 use crate::jwks;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
 use crate::{revocations, tickets};
@@ -243,7 +242,6 @@ fn nats_options(config: &Config, service: &str) -> NatsOptions {
     } else {
         None
     };
-    let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
     let tls =
         NatsTls { authority: given(&nats.ca), certificate: given(&nats.certificate).zip(given(&nats.key)) };
     NatsOptions {

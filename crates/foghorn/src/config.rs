@@ -10,7 +10,7 @@ mod secrets;
 mod urls;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -327,7 +327,6 @@ impl Default for EventLog {
 impl EventLog {
     /// How event logs are known and this process to them, if they speak TLS.
     pub(crate) fn tls(&self) -> Option<ClientFiles> {
-        let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
         let identity = given(&self.certificate).zip(given(&self.key));
         given(&self.ca).map(|authority| ClientFiles { table: "eventlog", authority, identity })
     }
@@ -336,13 +335,15 @@ impl EventLog {
 impl GrpcTls {
     /// The files' certificate and key, if there are some.
     pub(crate) fn load(&self) -> Result<Option<Arc<Identity>>, String> {
-        if self.certificate.as_os_str().is_empty() {
-            return Ok(None);
-        }
-        let authority = (!self.client_ca.as_os_str().is_empty()).then_some(&*self.client_ca);
-        let identity = Identity::load_grpc(&self.certificate, &self.key, authority)?;
+        let Some(certificate) = given(&self.certificate) else { return Ok(None) };
+        let identity = Identity::load_grpc(&certificate, &self.key, given(&self.client_ca).as_deref())?;
         Ok(Some(Arc::new(identity)))
     }
+}
+
+/// A path that is configured; an empty one is none.
+pub(crate) fn given(path: &Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
 }
 
 impl Http {

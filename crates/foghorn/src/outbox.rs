@@ -1,9 +1,8 @@
 //! Transactional publishing: `foghorn outbox`, its installation, and the same within standalone.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use foghorn_bus::backoff::Backoff;
+use foghorn_bus::backoff::{Backoff, Rarely};
 use foghorn_bus::journal::Journal;
 use foghorn_bus::log::EventLog;
 use foghorn_eventlog::postgres::{MigrateError, PostgresOptions, migrate_by};
@@ -15,14 +14,10 @@ use foghorn_outbox::table::{Outbox, OutboxError};
 use foghorn_telemetry::health::Part;
 use foghorn_telemetry::shutdown::Shutdown;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::cluster::{bus_error, connect, migrate_error, parameters, remote_log};
 use crate::config::Config;
 use crate::process::{Misconfigured, Process, check_exposure, spawn_admin};
-
-/// How often a log line repeats what a start waits for.
-const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// `foghorn outbox install`.
 pub(crate) async fn install(
@@ -115,7 +110,7 @@ async fn drain(
 /// choice of this one's.
 async fn wait_for(outbox: &Outbox, part: Option<&Part>, place: &str) -> anyhow::Result<()> {
     let mut backoff = Backoff::default();
-    let mut said: Option<Instant> = None;
+    let rarely = Rarely::default();
     loop {
         let error = match outbox.check().await {
             Ok(()) => {
@@ -130,8 +125,7 @@ async fn wait_for(outbox: &Outbox, part: Option<&Part>, place: &str) -> anyhow::
         if let Some(part) = part {
             part.not_ready(format!("{place}: {error}"));
         }
-        if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-            said = Some(Instant::now());
+        if rarely.now() {
             tracing::warn!(place, %error, "the outbox can't be drained yet; trying again");
         }
         backoff.wait().await;

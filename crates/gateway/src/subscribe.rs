@@ -161,9 +161,8 @@ impl Api {
             NotAsked::Unknown => change::unknown(),
             NotAsked::Busy => change::unreachable("several changes of it wait to be made"),
         })?;
-        // Also where whoever asked has gone.
+        // Also where whoever asked has gone. It is dropped after the receiver, by which an ask that is given up is known.
         let _given_up = GivenUp { hub: &self.shared.hub, client_id };
-        // Moved in, and so dropped before that.
         match timeout(PATIENCE, answered).await {
             Ok(Ok(changed)) => changed,
             // It ended first.

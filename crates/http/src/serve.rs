@@ -18,7 +18,7 @@ use crate::Handler;
 use crate::client::Network;
 use crate::connections::{Connections, Open, Places};
 use crate::stall::StallLimit;
-use crate::tls::{H2, Identity};
+use crate::tls::{H2, Identity, follow};
 use crate::transport::Transport;
 
 /// How long a peer may take nothing of an answer that waits for it: it holds memory while it waits. Proxies
@@ -91,14 +91,8 @@ pub async fn serve(
     preamble: Preamble,
     stop: watch::Receiver<bool>,
 ) {
-    let follow = async {
-        match &preamble.tls {
-            Some(identity) => identity.follow().await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
-        () = follow => {}
+        never = follow(preamble.tls.as_deref()) => match never {},
         () = accept(listener, handler, limits, preamble.clone(), stop) => {}
     }
 }

@@ -1,5 +1,6 @@
 //! Certificates and keys from files: a listener's, read again when they change, and a client's.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -84,7 +85,7 @@ impl Identity {
     /// Takes over what the files hold whenever that changes; never returns. Connections that stand keep
     /// what they were made with. Files that don't go together, as while they are being replaced, are told
     /// in the log once, and the old certificate is served meanwhile.
-    pub async fn follow(&self) {
+    async fn follow(&self) -> Infallible {
         let mut told = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -116,6 +117,14 @@ impl Identity {
         let config = self.files.config(&pems)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Loaded { pems, config };
         Ok(true)
+    }
+}
+
+/// [`Identity::follow`], where there is one; never returns.
+pub async fn follow(identity: Option<&Identity>) -> Infallible {
+    match identity {
+        Some(identity) => identity.follow().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Until when the lease surely holds, by this process's own clock: as counted from before it was asked for.
-#[derive(Debug, Clone)]
-pub(crate) struct Authority(Arc<Mutex<Instant>>);
+#[derive(Debug)]
+pub(crate) struct Authority(Mutex<Instant>);
 
 /// The lease may be over.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +17,7 @@ pub(crate) struct Expired;
 
 impl Authority {
     pub(crate) fn until(instant: Instant) -> Self {
-        Authority(Arc::new(Mutex::new(instant)))
+        Authority(Mutex::new(instant))
     }
 
     pub(crate) fn extend(&self, until: Instant) {

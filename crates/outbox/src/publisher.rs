@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foghorn_bus::backoff::Backoff;
+use foghorn_bus::backoff::{Backoff, Rarely};
 use foghorn_bus::journal::{AppendError, Journal, JournalError};
 use foghorn_bus::log::EventLog;
 use foghorn_core::entry::NewEntry;
@@ -43,8 +43,6 @@ const CHANNELS_MAX: usize = 64;
 const REFUSALS_MAX: u32 = 20;
 /// How often the backlog is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
-/// How often a log line repeats what goes wrong.
-const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Longest that the end of a process waits to give up its lease.
 const RELEASE_MOST: Duration = Duration::from_secs(2);
 
@@ -159,7 +157,7 @@ impl OutboxPublisher {
     /// Waits until nobody else drains.
     async fn take_over(&self) -> (Tenure<'_>, Attempt) {
         let mut backoff = Backoff::default();
-        let mut said = Said::default();
+        let rarely = Rarely::default();
         loop {
             let begun = Instant::now();
             match self.outbox.take_over().await {
@@ -173,7 +171,7 @@ impl OutboxPublisher {
                 }
                 Err(error) => {
                     self.metrics.failed("database");
-                    if said.again() {
+                    if rarely.now() {
                         tracing::warn!(%error, "the outbox can't be reached; trying again");
                     }
                     backoff.wait().await;
@@ -249,7 +247,7 @@ impl Tenure<'_> {
         // Nobody knows how it ended.
         let mut tried = true;
         let mut refusals: HashMap<i64, u32> = HashMap::new();
-        let (mut backoff, mut said) = (Backoff::default(), Said::default());
+        let (mut backoff, rarely) = (Backoff::default(), Rarely::default());
         loop {
             let failure = if attempt.rows.is_empty() {
                 self.wait_for_some().await?;
@@ -282,7 +280,7 @@ impl Tenure<'_> {
                 Failure::Lookup(LookupError::Log(_)) => "log",
                 _ => "journal",
             });
-            if said.again() {
+            if rarely.now() {
                 tracing::warn!(error = %failure, "events wait in the outbox; trying again");
             }
             backoff.wait().await;
@@ -429,20 +427,5 @@ impl Tenure<'_> {
         let journal = &self.publisher.journal;
         let bounds = try_join_all(journal.shards().shards().map(|shard| journal.bounds(shard))).await?;
         Ok(bounds.into_iter().map(|bounds| Tip { epoch: bounds.epoch, seq: bounds.last }).collect())
-    }
-}
-
-/// When something was last said.
-#[derive(Default)]
-struct Said(Option<Instant>);
-
-impl Said {
-    /// Whether it is time to say it again.
-    fn again(&mut self) -> bool {
-        let due = self.0.is_none_or(|at| at.elapsed() >= SAY_EVERY);
-        if due {
-            self.0 = Some(Instant::now());
-        }
-        due
     }
 }

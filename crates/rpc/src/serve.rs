@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use foghorn_http::connections::Connections;
 use foghorn_http::connections::{Open, Places};
-use foghorn_http::tls::Identity;
+use foghorn_http::tls::{Identity, follow};
 use futures::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -84,14 +84,8 @@ pub async fn serve(
         }
         tokio::time::sleep(DRAIN_DEADLINE).await;
     };
-    let follow = async {
-        match &tls {
-            Some(identity) => identity.follow().await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
-        () = follow => Ok(()),
+        never = follow(tls.as_deref()) => match never {},
         served = serving => served.map_err(io::Error::other),
         () = cut_off => {
             tracing::warn!("gRPC calls under way did not end within {DRAIN_DEADLINE:?}; cutting them off");

@@ -11,7 +11,9 @@ const SEEDS: u64 = 3000;
 /// So many are run twice.
 const TWICE: u64 = 60;
 /// A mutant is noticed within so many.
-const NOTICED_WITHIN: u64 = 4000;
+const NOTICED_WITHIN: u64 = 1500;
+/// One that other mechanisms hide: what a gateway doesn't compare, a relay and the log's writer mostly do.
+const HIDDEN_WITHIN: u64 = 4000;
 
 /// Runs seeds on all cores, until `enough`.
 fn run_all(seeds: u64, mutant: Option<Mutant>, enough: impl Fn(&Outcome) -> bool + Sync) -> Vec<Outcome> {
@@ -69,8 +71,8 @@ fn a_seed_is_one_story() {
 #[test]
 fn every_mutant_is_noticed() {
     for mutant in Mutant::ALL {
-        let noticed = run_all(NOTICED_WITHIN, Some(mutant), |_| true);
-        let first = noticed.first();
-        assert!(first.is_some(), "{mutant:?} is not noticed within {NOTICED_WITHIN} seeds");
+        let within = if mutant == Mutant::GatewaysDontCompare { HIDDEN_WITHIN } else { NOTICED_WITHIN };
+        let noticed = run_all(within, Some(mutant), |_| true);
+        assert!(!noticed.is_empty(), "{mutant:?} is not noticed within {within} seeds");
     }
 }

@@ -8,8 +8,7 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 
 use super::BusError;
 use super::link::Role;
-use super::setup::Rarely;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Rarely};
 use crate::metrics::Metrics;
 
 /// Silence after which the server is pinged. The third ping without an answer ends the connection, so a

@@ -35,9 +35,8 @@ use super::bucket::{Bucket, Put, Record};
 use super::message::Rules;
 use super::read::Reader;
 use super::seen::Seen;
-use super::setup::Rarely;
 use super::stream::{self, Info, subject_prefix};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Rarely};
 use crate::journal::Bounds;
 
 const BUCKET: &str = "FOGHORN_epochs";

@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::api::ApiError;
 use super::bucket::{Bucket, Put};
-use super::setup::{Rarely, patiently};
+use super::setup::patiently;
 use super::{Bus, BusError};
 use crate::Future;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Rarely};
 use crate::lease::{EXPIRES_AFTER, Lease, LeaseLost, Leases, RENEW_EVERY, next_term};
 use crate::metrics::Metrics;
 

@@ -16,8 +16,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::BusError;
 use super::connect::{NatsOptions, connect};
-use super::setup::{Aborted, Rarely};
-use crate::backoff::Backoff;
+use super::setup::Aborted;
+use crate::backoff::{Backoff, Rarely};
 use crate::metrics::Metrics;
 
 /// The longest wait before a client is replaced: short, as nothing works meanwhile, and long enough for

@@ -11,9 +11,9 @@ use foghorn_core::shard::{Shard, ShardCount};
 
 use super::api::Api;
 use super::pump::Pumped;
-use super::setup::Rarely;
 use super::{Bus, stream};
 use crate::Future;
+use crate::backoff::Rarely;
 use crate::live::{LiveError, LiveFeed, LiveSubscription};
 
 /// The largest batch even where the server takes more: a batch is forwarded whole to every gateway.

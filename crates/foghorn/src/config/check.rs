@@ -141,10 +141,7 @@ impl Http {
         }
         self.proxies()?;
         self.proxied()?;
-        if is_empty(&self.tls.certificate) != is_empty(&self.tls.key) {
-            return Err("http.tls.certificate and http.tls.key go together: give both PEM files, or neither"
-                .to_owned());
-        }
+        together("http.tls", &self.tls.certificate, &self.tls.key)?;
         if self.connections <= streams {
             return Err(format!(
                 "http.connections must be above gateway.connections ({streams}), not {}: a gateway that is full \
@@ -158,10 +155,7 @@ impl Http {
 
 impl GrpcTls {
     fn check(&self) -> Result<(), String> {
-        if is_empty(&self.certificate) != is_empty(&self.key) {
-            return Err("grpc.tls.certificate and grpc.tls.key go together: give both PEM files, or neither"
-                .to_owned());
-        }
+        together("grpc.tls", &self.certificate, &self.key)?;
         if !is_empty(&self.client_ca) && is_empty(&self.certificate) {
             return Err("grpc.tls.client_ca is given without grpc.tls.certificate and grpc.tls.key: only over TLS do \
                         clients show certificates"
@@ -173,10 +167,7 @@ impl GrpcTls {
 
 impl EventLog {
     fn check(&self) -> Result<(), String> {
-        if is_empty(&self.certificate) != is_empty(&self.key) {
-            return Err("eventlog.certificate and eventlog.key go together: give both PEM files, or neither"
-                .to_owned());
-        }
+        together("eventlog", &self.certificate, &self.key)?;
         if !is_empty(&self.certificate) && is_empty(&self.ca) {
             return Err(
                 "eventlog.certificate is given without eventlog.ca: say by which authority event logs are"
@@ -193,11 +184,7 @@ impl Nats {
         if !self.password.is_empty() && self.user.is_empty() {
             return Err("nats.password is given without nats.user: give both, or neither".to_owned());
         }
-        if is_empty(&self.certificate) != is_empty(&self.key) {
-            return Err(
-                "nats.certificate and nats.key go together: give both PEM files, or neither".to_owned()
-            );
-        }
+        together("nats", &self.certificate, &self.key)?;
         if !(1..=5).contains(&self.replicas) {
             return Err(format!("nats.replicas must be between 1 and 5, not {}", self.replicas));
         }
@@ -209,6 +196,16 @@ impl Nats {
         }
         Ok(())
     }
+}
+
+/// Whether both files of a certificate are given, or none.
+fn together(table: &str, certificate: &Path, key: &Path) -> Result<(), String> {
+    if is_empty(certificate) != is_empty(key) {
+        return Err(format!(
+            "{table}.certificate and {table}.key go together: give both PEM files, or neither"
+        ));
+    }
+    Ok(())
 }
 
 fn is_empty(path: &Path) -> bool {
