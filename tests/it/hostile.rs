@@ -1,5 +1,7 @@
-//! Cursors that nobody was given. Each is answered with `200`; whoever has one hears that nothing is recovered,
-//! and why, or was lucky and goes on where it says; and nobody hears another channel's events.
+//! What comes from outside and means no good.
+//!
+//! A cursor that nobody was given is answered with `200`; whoever has one hears that nothing is recovered, and why, or
+//! was lucky and goes on where it says; and nobody hears another channel's events.
 
 use foghorn_core::cursor::Cursor;
 use foghorn_core::position::{Epoch, Position};
@@ -13,6 +15,8 @@ use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 
 use crate::deployment::{Listener, standalone};
+
+mod requests;
 
 /// How many cursors are tried.
 const CASES: u32 = 400;

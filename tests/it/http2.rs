@@ -258,7 +258,7 @@ async fn a_stream_over_http2_hears_that_its_feed_is_silent_and_goes_on_where_it_
 }
 
 /// Publishes so many events one at a time; how late each was with the listeners, the latest of a hundred left out.
-async fn lateness(process: &Foghorn, listeners: &mut [Listener], texts: &[String]) -> Duration {
+pub(crate) async fn lateness(process: &Foghorn, listeners: &mut [Listener], texts: &[String]) -> Duration {
     let mut late = Vec::new();
     for text in texts {
         let begun = Instant::now();

@@ -25,6 +25,8 @@ pub(crate) struct FaultyJournal {
     pub(crate) continues: parking_lot::Mutex<Option<(Epoch, u64)>>,
     /// So often it does not begin a new epoch when asked to, and says that it can't be reached.
     pub(crate) unwilling: AtomicU64,
+    /// What it becomes when it is followed next, and what is added to that one's epoch.
+    pub(crate) becomes: parking_lot::Mutex<Option<(SqliteLog, u64)>>,
     /// The number of times a new epoch was begun.
     pub(crate) begun: AtomicU64,
 }
@@ -38,6 +40,7 @@ impl FaultyJournal {
             later: 0.into(),
             continues: None.into(),
             unwilling: 0.into(),
+            becomes: None.into(),
             begun: 0.into(),
         }
     }
@@ -76,6 +79,10 @@ impl Journal for FaultyJournal {
     }
 
     fn tail(&self, after: Position) -> BoxStream<'static, Result<Entry, JournalError>> {
+        if let Some((other, later)) = self.becomes.lock().take() {
+            *self.inner.write() = other;
+            self.later.store(later, Ordering::SeqCst);
+        }
         let (inner, later, lost) = (self.inner(), self.later.load(Ordering::SeqCst), self.lost());
         let opened = async move {
             let own = inner.bounds(after.shard).await.map(|bounds| bounds.epoch);

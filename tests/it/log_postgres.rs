@@ -545,6 +545,25 @@ async fn another_entry_at_the_head_begins_a_new_epoch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_entry_at_the_head_is_noticed_though_the_journal_is_put_back_after_it_was_compared() {
+    let mut subject = writing(ShardCount::ONE, Policies::default()).await;
+    for n in 1..=5 {
+        publish(&subject, "a", &format!("old{n}")).await;
+    }
+    subject.settle().await;
+    subject.stop_writing().await;
+    let whole = subject.journal.inner.read().clone();
+    let old = other_journal(&mut subject, 0).await;
+    let other = std::mem::replace(&mut *subject.journal.inner.write(), whole);
+    let later = subject.journal.later.swap(0, Ordering::SeqCst);
+    *subject.journal.becomes.lock() = Some((other, later));
+    subject.write();
+    epoch_begun(&subject).await;
+    let reset = reset_of(replay(&subject, old, 5, &["a"], 10, 1 << 20).await);
+    assert_eq!(reset, (ResetReason::Epoch, Epoch::new(old.get() + 1), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_that_began_after_a_loss_that_nobody_noticed_is_begun_again() {
     let mut subject = writing(ShardCount::ONE, Policies::default()).await;
     for n in 1..=5 {

@@ -5,10 +5,12 @@
 //! batches wait here, bounded in bytes, and what finds no room is only a larger gap.
 //!
 //! A gateway has no journal. What it holds it compares with what comes, and when the two are of different
-//! histories it takes nothing and asks the log, whose side compares with the journal: the answer is that
-//! the ring was right, or the new epoch in which it begins anew. Every other question to the log carries
-//! the digest of the ring's head too, so a silent feed hides nothing. An event of which the ring knows no
-//! digest it can compare itself, and says so: also then a new epoch begins, or listeners would not be told.
+//! histories it takes nothing. Two digests for one entry are proof that the journal gave a seq out twice, whichever
+//! of the two it has now: other gateways may have the other, so the log is told and begins a new epoch, in which
+//! all rings begin anew. Where only frames differ (versions may write them differently) the log is asked, whose side
+//! compares with the journal: the answer is that the ring was right, or the new epoch. Every other question to the
+//! log carries the digest of the ring's head too, so a silent feed hides nothing. An event of which the ring knows
+//! no digest it can compare itself, and says so: also then a new epoch begins, or listeners would not be told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,14 +72,14 @@ struct Filled {
 /// Why what the ring holds may not be what the journal has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doubt {
-    /// What came doesn't say what it follows: it may be of another history than the ring. What the ring had at its
-    /// end when it came.
+    /// What came doesn't say what it follows, or the ring doesn't know what it ends with: the two may be of different
+    /// histories. The last entry that the ring knew when it came.
     Unsaid(At),
-    /// What came is of another history than the ring: the log is to say which of the two is right. What the ring
-    /// had at this position when it came; it may have taken in something of the other history by now.
+    /// What came has other frames than the ring: the log is to say which of the two are right. What the ring
+    /// had at this position when they came; it may have taken in something of another history by now.
     Differs(At),
-    /// At this position the ring has another event than the journal, or had another than what came, and nobody can
-    /// compare it any more.
+    /// At this position there have been two entries: the ring has another event than the journal, or had another
+    /// digest than what came, or other frames that nobody can compare any more.
     Other(Epoch, u64),
 }
 
@@ -369,14 +371,16 @@ impl Ingest {
         }
     }
 
-    /// Takes in a batch. One that goes on where the ring ends, and doesn't say what it takes the entry there to
-    /// be, may be of another history: then the log is asked what the journal has there.
+    /// Takes in a batch. One that goes on where the ring ends may be of another history when it doesn't say what it
+    /// takes the entry there to be, or the ring doesn't know: then the log is asked what the journal has at the last
+    /// entry that is known, and after it.
     fn apply(&self, state: &mut State, batch: &Batch) -> Applied {
-        let at = self.at();
+        let (at, known) = (self.at(), self.newest_known());
         let applied = self.hub.apply(batch);
-        let unsaid = batch.from == at.after && batch.from_digest == Digest::NONE && at.digest != Digest::NONE;
+        let compared = batch.from_digest != Digest::NONE && at.digest != Digest::NONE;
+        let unsaid = batch.from == at.after && !compared && known.digest != Digest::NONE;
         if applied == Applied::Advanced && unsaid && state.doubt.is_none() {
-            state.doubt = Some(Doubt::Unsaid(at));
+            state.doubt = Some(Doubt::Unsaid(known));
         }
         applied
     }
@@ -399,11 +403,15 @@ impl Ingest {
     /// What came is of another history than the ring.
     fn doubt(&self, state: &mut State, batch: &Batch) {
         self.hub.metrics.regresses.inc();
-        if state.doubt.is_none() {
-            let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.other_digest(batch)));
-            let at = other.map(|(after, digest)| At { epoch: batch.epoch, after, digest });
-            state.doubt = Some(Doubt::Differs(at.unwrap_or_else(|| self.newest_known())));
+        let other = self.hub.with_ring(self.shard, |ring| ring.and_then(|ring| ring.other_digest(batch)));
+        if let Some(seq) = other {
+            if !matches!(state.doubt, Some(Doubt::Other(..))) {
+                tracing::error!(shard = %self.shard, seq, "what comes has another entry than the ring at the same position; the log is told");
+            }
+            state.doubt = Some(Doubt::Other(batch.epoch, seq));
+        } else if state.doubt.is_none() {
             tracing::warn!(shard = %self.shard, "what comes has other events than the ring at the same positions; asking the log which are right");
+            state.doubt = Some(Doubt::Differs(self.newest_known()));
         }
     }
 

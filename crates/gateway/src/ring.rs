@@ -243,12 +243,12 @@ impl Ring {
         self.other_digest(batch).is_some() || self.first_other(batch).is_some()
     }
 
-    /// The first boundary of a batch at which it has another digest than the ring, and the ring's.
-    pub fn other_digest(&self, batch: &Batch) -> Option<(u64, Digest)> {
+    /// The first boundary of a batch at which it has another digest than the ring.
+    pub fn other_digest(&self, batch: &Batch) -> Option<u64> {
         let boundaries = [(batch.from, batch.from_digest), (batch.to, batch.to_digest)];
         boundaries.into_iter().filter(|(_, digest)| *digest != Digest::NONE).find_map(|(seq, digest)| {
             let known = self.digests.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
-            Some(self.digests[known]).filter(|(_, known)| *known != digest)
+            (self.digests[known].1 != digest).then_some(seq)
         })
     }
 

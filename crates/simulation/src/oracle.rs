@@ -112,6 +112,7 @@ pub fn judge(
             kept: BTreeMap::new(),
             excused: BTreeSet::new(),
             origins: BTreeMap::new(),
+            asked_at: Duration::ZERO,
             live_since: None,
         };
         judged.judge();
@@ -312,7 +313,9 @@ struct Judged<'a, 'v> {
     excused: BTreeSet<(Shard, u64)>,
     /// Where it began, as far as it still has what came then.
     origins: BTreeMap<Shard, u64>,
-    /// Since when it is live on the stream that it has.
+    /// When it asked for the stream that it has.
+    asked_at: Duration,
+    /// Since when it is live on that.
     live_since: Option<Duration>,
 }
 
@@ -405,7 +408,7 @@ impl<'a> Judged<'a, '_> {
             match what {
                 Seen::Asked { last_event_id: asked, .. } => {
                     (live, open, owes_reset) = (false, true, false);
-                    self.live_since = None;
+                    (self.asked_at, self.live_since) = (at, None);
                     last_event_id.clone_from(asked);
                 }
                 Seen::Connected { recovered, id: Some(id) } => match &mut segment {
@@ -617,12 +620,13 @@ impl<'a> Judged<'a, '_> {
             }
             ResetReason::Hole => now == before && to > from && crosses(shard, from, to),
             ResetReason::Cursor => {
-                let is_lost = |cause: Cause| match cause {
-                    Cause::Lost(of, last) => of == shard && last < from,
+                // An open stream has passed more than it told, where there was nothing for its client.
+                let is_lost = |since: Duration, cause: Cause| match cause {
+                    Cause::Lost(of, last) => of == shard && (last < from || since >= self.asked_at),
                     Cause::RecordBack(of) => of == shard,
                     _ => false,
                 };
-                truth.caused(at, is_lost)
+                truth.causes.iter().any(|(since, cause)| *since <= at && is_lost(*since, *cause))
             }
             ResetReason::Subscription => false,
         };

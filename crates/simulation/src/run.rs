@@ -8,7 +8,7 @@ use std::time::Duration;
 use foghorn_core::shard::ShardCount;
 use foghorn_fanout::publish::Ack;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::client::{Client, Seen};
 use crate::cluster::{Cluster, Kind};
@@ -21,6 +21,8 @@ use crate::world::World;
 /// How long everything has to find together again once it is healed: the longest backoffs, doubts and patience
 /// one after the other.
 const SETTLES: Duration = Duration::from_secs(40);
+/// How long publishing an event may take then, the retries included.
+const ACKED_WITHIN: Duration = Duration::from_secs(60);
 /// How long the last events have to reach everybody.
 const ARRIVES: Duration = Duration::from_secs(12);
 const CHANNELS: [&[&str]; 4] = [&["a.0", "a.1"], &["s.0", "s.1"], &["b.0", "b.1"], &["n.0", "l.0"]];
@@ -133,13 +135,18 @@ async fn scenario(seed: u64, mutant: Option<Mutant>) -> Outcome {
     clients.iter().for_each(|client| client.settle());
     sleep(SETTLES).await;
     world.tell("world", "the last events");
+    let mut unacked = Vec::new();
     for channel in CHANNELS.concat() {
         let event = ToPublish { channel, data: format!("{channel}#last"), ttl: None, ack: Ack::Durable };
-        publish_one(&cluster, &published, event).await;
+        if timeout(ACKED_WITHIN, publish_one(&cluster, &published, event)).await.is_err() {
+            let what = format!("the last event of {channel} was not acked within {ACKED_WITHIN:?}");
+            unacked.push(Violation { who: "publisher".to_owned(), what });
+        }
     }
     sleep(ARRIVES).await;
     let acked = published.acked();
-    let violations = judge(&cluster, trouble, &clients, &acked);
+    let mut violations = judge(&cluster, trouble, &clients, &acked);
+    violations.append(&mut unacked);
     let mut resets = std::collections::BTreeMap::new();
     let mut deliveries = 0;
     for (_, seen) in clients.iter().flat_map(|client| client.seen()) {

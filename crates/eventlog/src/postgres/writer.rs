@@ -13,7 +13,7 @@ use foghorn_bus::backoff::Backoff;
 use foghorn_bus::journal::{Bounds, Journal, JournalError};
 use foghorn_bus::lease::{EXPIRES_AFTER, Lease, Leases, RENEW_EVERY};
 use foghorn_core::entry::Entry;
-use foghorn_core::position::{Epoch, Position};
+use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::shard::Shard;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, OptionFuture, join};
@@ -80,12 +80,10 @@ pub(super) enum Ended {
 
 type Tail = BoxStream<'static, Result<Entry, JournalError>>;
 
-/// Why following a tail ended without anything being wrong with this tenure.
-enum Realign {
-    /// The epoch changed or entries are missing: look at what the journal has.
-    Bounds,
-    /// The tail broke.
-    Tail,
+/// The last entry that was taken over.
+struct Taken {
+    seq: u64,
+    digest: Digest,
 }
 
 impl Writer {
@@ -212,22 +210,23 @@ impl Tenure<'_> {
         loop {
             let seq = head.seq;
             head = self.align(head).await?;
-            let at = Position { shard: writer.shard, epoch: head.epoch, seq: head.seq };
+            // From the head's own entry on, which the tail is to give once more: what `align` has compared may have
+            // been lost since.
+            let after = head.seq - u64::from(head.seq > 0 && head.digest != Digest::NONE);
+            let at = Position { shard: writer.shard, epoch: head.epoch, seq: after };
             let tail = writer.journal.tail(at);
             let reached = AtomicU64::new(head.seq);
             let beside = join(chores(writer, head.epoch, &reached), resend(writer, head.epoch, &reached));
             let mut beside = pin!(beside);
-            let realign = tokio::select! {
+            tokio::select! {
                 biased;
-                realign = self.follow(tail, &mut head, &reached) => realign?,
+                ended = self.follow(tail, &mut head, &reached) => ended?,
                 (never, _) = &mut beside => match never {},
-            };
+            }
             if head.seq > seq {
                 backoff.reset();
             }
-            if let Realign::Tail = realign {
-                backoff.wait().await;
-            }
+            backoff.wait().await;
         }
     }
 
@@ -292,34 +291,34 @@ impl Tenure<'_> {
         Ok(head)
     }
 
-    /// Takes over what the tail gives, until it ends or there is a gap in it. What was taken before that
-    /// is stored first.
+    /// Takes over what the tail gives, until it ends, or what it gives doesn't follow: a gap, another entry at the
+    /// head, another epoch. What was taken before that is stored first.
     async fn follow(
         &mut self,
         mut tail: Tail,
         head: &mut WriterHead,
         reached: &AtomicU64,
-    ) -> Result<Realign, Ended> {
+    ) -> Result<(), Ended> {
         let writer = self.writer;
         let mut renew = interval(RENEW_EVERY);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut taken = head.seq;
+        let mut taken = Taken { seq: head.seq, digest: head.digest };
         let mut waiting = Batch::default();
         let mut due = Instant::now();
-        let mut ending: Option<Realign> = None;
+        let mut ended = false;
         let mut commit: OptionFuture<BoxFuture<'_, Result<Stored, WriteError>>> = None.into();
         let mut committing = false;
         let mut connection = None;
         loop {
-            let ready = waiting.is_full() || ending.is_some() || Instant::now() >= due;
+            let ready = waiting.is_full() || ended || Instant::now() >= due;
             if !committing && !waiting.is_empty() && ready {
                 let batch = std::mem::take(&mut waiting);
                 let known = Arc::clone(&self.known);
                 commit = Some(store(writer, connection.take(), known, *head, batch).boxed()).into();
                 committing = true;
             }
-            if !committing && waiting.is_empty() && ending.is_some() {
-                return Ok(ending.unwrap_or(Realign::Tail));
+            if !committing && waiting.is_empty() && ended {
+                return Ok(());
             }
             tokio::select! {
                 biased;
@@ -340,11 +339,11 @@ impl Tenure<'_> {
                     let late = |_| foghorn_bus::lease::LeaseLost(format!("no answer within {EXPIRES_AFTER:?}"));
                     kept.map_err(late)??;
                 }
-                first = tail.next(), if ending.is_none() && !waiting.is_full() => {
+                first = tail.next(), if !ended && !waiting.is_full() => {
                     if waiting.is_empty() {
                         due = Instant::now() + LINGER;
                     }
-                    ending = gather(writer, &mut tail, first, &mut taken, &mut waiting).await?;
+                    ended = gather(writer, &mut tail, first, &mut taken, &mut waiting).await?;
                 }
             }
         }
@@ -352,36 +351,37 @@ impl Tenure<'_> {
 }
 
 /// Takes in what the tail has ready, as far as the batch has room: waiting for each entry apart costs more
-/// than taking it. What ended it, if anything did.
+/// than taking it. Whether it ended, or no longer follows.
 async fn gather(
     writer: &Writer,
     tail: &mut Tail,
     first: Option<Result<Entry, JournalError>>,
-    taken: &mut u64,
+    taken: &mut Taken,
     waiting: &mut Batch,
-) -> Result<Option<Realign>, Ended> {
+) -> Result<bool, Ended> {
     let mut next = Some(first);
     while let Some(entry) = next.take() {
         match entry {
+            Some(Ok(entry)) if entry.seq == taken.seq && entry.digest == taken.digest => {}
             Some(Ok(entry)) => {
-                if entry.seq > *taken + 1 && writer.is_hole(*taken + 1).await? {
-                    return Ok(Some(Realign::Bounds));
+                let due = taken.seq + 1;
+                if entry.seq < due || entry.seq > due && writer.is_hole(due).await? {
+                    return Ok(true);
                 }
-                *taken = entry.seq;
+                *taken = Taken { seq: entry.seq, digest: entry.digest };
                 waiting.push(entry, &writer.metrics);
             }
-            Some(Err(JournalError::Epoch { .. })) => return Ok(Some(Realign::Bounds)),
             Some(Err(error)) => {
-                tracing::debug!(%error, "the journal's tail broke and is made anew");
-                return Ok(Some(Realign::Tail));
+                tracing::debug!(%error, "the journal's tail ended and is made anew");
+                return Ok(true);
             }
-            None => return Ok(Some(Realign::Tail)),
+            None => return Ok(true),
         }
         if !waiting.is_full() {
             next = tail.next().now_or_never();
         }
     }
-    Ok(None)
+    Ok(false)
 }
 
 struct Stored {

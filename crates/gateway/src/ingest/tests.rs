@@ -151,10 +151,15 @@ fn ends_unknown(feed: &TestFeed) -> mpsc::UnboundedSender<Arc<Batch>> {
     sender
 }
 
+/// What follows the same entry with other events.
+fn other_frames() -> Arc<Batch> {
+    with_digests(&batch(1, 12, 14, "a", None, "y"), Digest(12), Digest(14))
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_batch_of_another_history_is_not_taken_and_the_log_is_asked_at_once() {
+async fn a_batch_of_another_history_is_not_taken_and_the_log_is_told_at_once() {
     let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
-    let log = regressed_at(12, Digest(12));
+    let log = regressed_at(12, Digest::OTHER);
     let sender = ends_unknown(&feed);
     let mut running = pin!(ingest(&hub, &feed, &log).run());
     until(&mut running, &hub, 1, 13).await;
@@ -178,6 +183,18 @@ async fn a_batch_that_does_not_say_what_it_follows_is_checked_with_the_log() {
     let mut running = pin!(ingest(&hub, &feed, &log).run());
     until(&mut running, &hub, 1, 12).await;
     sender.send(live(1, 12, 13)).unwrap();
+    let took = until(&mut running, &hub, 2, 11).await;
+    assert!(took < POLL_AFTER, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_an_entry_that_the_ring_does_not_know_is_checked_with_the_log() {
+    let (hub, feed) = (hub(1 << 20), Arc::new(TestFeed::default()));
+    let log = regressed_at(12, Digest(12));
+    let sender = ends_unknown(&feed);
+    let mut running = pin!(ingest(&hub, &feed, &log).run());
+    until(&mut running, &hub, 1, 13).await;
+    sender.send(with_digests(&live(1, 13, 15), Digest(13), Digest(15))).unwrap();
     let took = until(&mut running, &hub, 2, 11).await;
     assert!(took < POLL_AFTER, "{took:?}");
 }
@@ -219,7 +236,7 @@ async fn other_events_after_the_last_digest_that_is_known_are_told_to_the_log() 
     let sender = ends_unknown(&feed);
     let mut running = pin!(ingest(&hub, &feed, &log).run());
     until(&mut running, &hub, 1, 13).await;
-    sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
+    sender.send(other_frames()).unwrap();
     let took = until(&mut running, &hub, 2, 12).await;
     assert!(took < POLL_AFTER, "nothing is begun anew in the same epoch: listeners would not be told");
 }
@@ -253,7 +270,7 @@ async fn a_difference_that_nobody_can_compare_any_more_is_told_to_the_log() {
     let sender = ends_unknown(&feed);
     let mut running = pin!(ingest(&hub, &feed, &log).run());
     until(&mut running, &hub, 1, 13).await;
-    sender.send(with_digests(&live(1, 12, 14), Digest(7), Digest(14))).unwrap();
+    sender.send(other_frames()).unwrap();
     until(&mut running, &hub, 2, 0).await;
 }
 
