@@ -128,7 +128,7 @@ enum Next {
 }
 
 enum Phase {
-    Begin(Begin),
+    Begin(Box<Begin>),
     CatchingUp,
     Live,
     Ended,
@@ -150,7 +150,7 @@ impl Connection {
             keep_alive: KeepAlive::new(&shared.config),
             behind_since: None,
         };
-        Connection::of(shared, stream, Phase::Begin(begin))
+        Connection::of(shared, stream, Phase::Begin(Box::new(begin)))
     }
 
     /// It lasts no longer than its term.
@@ -232,7 +232,7 @@ impl Connection {
                 self.phase = Phase::Ended;
                 return None;
             }
-            Phase::Begin(begin) => Box::pin(self.begin(begin)).await,
+            Phase::Begin(begin) => Box::pin(self.begin(*begin)).await,
             phase => {
                 self.phase = phase;
                 self.go_on().await
@@ -305,6 +305,7 @@ impl Connection {
             let before = self.subscription.clone();
             let changed = self.change(&ask);
             if !Arc::ptr_eq(&before, &self.subscription) {
+                chunk.heard_as(self.subscription.id());
                 chunk.keep_alive(&self.courses);
             }
             ask.answer(changed);
@@ -332,7 +333,7 @@ impl Connection {
         }
         let seat = self.life.seat.as_mut().ok_or_else(change::unknown)?;
         seat.limit(granted.term);
-        Ok(Changed::new(&self.courses, seat))
+        Ok(Changed::new(&self.subscription, &self.courses, seat))
     }
 
     fn is_asked(&self) -> bool {
@@ -616,7 +617,7 @@ impl Connection {
     }
 
     fn chunk(&self) -> Chunk {
-        Chunk::new(self.subscription.form)
+        Chunk::new(self.subscription.form, self.subscription.id())
     }
 
     /// Says goodbye: why, where to go on, and when.
@@ -729,11 +730,12 @@ fn take_page(
 /// The most telling of several reasons to reset.
 fn foremost(reasons: &[ResetReason]) -> Option<ResetReason> {
     [
+        // What the stream hears isn't what its client thinks.
+        ResetReason::Subscription,
         ResetReason::Cursor,
         ResetReason::Epoch,
         ResetReason::Hole,
         ResetReason::Expired,
-        ResetReason::Subscription,
     ]
     .into_iter()
     .find(|reason| reasons.contains(reason))

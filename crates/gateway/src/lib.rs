@@ -25,6 +25,7 @@ mod ticket;
 
 mod change;
 mod directory;
+mod kept;
 mod subscribe;
 
 mod connection;

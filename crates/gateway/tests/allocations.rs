@@ -16,7 +16,7 @@ use foghorn_bus::live::LiveFeed as _;
 use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
-use foghorn_bus::memory::{Alone, MemoryLive, MemoryTickets};
+use foghorn_bus::memory::{Alone, MemoryLive, MemorySubscriptions, MemoryTickets};
 use foghorn_bus::metrics::Metrics;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
@@ -95,6 +95,7 @@ impl Stage {
             auth: Arc::new(foghorn_auth::Authenticator::open()),
             proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
+            subscriptions: Arc::new(MemorySubscriptions::default()),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
             clock: Clock::default(),

@@ -3,7 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde_json::json;
 
-use foghorn_core::cursor::Cursor;
+use foghorn_core::cursor::{Cursor, SubscriptionId};
 use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::sse::{self, ControlFrame};
 use foghorn_core::time::Timestamp;
@@ -19,6 +19,8 @@ const BATCH_FRAME_BYTES: usize = 160;
 /// Blocks to be written in one piece.
 pub(super) struct Chunk {
     form: Form,
+    /// What cursors call what is heard.
+    id: Option<SubscriptionId>,
     out: BytesMut,
     /// Events that are to be one block, the next one.
     gathering: Gathering,
@@ -28,8 +30,17 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    pub(super) fn new(form: Form) -> Self {
-        Chunk { form, out: BytesMut::new(), gathering: Gathering::default(), lone: None, events: 0 }
+    pub(super) fn new(form: Form, id: Option<SubscriptionId>) -> Self {
+        Chunk { form, id, out: BytesMut::new(), gathering: Gathering::default(), lone: None, events: 0 }
+    }
+
+    /// From here on something else is heard.
+    pub(super) fn heard_as(&mut self, id: Option<SubscriptionId>) {
+        self.id = id;
+    }
+
+    fn cursor(&self, courses: &[Course]) -> Cursor {
+        cursor(courses).of(self.id)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -53,11 +64,11 @@ impl Chunk {
     pub(super) fn event(&mut self, event: &RingEvent, courses: &[Course]) {
         self.events += 1;
         if self.form.gathered_for().is_some() {
-            self.gathering.push(event, cursor(courses), false);
+            self.gathering.push(event, self.cursor(courses), false);
             return;
         }
         // With one shard the `id:` line is the same for all listeners, and encoded with the frame.
-        let shared_id = courses.len() == 1;
+        let shared_id = courses.len() == 1 && self.id.is_none();
         let envelope = self.form.is_envelope();
         if shared_id && !envelope {
             let bytes = event.feed.frame.with_id();
@@ -68,8 +79,9 @@ impl Chunk {
             }
             return;
         }
+        let id = self.cursor(courses);
         let out = self.out();
-        sse::id_line(out, &cursor(courses));
+        sse::id_line(out, &id);
         out.put_slice(event.block(envelope));
     }
 
@@ -92,16 +104,19 @@ impl Chunk {
     /// `stream-reset`: something that was asked for is gone; the stream goes on at `courses`.
     pub(super) fn reset(&mut self, reason: ResetReason, courses: &[Course]) {
         let data = json!({ "reason": reason.as_str() }).to_string();
-        let id = cursor(courses);
+        let id = self.cursor(courses);
         ControlFrame { id: Some(&id), event: Some("stream-reset"), retry_ms: None, data: Some(&data) }
             .write(self.out());
     }
 
     /// `stream-live`: caught up, or the live feed is back.
     pub(super) fn live(&mut self, replayed: u64, courses: &[Course]) {
+        self.live_at(replayed, &self.cursor(courses));
+    }
+
+    fn live_at(&mut self, replayed: u64, id: &Cursor) {
         let data = json!({ "replayed": replayed }).to_string();
-        let id = cursor(courses);
-        ControlFrame { id: Some(&id), event: Some("stream-live"), retry_ms: None, data: Some(&data) }
+        ControlFrame { id: Some(id), event: Some("stream-live"), retry_ms: None, data: Some(&data) }
             .write(self.out());
     }
 
@@ -113,8 +128,11 @@ impl Chunk {
 
     /// A block of only `id:`: EventSource takes the cursor and fires nothing.
     pub(super) fn keep_alive(&mut self, courses: &[Course]) {
-        let id = cursor(courses);
-        ControlFrame { id: Some(&id), ..ControlFrame::default() }.write(self.out());
+        self.keep_alive_at(&self.cursor(courses));
+    }
+
+    fn keep_alive_at(&mut self, id: &Cursor) {
+        ControlFrame { id: Some(id), ..ControlFrame::default() }.write(self.out());
     }
 
     /// A visible sign of life.
@@ -133,9 +151,12 @@ impl Chunk {
 
     /// `stream-end`: the server ends the stream; come back after `retry_ms`.
     pub(super) fn end(&mut self, end: StreamEnd, retry_ms: u64, courses: &[Course]) {
+        self.end_at(end, retry_ms, &self.cursor(courses));
+    }
+
+    fn end_at(&mut self, end: StreamEnd, retry_ms: u64, id: &Cursor) {
         let data = json!({ "reason": end.as_str() }).to_string();
-        let id = cursor(courses);
-        let id = (!id.is_empty()).then_some(&id);
+        let id = (!id.is_empty()).then_some(id);
         ControlFrame { id, event: Some("stream-end"), retry_ms: Some(retry_ms), data: Some(&data) }
             .write(self.out());
     }
@@ -153,10 +174,10 @@ impl Chunk {
     }
 }
 
-/// A keep-alive at these positions, and a heartbeat if `now` is given.
-pub(crate) fn keep_alive(courses: &[Course], heartbeat: Option<Timestamp>) -> Bytes {
-    let mut chunk = Chunk::new(Form::Plain);
-    chunk.keep_alive(courses);
+/// A keep-alive at this cursor, and a heartbeat if `now` is given.
+pub(crate) fn keep_alive(id: &Cursor, heartbeat: Option<Timestamp>) -> Bytes {
+    let mut chunk = lone();
+    chunk.keep_alive_at(id);
     if let Some(now) = heartbeat {
         chunk.heartbeat(now);
     }
@@ -164,32 +185,37 @@ pub(crate) fn keep_alive(courses: &[Course], heartbeat: Option<Timestamp>) -> By
 }
 
 /// `stream-stale`, or `stream-live` when that is over.
-pub(crate) fn notice(stale: bool, courses: &[Course]) -> Bytes {
-    let mut chunk = Chunk::new(Form::Plain);
+pub(crate) fn notice(stale: bool, id: &Cursor) -> Bytes {
+    let mut chunk = lone();
     if stale {
         chunk.stale();
     } else {
-        chunk.live(0, courses);
+        chunk.live_at(0, id);
     }
     chunk.into_bytes()
 }
 
 /// `stream-expiring`.
 pub(crate) fn expiring(ends: Timestamp) -> Bytes {
-    let mut chunk = Chunk::new(Form::Plain);
+    let mut chunk = lone();
     chunk.expiring(ends);
     chunk.into_bytes()
 }
 
-/// `stream-end` at these positions.
-pub(crate) fn stream_end(end: StreamEnd, retry_ms: u64, courses: &[Course]) -> Bytes {
-    let mut chunk = Chunk::new(Form::Plain);
-    chunk.end(end, retry_ms, courses);
+/// `stream-end` at this cursor.
+pub(crate) fn stream_end(end: StreamEnd, retry_ms: u64, id: &Cursor) -> Bytes {
+    let mut chunk = lone();
+    chunk.end_at(end, retry_ms, id);
     chunk.into_bytes()
 }
 
 /// A stream that is refused politely: `200`, when to come back, and the end. A native EventSource never
 /// comes back after anything else.
 pub(crate) fn goodbye(end: StreamEnd, retry_ms: u64) -> Bytes {
-    stream_end(end, retry_ms, &[])
+    stream_end(end, retry_ms, &Cursor::default())
+}
+
+/// One for what is the same in all forms.
+fn lone() -> Chunk {
+    Chunk::new(Form::Plain, None)
 }

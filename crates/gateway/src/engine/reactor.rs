@@ -15,6 +15,7 @@ use socket2::SockRef;
 use tokio::runtime::Handle;
 
 use foghorn_core::channel::Channel;
+use foghorn_core::cursor::Cursor;
 use foghorn_core::position::Epoch;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
@@ -29,7 +30,7 @@ use super::outbox::{LAST_CHUNK, Outbox, put_chunk};
 use super::view::{Key, Seen, View, put_event};
 use super::wheel::{Entry, Wheel};
 use crate::change::{self, Ask, Changed};
-use crate::connection::{Course, Shared, Stream, cursor, expiring, keep_alive, notice, stream_end};
+use crate::connection::{Course, Shared, Stream, expiring, keep_alive, notice, stream_end};
 use crate::gathering::Gathering;
 use crate::hub::{Hub, Membership};
 use crate::index::PatternIndex;
@@ -367,7 +368,7 @@ impl Reactor {
             }
             self.push_gathered(key);
             let view = &mut self.views[key as usize];
-            let text = notice(stale, &view.courses(&self.seen));
+            let text = notice(stale, &view.cursor(&self.seen));
             let pool = &mut self.pool;
             view.push_stale(stale, &text, || pool.pop().unwrap_or_default());
             self.wait_for_turn(key);
@@ -458,11 +459,10 @@ impl Reactor {
             for event in events.into_events() {
                 courses[at] = course.moved_to(event.feed.seq);
                 if subscription.form.gathered_for().is_some() {
-                    gathering.push(&event, cursor(&courses), false);
+                    gathering.push(&event, subscription.cursor(&courses), false);
                 } else {
-                    let envelope = subscription.form.is_envelope();
                     put_chunk(&mut bytes, |out| {
-                        put_event(out, &event, envelope, || cursor(&courses), courses.len());
+                        put_event(out, &event, subscription, || subscription.cursor(&courses));
                     });
                 }
                 event.delivered.inc();
@@ -474,7 +474,9 @@ impl Reactor {
         }
         let stale = self.is_stale(subscription);
         if stale != stream.told_stale {
-            put_chunk(&mut bytes, |out| out.extend_from_slice(&notice(stale, &courses)));
+            put_chunk(&mut bytes, |out| {
+                out.extend_from_slice(&notice(stale, &subscription.cursor(&courses)));
+            });
         }
         Some(bytes)
     }
@@ -767,7 +769,7 @@ impl Reactor {
         }
         listener.keep_alive.sent();
         let heartbeat = view.subscription.heartbeat.then(|| self.hub.clock.now());
-        let text = keep_alive(&view.courses(&self.seen), heartbeat);
+        let text = keep_alive(&view.cursor(&self.seen), heartbeat);
         let mut bytes = Vec::with_capacity(text.len() + 16);
         put_chunk(&mut bytes, |out| out.extend_from_slice(&text));
         self.send_alone(key, &bytes);
@@ -861,6 +863,7 @@ impl Reactor {
             Some(Then::CatchUp(subscription, ..)) => subscription,
             _ => &self.views.get(listener.view as usize)?.subscription,
         };
+        let kept = now.kept.clone();
         let granted = match ask.grant(&self.hub, &listener.seat, now) {
             Ok(granted) => granted,
             Err(problem) => return Some(Err(problem)),
@@ -869,6 +872,7 @@ impl Reactor {
         if granted.subscription.as_ref().is_some_and(|wanted| !wanted.shards.iter().all(begun)) {
             return Some(Err(change::unreachable("the gateway is starting")));
         }
+        let kept = granted.subscription.as_ref().map_or(kept, |wanted| wanted.kept.clone());
         if let Some(term) = granted.term {
             listener.seat.limit(Some(term));
             // What is in the wheel for it is for another time.
@@ -878,27 +882,28 @@ impl Reactor {
             self.due_in(key, self.until_term(key, least));
         }
         let expires = self.listeners.get(key as usize)?.seat.identity().map(|identity| identity.expires);
-        let courses = match granted.subscription {
+        let cursor = match granted.subscription {
             Some(subscription) => self.listen_to(key, subscription)?,
-            None => self.courses_of(key)?,
+            None => self.cursor_of(key)?,
         };
-        Some(Ok(Changed { cursor: cursor(&courses), expires }))
+        Some(Ok(Changed { cursor, expires, kept }))
     }
 
     /// Where a stream is once it has been written what it has been given already.
-    fn courses_of(&mut self, key: Key) -> Option<Vec<Course>> {
+    fn cursor_of(&mut self, key: Key) -> Option<Cursor> {
         let listener = self.listeners.get(key as usize)?;
-        if let Some(Then::CatchUp(_, courses, _)) = listener.rest.as_ref().map(|rest| &rest.then) {
-            return Some(courses.clone());
+        if let Some(Then::CatchUp(subscription, courses, _)) = listener.rest.as_ref().map(|rest| &rest.then) {
+            return Some(subscription.cursor(courses));
         }
         let (view, offset) = (listener.view, listener.offset);
         self.push_gathered(view);
-        Some(self.views.get(view as usize)?.position(offset, &self.seen).0)
+        let view = self.views.get(view as usize)?;
+        Some(view.subscription.cursor(&view.position(offset, &self.seen).0))
     }
 
     /// Has a stream hear something else from where it is; returns where that is. It is told too: with shards that it
     /// had nothing in before, its last cursor doesn't say it.
-    fn listen_to(&mut self, key: Key, subscription: Arc<Subscription>) -> Option<Vec<Course>> {
+    fn listen_to(&mut self, key: Key, subscription: Arc<Subscription>) -> Option<Cursor> {
         let view = self.listeners.get(key as usize)?.view;
         if view != NO_VIEW {
             self.push_gathered(view);
@@ -920,29 +925,29 @@ impl Reactor {
             return None;
         };
         let (courses, told_stale) = (change::go_on(&subscription, courses, head)?, *told_stale);
-        let mut bytes = Vec::new();
-        put_chunk(&mut bytes, |out| out.extend_from_slice(&keep_alive(&courses, None)));
-        self.append_rest(key, &bytes, Then::CatchUp(subscription, courses.clone(), told_stale));
+        let (cursor, mut bytes) = (subscription.cursor(&courses), Vec::new());
+        put_chunk(&mut bytes, |out| out.extend_from_slice(&keep_alive(&cursor, None)));
+        self.append_rest(key, &bytes, Then::CatchUp(subscription, courses, told_stale));
         self.write_rest(key);
-        Some(courses)
+        Some(cursor)
     }
 
     /// Moves a member that has been written everything to another view.
-    fn change_view(&mut self, key: Key, subscription: Arc<Subscription>) -> Vec<Course> {
+    fn change_view(&mut self, key: Key, subscription: Arc<Subscription>) -> Cursor {
         let told_stale = self.views[self.listeners[key as usize].view as usize].stale;
         self.leave_view(key);
         self.join(key, subscription);
         let view = &self.views[self.listeners[key as usize].view as usize];
-        let (courses, stale) = (view.courses(&self.seen), view.stale);
+        let (cursor, stale) = (view.cursor(&self.seen), view.stale);
         let mut bytes = Vec::new();
         put_chunk(&mut bytes, |out| {
-            out.extend_from_slice(&keep_alive(&courses, None));
+            out.extend_from_slice(&keep_alive(&cursor, None));
             if stale != told_stale {
-                out.extend_from_slice(&notice(stale, &courses));
+                out.extend_from_slice(&notice(stale, &cursor));
             }
         });
         self.send_alone(key, &bytes);
-        courses
+        cursor
     }
 
     // Leaving
@@ -985,13 +990,13 @@ impl Reactor {
         self.go_on(key);
         self.detach(key);
         let Some(listener) = self.listeners.get(key as usize) else { return };
-        let courses = match listener.rest.as_ref().map(|rest| &rest.then) {
-            Some(Then::CatchUp(_, courses, _)) => courses.as_slice(),
-            _ => &[],
+        let cursor = match listener.rest.as_ref().map(|rest| &rest.then) {
+            Some(Then::CatchUp(subscription, courses, _)) => subscription.cursor(courses),
+            _ => Cursor::default(),
         };
         let mut bytes = Vec::new();
         put_chunk(&mut bytes, |out| {
-            out.extend_from_slice(&stream_end(end, shared.config.retry_ms(), courses));
+            out.extend_from_slice(&stream_end(end, shared.config.retry_ms(), &cursor));
         });
         bytes.extend_from_slice(LAST_CHUNK);
         self.leaving += 1;

@@ -72,6 +72,10 @@ impl Stage {
                 &[0; 32],
             )),
             gateways: Arc::new(foghorn_bus::memory::Alone),
+            keeper: Arc::new(crate::kept::Keeper::new(
+                Arc::new(foghorn_bus::memory::MemorySubscriptions::default()),
+                shared.config.subscription_life,
+            )),
             limits: Arc::new(crate::limits::Limits::new(Proxies::default(), &shared.config)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -169,8 +169,7 @@ impl View {
     ) {
         let subscription = self.subscription.clone();
         self.push(Item::Event((shard.index(), event.clone())), empty, |out| {
-            let id = || id_of(&subscription, shard, event, seen);
-            put_event(out, event, subscription.form.is_envelope(), id, subscription.shards.len());
+            put_event(out, event, &subscription, || id_of(&subscription, shard, event, seen));
         });
     }
 
@@ -258,11 +257,16 @@ impl View {
         let course = |shard: Shard| Course::level(shard, seen[shard.index()].epoch, seen[shard.index()].at);
         self.subscription.shards.iter().map(|(shard, _)| course(*shard)).collect()
     }
+
+    /// The same as a cursor.
+    pub(super) fn cursor(&self, seen: &[Seen]) -> Cursor {
+        self.subscription.cursor(&self.courses(seen))
+    }
 }
 
 /// The cursor of a listener that was given everything until this event.
 fn id_of(subscription: &Subscription, shard: Shard, event: &RingEvent, seen: &[Seen]) -> Cursor {
-    let mut id = Cursor::default();
+    let mut id = Cursor::default().of(subscription.id());
     for (other, _) in &subscription.shards {
         let Seen { epoch, at } = seen[other.index()];
         let seq = if *other == shard { event.feed.seq } else { at };
@@ -271,16 +275,15 @@ fn id_of(subscription: &Subscription, shard: Shard, event: &RingEvent, seen: &[S
     id
 }
 
-/// Appends an event's block. `id` is the cursor of a listener on so many shards.
+/// Appends an event's block. `id` is the cursor of a listener that was given everything until it.
 pub(super) fn put_event(
     out: &mut Vec<u8>,
     event: &RingEvent,
-    envelope: bool,
+    subscription: &Subscription,
     id: impl FnOnce() -> Cursor,
-    shards: usize,
 ) {
-    // With one shard the `id:` line is the same for all listeners, and encoded with the frame.
-    if shards == 1 && !envelope {
+    let envelope = subscription.form.is_envelope();
+    if subscription.has_common_ids() && !envelope {
         out.extend_from_slice(event.feed.frame.with_id());
         return;
     }
