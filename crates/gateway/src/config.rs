@@ -53,6 +53,8 @@ pub struct Config {
     pub log_patience: Duration,
     /// Most replays from the log under way at a time.
     pub replays: usize,
+    /// Whether streams are sent compressed to clients that take it.
+    pub compression: bool,
     /// What a stream was changed to hear is kept for so long after the stream was last there, for when it comes back.
     #[serde(with = "humantime_serde")]
     pub subscription_life: Duration,
@@ -101,6 +103,7 @@ impl Default for Config {
             lag_bytes: 0,
             log_patience: Duration::from_secs(10),
             replays: 64,
+            compression: true,
             subscription_life: Duration::from_secs(24 * 3600),
             stale_after: Duration::from_secs(5),
             drain_delay: Duration::ZERO,

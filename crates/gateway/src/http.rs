@@ -211,6 +211,7 @@ impl Api {
             types,
             form: form(query)?,
             heartbeat: query.flag("heartbeat")?,
+            gzip: self.shared.config.compression && takes_gzip(headers),
             original,
             kept,
             ..Subscription::new(&all, self.shared.hub.shard_count())
@@ -512,6 +513,26 @@ fn begin(headers: &HeaderMap, query: &Query, now: Timestamp) -> Result<Begin, Pr
     })
 }
 
+/// Whether a client says that it takes `gzip` (RFC 9110, 12.5.3). One that says nothing is sent text.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
+    let (mut named, mut any) = (None, None);
+    for entry in lines.flat_map(|line| line.split(',')) {
+        let (name, parameters) = entry.split_once(';').unwrap_or((entry, ""));
+        let weight = parameters.trim().strip_prefix("q=").or_else(|| parameters.trim().strip_prefix("Q="));
+        let wanted =
+            weight.is_none_or(|weight| weight.trim().parse::<f32>().is_ok_and(|weight| weight > 0.0));
+        match name.trim() {
+            name if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") => {
+                named = Some(wanted);
+            }
+            "*" => any = Some(wanted),
+            _ => {}
+        }
+    }
+    named.or(any).unwrap_or(false)
+}
+
 /// The header, which the browser sends on its own reconnects, wins over the query, which is from when
 /// the page made its EventSource.
 fn last_event_id(headers: &HeaderMap, query: &Query) -> Option<String> {
@@ -539,6 +560,7 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
 /// The connection's stream, by whichever way it is fetched: its socket taken over, or, where that is TLS or
 /// shared, its body. A body is asked for more when there is room for it in the connection.
 fn stream_of(connection: Connection) -> Response {
+    let gzip = connection.is_gzip();
     let connection = Arc::new(Mutex::new(Some(connection)));
     let taken = connection.clone();
     let takeover = Takeover::new(move |socket| async move {
@@ -553,6 +575,9 @@ fn stream_of(connection: Connection) -> Response {
         Some((Ok(Frame::data(bytes)), (held, Some(connection))))
     });
     let mut response = event_stream(StreamBody::new(chunks).boxed_unsync());
+    if gzip {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     response.extensions_mut().insert(takeover);
     response
 }
@@ -564,5 +589,33 @@ fn event_stream(body: Body) -> Response {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+    headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_for_whoever_says_that_they_take_it() {
+        for (said, takes) in [
+            (&["gzip, deflate, br, zstd"][..], true),
+            (&["br", "GZIP;q=0.5"], true),
+            (&["gzip ; q=0"], false),
+            (&["gzip;q=0, *"], false),
+            (&["*"], true),
+            (&["*;q=0.0"], false),
+            (&["identity"], false),
+            (&["gzip;q=x"], false),
+            (&[""], false),
+            (&[], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in said {
+                headers.append(header::ACCEPT_ENCODING, HeaderValue::from_static(line));
+            }
+            assert_eq!(takes_gzip(&headers), takes, "{said:?}");
+        }
+    }
 }

@@ -32,6 +32,7 @@ mod connection;
 mod drain;
 mod engine;
 mod gathering;
+mod gzip;
 mod history;
 mod http;
 mod keep_alive;

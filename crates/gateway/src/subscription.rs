@@ -113,6 +113,8 @@ pub(crate) struct Subscription {
     pub(crate) form: Form,
     /// Whether visible `heartbeat` events are sent beside the keep-alive.
     pub(crate) heartbeat: bool,
+    /// Whether it is sent compressed.
+    pub(crate) gzip: bool,
     /// What the stream's URL asks to hear.
     pub(crate) original: Original,
     /// Where it hears something else by now: that, as it is kept.
@@ -132,6 +134,7 @@ impl Subscription {
             types: Vec::new(),
             form: Form::Plain,
             heartbeat: false,
+            gzip: false,
             original: Original::default(),
             kept: None,
         }

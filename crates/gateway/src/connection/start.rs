@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use foghorn_bus::backoff::Backoff;
@@ -14,6 +13,7 @@ use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 
+use super::chunk::Said;
 use super::course::{Course, Lack};
 use super::{Answer, Connection, PAGE_BYTES, Phase, foremost, take_page};
 
@@ -43,7 +43,7 @@ struct Resolved {
 
 impl Connection {
     /// Resolves the beginning and says `connected`.
-    pub(super) async fn begin(&mut self, begin: Begin) -> Bytes {
+    pub(super) async fn begin(&mut self, begin: Begin) -> Said {
         let asked_to_resume = matches!(begin, Begin::After(_) | Begin::AfterUnknown(_));
         let resolved = match self.resolve(begin).await {
             Ok(resolved) => resolved,
@@ -72,7 +72,7 @@ impl Connection {
                 take_page(&mut self.courses, *at, page, &self.subscription, &self.shared, &mut chunk);
         }
         self.phase = Phase::CatchingUp;
-        chunk.into_bytes()
+        chunk.into_said()
     }
 
     async fn resolve(&self, begin: Begin) -> Result<Resolved, StreamEnd> {

@@ -30,7 +30,7 @@ impl Stage {
     }
 
     /// Has a stream hear these channels; the seq from which it does.
-    async fn changed(&self, id: &str, channels: &[&str]) -> u64 {
+    pub(super) async fn changed(&self, id: &str, channels: &[&str]) -> u64 {
         let (status, answer) = self.change(&json!({ "clientId": id, "channels": channels })).await;
         assert_eq!(status, 200, "{answer}");
         let cursor = Cursor::parse(answer["cursor"].as_str().unwrap()).unwrap();
@@ -39,7 +39,7 @@ impl Stage {
 }
 
 impl Client {
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         let (.., data) = self.blocks.iter().find(|(event, ..)| event == "connected").unwrap();
         let data: Value = serde_json::from_str(data).unwrap();
         data["clientId"].as_str().unwrap().to_owned()
