@@ -127,7 +127,7 @@ async fn through_an_annotated_ingress_an_event_passes_at_once_whatever_the_clust
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_an_annotated_ingress_a_quiet_stream_stays_and_is_not_compressed() {
+async fn through_an_annotated_ingress_a_quiet_stream_stays_and_is_compressed_by_nobody_on_the_way() {
     let d = Deployment::standalone(1).await;
     let nginx = controller(both(&d), both(&d), &[]).await;
     let asked = [("accept-encoding", "gzip, br")];
