@@ -9,6 +9,7 @@ mod bench;
 mod bounds;
 mod bus;
 mod clock;
+mod compression;
 mod crash;
 mod dashboards;
 mod deployment;

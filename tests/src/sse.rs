@@ -3,10 +3,12 @@
 mod parse;
 
 use std::fmt;
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use flate2::write::GzDecoder;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -21,6 +23,10 @@ pub struct SseClient {
     status: u16,
     headers: HeaderMap,
     body: Incoming,
+    /// Bytes of the body so far.
+    received: usize,
+    /// Where it comes compressed.
+    gzip: Option<GzDecoder<Vec<u8>>>,
     parser: Parser,
     /// Parsed and not yet given, the next one last.
     ready: Vec<Block>,
@@ -65,7 +71,17 @@ impl SseClient {
         let (parser, ready) = Default::default();
         let asked_after = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("last-event-id"));
         let last_event_id = asked_after.map(|(_, id)| (*id).to_owned()).unwrap_or_default();
-        Self { status: head.status.as_u16(), headers: head.headers, body, parser, ready, last_event_id }
+        let gzip = head.headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip");
+        Self {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+            received: 0,
+            gzip: gzip.then(|| GzDecoder::new(Vec::new())),
+            parser,
+            ready,
+            last_event_id,
+        }
     }
 
     /// The status code.
@@ -84,6 +100,12 @@ impl SseClient {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// How many bytes of its body came.
+    #[must_use]
+    pub fn received(&self) -> usize {
+        self.received
     }
 
     /// What a browser would send as `Last-Event-ID`: the last `id` that came, in whatever block; before there is
@@ -155,15 +177,30 @@ impl SseClient {
             match frame {
                 Some(Ok(frame)) => {
                     let bytes = frame.into_data().unwrap_or_default();
-                    self.ready = self.parser.feed(&bytes);
+                    self.received += bytes.len();
+                    let text = self.text_of(bytes).map_err(NoBlock::Broken)?;
+                    self.ready = self.parser.feed(&text);
                     self.ready.reverse();
                 }
                 Some(Err(error)) => return Err(NoBlock::Broken(format!("{error:?}"))),
                 None if self.parser.inside_a_block() => {
                     return Err(NoBlock::Broken("inside a block".to_owned()));
                 }
-                None => return Err(NoBlock::End),
+                None => {
+                    // Its trailer has to be there, and right.
+                    let ended = self.gzip.as_mut().map_or(Ok(()), GzDecoder::try_finish);
+                    return Err(
+                        ended.map_or_else(|error| NoBlock::Broken(error.to_string()), |()| NoBlock::End)
+                    );
+                }
             }
         }
+    }
+
+    /// What a piece of the body says, as far as it does already.
+    fn text_of(&mut self, bytes: Bytes) -> Result<Bytes, String> {
+        let Some(gzip) = &mut self.gzip else { return Ok(bytes) };
+        gzip.write_all(&bytes).and_then(|()| gzip.flush()).map_err(|error| error.to_string())?;
+        Ok(std::mem::take(gzip.get_mut()).into())
     }
 }

@@ -125,6 +125,12 @@ impl Identity {
         let issuer = |identity: &Identity| identity.verifier.key().and_then(|key| key.issuer.clone());
         self.subject == other.subject && issuer(self) == issuer(other)
     }
+
+    /// Whose token it is, in one text: its issuer and its subject, each quoted.
+    pub fn principal(&self) -> String {
+        let issuer = self.verifier.key().and_then(|key| key.issuer.clone());
+        format!("{issuer:?} {:?}", self.subject)
+    }
 }
 
 /// What is read of the claims. `iss` and `aud` are the library's.

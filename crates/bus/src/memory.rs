@@ -1,6 +1,7 @@
 //! The ports within one process: standalone, and tests of services.
 
 mod gateways;
+mod subscriptions;
 mod tickets;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::queue::{self, NotTaken};
 
 pub use self::gateways::Alone;
+pub use self::subscriptions::MemorySubscriptions;
 pub use self::tickets::MemoryTickets;
 
 /// The most bytes of a batch: what it would be over NATS, so that both feeds cut alike.

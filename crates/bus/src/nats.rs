@@ -29,6 +29,7 @@ mod request;
 
 mod lease;
 mod revocations;
+mod subscriptions;
 mod tickets;
 
 #[cfg(fuzzing)]
@@ -52,6 +53,7 @@ pub use self::lease::NatsLeases;
 pub use self::live::NatsLive;
 pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
 pub use self::revocations::{Look, NatsRevocations, RecordError, Seen};
+pub use self::subscriptions::NatsSubscriptions;
 pub use self::tickets::NatsTickets;
 
 use self::api::Api;
@@ -182,6 +184,11 @@ impl Bus {
     /// Tickets that wait to be redeemed, `most` at a time, kept in a bucket that is created if need be.
     pub async fn tickets(&self, most: usize) -> Result<NatsTickets, BusError> {
         NatsTickets::open(self, most).await
+    }
+
+    /// What streams were changed to hear, `most` at a time, kept in a bucket that is created if need be.
+    pub async fn subscriptions(&self, most: usize) -> Result<NatsSubscriptions, BusError> {
+        NatsSubscriptions::open(self, most).await
     }
 
     /// Takes requests that are sent to `foghorn.publish.<channel>`, sharing them with every other

@@ -6,7 +6,8 @@
 //! (whatwg/fetch #568).
 //!
 //! Version 1: a byte with a bit per shard; then for each shard the epoch (the first as a varint, the
-//! others as the zigzag difference to the one before) and the seq as a varint (LEB128).
+//! others as the zigzag difference to the one before) and the seq as a varint (LEB128). Of a stream that was changed
+//! to another subscription than its URL's, a `.` and that subscription's id in base64url follow.
 
 use std::fmt;
 
@@ -22,10 +23,32 @@ pub const CURSOR_BYTES_MAX: usize = 128;
 const VERSION: u8 = b'1';
 const SHARDS: usize = SHARDS_MAX as usize;
 
+/// Between the positions and a subscription's id.
+const SEPARATOR: char = '.';
+/// Bytes of a subscription's id in a cursor's text, with the separator: 64 bits in base64url.
+const SUBSCRIPTION_BYTES: usize = 1 + 11;
+
 /// A position for each shard that the client's channels lie in; the others are absent.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cursor {
     at: [Option<(Epoch, u64)>; SHARDS],
+    subscription: Option<SubscriptionId>,
+}
+
+/// Names what a stream was changed to hear. It grants nothing: whoever comes back with it may hear what they may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriptionId(u64);
+
+impl SubscriptionId {
+    /// The id of these bits.
+    pub const fn new(bits: u64) -> Self {
+        SubscriptionId(bits)
+    }
+
+    /// Its bits.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
 }
 
 /// Why a text is not a cursor of ours.
@@ -68,6 +91,17 @@ impl Cursor {
         self.at[shard.index()]
     }
 
+    /// The same, of a stream that was changed to a subscription, or of one that hears what its URL says.
+    #[must_use]
+    pub fn of(self, subscription: Option<SubscriptionId>) -> Self {
+        Cursor { subscription, ..self }
+    }
+
+    /// What the stream was changed to hear; none for what its URL says.
+    pub fn subscription(&self) -> Option<SubscriptionId> {
+        self.subscription
+    }
+
     /// Whether it names a shard that a cluster of `shards` doesn't have.
     pub fn beyond(&self, shards: ShardCount) -> bool {
         self.at[usize::from(shards.get())..].iter().any(Option::is_some)
@@ -79,13 +113,14 @@ impl Cursor {
     }
 
     /// Fails when the text could come to exceed [`CURSOR_BYTES_MAX`] while the stream lives: every seq
-    /// is given room to grow to 2^42 (a century at 1,000 events a second).
+    /// is given room to grow to 2^42 (a century at 1,000 events a second), and the stream may be changed to another
+    /// subscription.
     pub fn check_fits(&self) -> Result<(), CursorTooLong> {
-        let mut grown = *self;
+        let mut grown = self.of(None);
         for (_, seq) in grown.at.iter_mut().flatten() {
             *seq = (*seq).max((1 << 42) - 1);
         }
-        if grown.text_len() <= CURSOR_BYTES_MAX {
+        if grown.text_len() + SUBSCRIPTION_BYTES <= CURSOR_BYTES_MAX {
             return Ok(());
         }
         Err(CursorTooLong { shards: self.at.iter().flatten().count() })
@@ -99,6 +134,11 @@ impl Cursor {
         let written = URL_SAFE_NO_PAD.encode_slice(&bytes[..len], &mut text).unwrap_or(0);
         out.push(VERSION);
         out.extend_from_slice(&text[..written]);
+        if let Some(SubscriptionId(bits)) = self.subscription {
+            let written = URL_SAFE_NO_PAD.encode_slice(bits.to_be_bytes(), &mut text).unwrap_or(0);
+            out.extend_from_slice(SEPARATOR.encode_utf8(&mut [0; 4]).as_bytes());
+            out.extend_from_slice(&text[..written]);
+        }
     }
 
     /// Reads what [`write`](Self::write) wrote, and nothing else: one cursor has one text.
@@ -109,14 +149,19 @@ impl Cursor {
         if text.len() > CURSOR_BYTES_MAX {
             return Err(CursorError::Malformed);
         }
-        let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| CursorError::Malformed)?;
+        let (positions, subscription) = match encoded.split_once(SEPARATOR) {
+            Some((positions, id)) => (positions, Some(read_id(id).ok_or(CursorError::Malformed)?)),
+            None => (encoded, None),
+        };
+        let bytes = URL_SAFE_NO_PAD.decode(positions).map_err(|_| CursorError::Malformed)?;
         let cursor = Cursor::read(&bytes).ok_or(CursorError::Malformed)?;
         let (canonical, len) = cursor.bytes();
-        if canonical[..len] != bytes[..] { Err(CursorError::Malformed) } else { Ok(cursor) }
+        if canonical[..len] != bytes[..] { Err(CursorError::Malformed) } else { Ok(cursor.of(subscription)) }
     }
 
     fn text_len(&self) -> usize {
-        1 + (self.bytes().1 * 4).div_ceil(3)
+        let subscription = if self.subscription.is_some() { SUBSCRIPTION_BYTES } else { 0 };
+        1 + (self.bytes().1 * 4).div_ceil(3) + subscription
     }
 
     fn bytes(&self) -> ([u8; BINARY_MAX], usize) {
@@ -171,8 +216,17 @@ impl fmt::Debug for Cursor {
                 set.entry(&format_args!("{shard}:{epoch}:{seq}"));
             }
         }
+        if let Some(SubscriptionId(bits)) = self.subscription {
+            set.entry(&format_args!("of {bits:016x}"));
+        }
         set.finish()
     }
+}
+
+/// The id as it is written, and in no other way.
+fn read_id(text: &str) -> Option<SubscriptionId> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    Some(SubscriptionId(u64::from_be_bytes(bytes.try_into().ok()?)))
 }
 
 /// A mask, and two varints of at most ten bytes for each shard.
@@ -232,8 +286,9 @@ mod tests {
     use super::*;
 
     fn any_cursor() -> impl Strategy<Value = Cursor> {
-        prop::collection::vec(prop::option::of((0u64..1 << 33, 0u64..1 << 42)), SHARDS).prop_map(|at| {
-            let mut cursor = Cursor::default();
+        let at = prop::collection::vec(prop::option::of((0u64..1 << 33, 0u64..1 << 42)), SHARDS);
+        (at, any::<Option<u64>>()).prop_map(|(at, subscription)| {
+            let mut cursor = Cursor::default().of(subscription.map(SubscriptionId::new));
             for (slot, at) in cursor.at.iter_mut().zip(at) {
                 *slot = at.map(|(epoch, seq)| (Epoch::new(epoch), seq));
             }
@@ -255,9 +310,9 @@ mod tests {
         }
 
         #[test]
-        fn a_cursor_that_fits_goes_on_fitting(cursor in any_cursor(), seqs in prop::collection::vec(0u64..1 << 42, SHARDS)) {
+        fn a_cursor_that_fits_goes_on_fitting(cursor in any_cursor(), seqs in prop::collection::vec(0u64..1 << 42, SHARDS), id: u64) {
             prop_assume!(cursor.check_fits().is_ok());
-            let mut later = cursor;
+            let mut later = cursor.of(Some(SubscriptionId::new(id)));
             for (slot, seq) in later.at.iter_mut().zip(seqs) {
                 if let Some((_, at)) = slot { *at = (*at).max(seq) }
             }
@@ -265,7 +320,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_else_is_refused_without_panic(text in "1?[A-Za-z0-9_-]{0,140}|.{0,20}") {
+        fn anything_else_is_refused_without_panic(text in "1?[A-Za-z0-9_-]{0,140}|1[A-Za-z0-9_-]{2,12}\\.[A-Za-z0-9_-]{10,12}|.{0,20}") {
             if let Ok(cursor) = Cursor::parse(&text) {
                 prop_assert_eq!(cursor.to_string(), text);
             }
@@ -312,5 +367,14 @@ mod tests {
             assert_eq!(Cursor::parse(foreign), Err(CursorError::Version), "{foreign}");
         }
         assert_eq!(Cursor::parse("1"), Err(CursorError::Malformed));
+        let changed = Cursor::parse(&text).unwrap().of(Some(SubscriptionId::new(0xfe)));
+        assert_eq!(changed.to_string(), "1AYDy1soGrAI.AAAAAAAAAP4");
+        for malformed in ["", "AAAAAAAAAP", "AAAAAAAAAP5", "AAAAAAAAAP4=", "AAAAAAAAAP4.AAAAAAAAAP4"] {
+            assert_eq!(
+                Cursor::parse(&format!("{text}.{malformed}")),
+                Err(CursorError::Malformed),
+                "{malformed}"
+            );
+        }
     }
 }

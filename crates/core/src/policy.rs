@@ -11,6 +11,8 @@ pub const RETENTION_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 pub const RETENTION_MIN: Duration = Duration::from_secs(60);
 /// The longest retention by age: ten years.
 pub const RETENTION_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
+/// The smallest event that is compressed when no policy says otherwise: a smaller one is a packet in any case.
+pub const COMPRESS_FROM_DEFAULT: usize = 1024;
 /// Most event types that a policy may list for metrics, as each is a label.
 pub const METRIC_TYPES_MAX: usize = 32;
 
@@ -36,6 +38,9 @@ pub struct Policy {
     /// Whether a listener that is behind, or is sent batches, is owed only the newest event of each channel.
     #[serde(default)]
     pub latest: bool,
+    /// Bytes of the smallest event that compressed streams are sent compressed, as an SSE frame; 0 for none.
+    #[serde(default = "compress_from_default")]
+    pub compress_from: usize,
     /// Event types that metrics count by name; all others are counted as `other`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metric_types: Vec<String>,
@@ -59,6 +64,10 @@ pub enum Access {
 
 fn retention_default() -> Duration {
     RETENTION_DEFAULT
+}
+
+fn compress_from_default() -> usize {
+    COMPRESS_FROM_DEFAULT
 }
 
 fn yes() -> bool {
@@ -128,6 +137,7 @@ impl Policy {
             event_bytes: None,
             replay: true,
             latest: false,
+            compress_from: COMPRESS_FROM_DEFAULT,
             metric_types: Vec::new(),
             access: None,
         }

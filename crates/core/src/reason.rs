@@ -36,6 +36,8 @@ pub enum StreamEnd {
     /// What it was asked for with can't be looked at now: the key of its token has yet to be fetched, or the ticket is
     /// where nobody answers.
     CredentialUnavailable,
+    /// What it was changed to hear is kept where nobody answers now.
+    SubscriptionUnavailable,
     /// The token that it was opened with is no longer valid.
     TokenExpired,
     /// An operator has revoked what it was opened with, or the stream itself.
@@ -73,7 +75,7 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 10] = [
+    pub const ALL: [StreamEnd; 11] = [
         StreamEnd::Drain,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
@@ -81,6 +83,7 @@ impl StreamEnd {
         StreamEnd::Overload,
         StreamEnd::Limited,
         StreamEnd::CredentialUnavailable,
+        StreamEnd::SubscriptionUnavailable,
         StreamEnd::TokenExpired,
         StreamEnd::Revoked,
         StreamEnd::Internal,
@@ -96,6 +99,7 @@ impl StreamEnd {
             StreamEnd::Overload => "overload",
             StreamEnd::Limited => "limited",
             StreamEnd::CredentialUnavailable => "credential-unavailable",
+            StreamEnd::SubscriptionUnavailable => "subscription-unavailable",
             StreamEnd::TokenExpired => "token-expired",
             StreamEnd::Revoked => "revoked",
             StreamEnd::Internal => "internal",

@@ -14,6 +14,7 @@ use tonic::service::Routes;
 use foghorn_bus::clock::Clock;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::nats::{Bus, BusError, Credentials, NatsOptions, NatsTls, Parameters};
+use foghorn_bus::subscriptions::SUBSCRIPTIONS_MAX;
 use foghorn_core::entry::Key;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
@@ -52,6 +53,10 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let tickets = tickets::of_cluster(&bus, &process).await.map_err(bus_error)?;
     let Some(tickets) = tickets else { return Ok(()) };
 
+    let subscriptions = process.unless_stopped(bus.subscriptions(SUBSCRIPTIONS_MAX)).await;
+    let Some(subscriptions) = subscriptions else { return Ok(()) };
+    let subscriptions = Arc::new(subscriptions.map_err(bus_error)?);
+
     let log = remote_log(&config, &process)?;
     let ports = GatewayPorts {
         feed: Arc::new(bus.live(parameters.shards)),
@@ -61,6 +66,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         auth,
         revocations: kept,
         tickets,
+        subscriptions,
         gateways: Arc::new(bus.gateways()),
         proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 use foghorn_bus::clock::Clock;
-use foghorn_bus::memory::{Alone, MemoryLeases, MemoryLive};
+use foghorn_bus::memory::{Alone, MemoryLeases, MemoryLive, MemorySubscriptions};
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
@@ -68,6 +68,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             auth,
             revocations: kept,
             tickets,
+            subscriptions: Arc::new(MemorySubscriptions::default()),
             gateways: Arc::new(Alone),
             proxies,
             clock: Clock::default(),

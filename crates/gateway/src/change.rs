@@ -16,8 +16,9 @@ use foghorn_core::time::Timestamp;
 use foghorn_http::problem::Problem;
 
 use crate::client_id::ClientId;
-use crate::connection::{Course, cursor};
+use crate::connection::Course;
 use crate::hub::Hub;
+use crate::kept::Kept;
 use crate::seat::{Seat, Term};
 use crate::subscription::{Subscription, Topics};
 
@@ -48,6 +49,8 @@ pub(crate) struct Changed {
     pub(crate) cursor: Cursor,
     /// Until when it lasts, if that is limited.
     pub(crate) expires: Option<Timestamp>,
+    /// What it hears, if that isn't what its URL says.
+    pub(crate) kept: Option<Arc<Kept>>,
 }
 
 impl Ask {
@@ -86,8 +89,11 @@ impl Ask {
         if let Some(types) = &self.types {
             wanted.types.clone_from(types);
         }
-        let subscription = (wanted != *now).then(|| Arc::new(wanted));
-        Ok(Granted { subscription, term })
+        if wanted == *now {
+            return Ok(Granted { subscription: None, term });
+        }
+        wanted.kept = Some(hub.kept.share(Kept::new(&self.caller, &wanted)));
+        Ok(Granted { subscription: Some(Arc::new(wanted)), term })
     }
 
     /// Says what came of it. Nobody may be there to hear it any more.
@@ -98,8 +104,12 @@ impl Ask {
 
 impl Changed {
     /// A stream at these positions.
-    pub(crate) fn new(courses: &[Course], seat: &Seat) -> Self {
-        Changed { cursor: cursor(courses), expires: seat.identity().map(|identity| identity.expires) }
+    pub(crate) fn new(subscription: &Subscription, courses: &[Course], seat: &Seat) -> Self {
+        Changed {
+            cursor: subscription.cursor(courses),
+            expires: seat.identity().map(|identity| identity.expires),
+            kept: subscription.kept.clone(),
+        }
     }
 }
 

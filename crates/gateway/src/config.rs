@@ -53,6 +53,11 @@ pub struct Config {
     pub log_patience: Duration,
     /// Most replays from the log under way at a time.
     pub replays: usize,
+    /// Whether streams are sent compressed to clients that take it.
+    pub compression: bool,
+    /// What a stream was changed to hear is kept for so long after the stream was last there, for when it comes back.
+    #[serde(with = "humantime_serde")]
+    pub subscription_life: Duration,
     /// Without a batch for this long, listeners are told `stream-stale`.
     #[serde(with = "humantime_serde")]
     pub stale_after: Duration,
@@ -98,6 +103,8 @@ impl Default for Config {
             lag_bytes: 0,
             log_patience: Duration::from_secs(10),
             replays: 64,
+            compression: true,
+            subscription_life: Duration::from_secs(24 * 3600),
             stale_after: Duration::from_secs(5),
             drain_delay: Duration::ZERO,
             drain_window: Duration::from_secs(5),
@@ -163,6 +170,7 @@ impl Config {
         within("slow_time", self.slow_time, 5, 600)?;
         within("lag_time", self.lag_time, 5, 3600)?;
         within("retry", self.retry, 1, 60)?;
+        within("subscription_life", self.subscription_life, 60, 30 * 24 * 3600)?;
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;
         within("drain_window", self.drain_window, 0, 3600)?;

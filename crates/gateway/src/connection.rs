@@ -29,6 +29,7 @@ use crate::change::{self, Ask, Changed};
 use crate::client_id::ClientId;
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::gzip::{Coder, Sum};
 use crate::hub::{Hub, Membership};
 use crate::keep_alive::KeepAlive;
 use crate::latest::Newest;
@@ -37,7 +38,7 @@ use crate::replays::{Answer, Question, Replays};
 use crate::ring::RingEvent;
 use crate::seat::{Due, Seat, Term};
 use crate::subscription::Subscription;
-use chunk::Chunk;
+use chunk::{Chunk, Said};
 pub(crate) use chunk::{expiring, goodbye, keep_alive, notice, stream_end};
 use course::Lack;
 pub(crate) use course::{Course, cursor};
@@ -60,6 +61,9 @@ const TERM_STEP: Duration = Duration::from_millis(100);
 const PAGE_EVENTS: usize = 500;
 const PAGE_CHUNKS: usize = 8;
 const PAGE_BYTES: usize = PAGE_CHUNKS * CHUNK_BYTES;
+
+/// What `gzip` adds to a chunk, about: its beginning and end, and the frames of some stored blocks.
+const GZIP_FRAME_BYTES: usize = 128;
 
 /// What all connections of a gateway share.
 pub(crate) struct Shared {
@@ -96,6 +100,8 @@ pub(crate) struct Connection {
     /// Events sent before `stream-live`.
     replayed: u64,
     told_stale: bool,
+    /// Of what it was written, if it is compressed.
+    gzip: Option<Sum>,
     /// Whether it owed nothing when it last looked.
     settled: bool,
     /// When it was first seen to owe more than it could be given at once, and has since; while it is live.
@@ -115,6 +121,8 @@ pub(crate) struct Stream {
     pub(crate) keep_alive: KeepAlive,
     /// Since when it is behind, if it is, though it was level once.
     pub(crate) behind_since: Option<Instant>,
+    /// Of what it was written, if it is compressed.
+    pub(crate) gzip: Option<Sum>,
 }
 
 /// What is to be done when the rings have been read.
@@ -128,7 +136,7 @@ enum Next {
 }
 
 enum Phase {
-    Begin(Begin),
+    Begin(Box<Begin>),
     CatchingUp,
     Live,
     Ended,
@@ -142,7 +150,9 @@ impl Connection {
         begin: Begin,
         client_id: ClientId,
     ) -> Self {
+        let gzip = subscription.gzip.then(Sum::default);
         let stream = Stream {
+            gzip,
             seat: Seat::take(&shared.hub, client_id),
             subscription: Arc::new(subscription),
             courses: Vec::new(),
@@ -150,7 +160,7 @@ impl Connection {
             keep_alive: KeepAlive::new(&shared.config),
             behind_since: None,
         };
-        Connection::of(shared, stream, Phase::Begin(begin))
+        Connection::of(shared, stream, Phase::Begin(Box::new(begin)))
     }
 
     /// It lasts no longer than its term.
@@ -167,8 +177,9 @@ impl Connection {
     }
 
     fn of(shared: Arc<Shared>, stream: Stream, phase: Phase) -> Self {
-        let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since } = stream;
+        let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, gzip } = stream;
         Connection {
+            gzip,
             membership: shared.hub.join(&subscription, seat.client_id()),
             life: Life::new(seat, shared.config.slow_time),
             shared,
@@ -188,6 +199,11 @@ impl Connection {
     /// It shares its socket with other streams.
     pub(crate) fn sharing_a_socket(self) -> Self {
         Connection { chunk_bytes: SHARING_CHUNK_BYTES, ..self }
+    }
+
+    /// Whether it is sent compressed.
+    pub(crate) fn is_gzip(&self) -> bool {
+        self.gzip.is_some()
     }
 
     /// What it shares with the others.
@@ -214,10 +230,11 @@ impl Connection {
             told_stale,
             keep_alive,
             behind_since,
+            gzip,
             ..
         } = self;
         let seat = life.seat.take()?;
-        Some((Stream { seat, subscription, courses, told_stale, keep_alive, behind_since }, membership))
+        Some((Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, gzip }, membership))
     }
 
     /// Its socket took nothing for too long, or too little.
@@ -227,22 +244,35 @@ impl Connection {
 
     /// The next bytes for the socket; `None` when the stream is over. Waits until there are some.
     pub(crate) async fn next_chunk(&mut self) -> Option<Bytes> {
-        let chunk = match std::mem::replace(&mut self.phase, Phase::CatchingUp) {
+        let said = match std::mem::replace(&mut self.phase, Phase::CatchingUp) {
             Phase::Ended => {
                 self.phase = Phase::Ended;
                 return None;
             }
-            Phase::Begin(begin) => Box::pin(self.begin(begin)).await,
+            Phase::Begin(begin) => Box::pin(self.begin(*begin)).await,
             phase => {
                 self.phase = phase;
                 self.go_on().await
             }
         };
         (self.life.last_write, self.life.idle) = (Instant::now(), false);
-        Some(chunk)
+        Some(self.coded(said))
     }
 
-    async fn go_on(&mut self) -> Bytes {
+    /// What it says, as its client takes it.
+    pub(crate) fn coded(&mut self, said: Said) -> Bytes {
+        let Some(sum) = &mut self.gzip else { return said.into_text() };
+        let mut out = Vec::with_capacity(said.len() + GZIP_FRAME_BYTES);
+        let mut coder = Coder::new(&mut out, Some(sum));
+        coder.begin();
+        said.write(&mut coder);
+        if matches!(self.phase, Phase::Ended) {
+            coder.end();
+        }
+        out.into()
+    }
+
+    async fn go_on(&mut self) -> Said {
         loop {
             self.look();
             // After the mark was taken off: who lets it go marks it last.
@@ -268,7 +298,7 @@ impl Connection {
             self.answer_asked(&mut chunk);
             if !chunk.is_empty() {
                 self.keep_alive.active();
-                return chunk.into_bytes();
+                return chunk.into_said();
             }
             let waited = match next {
                 Next::More => {
@@ -305,6 +335,7 @@ impl Connection {
             let before = self.subscription.clone();
             let changed = self.change(&ask);
             if !Arc::ptr_eq(&before, &self.subscription) {
+                chunk.heard_as(self.subscription.id());
                 chunk.keep_alive(&self.courses);
             }
             ask.answer(changed);
@@ -313,11 +344,11 @@ impl Connection {
 
     /// Waits until it is asked for a change and makes it, while its socket takes what it was given last. Returns what
     /// is to be written before anything else then.
-    pub(crate) async fn changed_meanwhile(&mut self) -> Bytes {
+    pub(crate) async fn changed_meanwhile(&mut self) -> Said {
         self.membership.waiter.asked(|| self.is_asked()).await;
         let mut chunk = self.chunk();
         self.answer_asked(&mut chunk);
-        chunk.into_bytes()
+        chunk.into_said()
     }
 
     fn change(&mut self, ask: &Ask) -> Result<Changed, Problem> {
@@ -332,7 +363,7 @@ impl Connection {
         }
         let seat = self.life.seat.as_mut().ok_or_else(change::unknown)?;
         seat.limit(granted.term);
-        Ok(Changed::new(&self.courses, seat))
+        Ok(Changed::new(&self.subscription, &self.courses, seat))
     }
 
     fn is_asked(&self) -> bool {
@@ -429,7 +460,7 @@ impl Connection {
             self.shared.hub.metrics.superseded.inc_by(events.superseded());
             for event in events.into_events() {
                 self.courses[at].at = event.feed.seq;
-                chunk.event(&event, &self.courses);
+                chunk.event(&event, &self.courses, self.shared.hub.policies());
                 event.delivered.inc();
             }
             self.courses[at].at = reached;
@@ -449,7 +480,7 @@ impl Connection {
     }
 
     /// One page from the log for a course older than the ring. `None` when it moved on silently.
-    async fn read_log(&mut self, at: usize) -> Option<Bytes> {
+    async fn read_log(&mut self, at: usize) -> Option<Said> {
         let course = self.courses[at];
         let question = self.question(at, course);
         // What changes about the live feed is told at once, also by a stream that waits for the log.
@@ -461,7 +492,7 @@ impl Connection {
                 let sent =
                     take_page(&mut self.courses, at, &page, &self.subscription, &self.shared, &mut chunk);
                 self.replayed += sent;
-                (!chunk.is_empty()).then(|| chunk.into_bytes())
+                (!chunk.is_empty()).then(|| chunk.into_said())
             }
             Ok(Some(Answer::Reset { reason, epoch, after })) => {
                 self.courses[at] = self.course(course.shard, epoch, after);
@@ -470,7 +501,7 @@ impl Connection {
                 self.shared.hub.metrics.reset(reason);
                 let mut chunk = self.chunk();
                 chunk.reset(reason, &self.courses);
-                Some(chunk.into_bytes())
+                Some(chunk.into_said())
             }
             Err(end) => Some(self.finish(end)),
         }
@@ -550,7 +581,7 @@ impl Connection {
     }
 
     /// Waits for a mark, but not past `until`. Some bytes when it is time for a keep-alive.
-    async fn wait(&mut self, until: Instant) -> Option<Bytes> {
+    async fn wait(&mut self, until: Instant) -> Option<Said> {
         self.life.idle = true;
         tokio::select! {
             biased;
@@ -576,7 +607,7 @@ impl Connection {
             chunk.heartbeat(self.shared.hub.clock.now());
         }
         self.keep_alive.sent();
-        Some(chunk.into_bytes())
+        Some(chunk.into_said())
     }
 
     /// Lets more events come to the first, if they are wanted together.
@@ -616,16 +647,16 @@ impl Connection {
     }
 
     fn chunk(&self) -> Chunk {
-        Chunk::new(self.subscription.form)
+        Chunk::new(&self.subscription)
     }
 
     /// Says goodbye: why, where to go on, and when.
-    fn finish(&mut self, end: StreamEnd) -> Bytes {
+    fn finish(&mut self, end: StreamEnd) -> Said {
         let mut chunk = self.chunk();
         chunk.end(end, self.shared.config.retry_ms(), &self.courses);
         self.life.end = Some(end);
         self.phase = Phase::Ended;
-        chunk.into_bytes()
+        chunk.into_said()
     }
 }
 
@@ -718,7 +749,7 @@ fn take_page(
         courses[at].at = feed.seq;
         let delivered = shared.hub.counter(feed);
         delivered.inc();
-        chunk.event(&RingEvent::new(feed.clone(), delivered), courses);
+        chunk.event(&RingEvent::new(feed.clone(), delivered), courses, shared.hub.policies());
     }
     courses[at].at = courses[at].at.max(page.to);
     let sent = chunk.events() - before;
@@ -729,11 +760,12 @@ fn take_page(
 /// The most telling of several reasons to reset.
 fn foremost(reasons: &[ResetReason]) -> Option<ResetReason> {
     [
+        // What the stream hears isn't what its client thinks.
+        ResetReason::Subscription,
         ResetReason::Cursor,
         ResetReason::Epoch,
         ResetReason::Hole,
         ResetReason::Expired,
-        ResetReason::Subscription,
     ]
     .into_iter()
     .find(|reason| reasons.contains(reason))

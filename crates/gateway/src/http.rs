@@ -17,11 +17,11 @@ use serde_json::json;
 use foghorn_auth::revocation::Store;
 use foghorn_auth::{Authenticator, Caller, Refusal};
 use foghorn_bus::gateways::Gateways;
+use foghorn_bus::subscriptions::SubscriptionError;
 use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::Position;
 use foghorn_core::reason::StreamEnd;
-use foghorn_core::shard::ShardCount;
 use foghorn_core::time::Timestamp;
 use foghorn_http::body::{Body, full, json as json_response};
 use foghorn_http::guard::Asker;
@@ -34,6 +34,7 @@ use crate::client_id::ClientId;
 use crate::connection::{Begin, Connection, Shared, goodbye};
 use crate::engine;
 use crate::history::{self, Asked};
+use crate::kept::{Found, Keeper, Kept, Original};
 use crate::limits::{By, Limited, Limits};
 use crate::revoke;
 use crate::seat::Term;
@@ -75,7 +76,17 @@ pub struct Api {
     pub(crate) revocations: Arc<dyn Store>,
     pub(crate) tickets: Arc<Tickets>,
     pub(crate) gateways: Arc<dyn Gateways>,
+    pub(crate) keeper: Arc<Keeper>,
     pub(crate) limits: Arc<Limits>,
+}
+
+/// What a stream is to hear, and from where on.
+struct Heard {
+    topics: Vec<Pattern>,
+    types: Vec<String>,
+    original: Original,
+    kept: Option<Arc<Kept>>,
+    begin: Begin,
 }
 
 impl Handler for Api {
@@ -160,6 +171,7 @@ impl Api {
         let query = Query::parse(query, KEYS)?;
         let topics = topics(&query, channel, self.shared.config.channels_per_connection)?;
         // Looked at before a ticket is spent on it.
+        let types = types(&query)?;
         let begin = begin(headers, &query, self.shared.hub.clock.now())?;
         let opener = match self.opener(headers, page, &query).await? {
             Ok(opener) => opener,
@@ -168,7 +180,13 @@ impl Api {
                 None => return Err(self.refused(&why)),
             },
         };
-        let mut response = self.open(&opener, headers, &query, topics, begin)?;
+        let mut response = match self.heard(&opener.caller, topics, types, begin).await {
+            Ok(heard) => self.open(&opener, headers, &query, heard)?,
+            Err(why) => {
+                tracing::debug!(%why, "what a stream was changed to can't be looked up");
+                self.over_at_once(StreamEnd::SubscriptionUnavailable)
+            }
+        };
         // Also where the stream is over at once: its client comes back, and the ticket is spent.
         let cookies = opener.cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie));
         response.headers_mut().extend(cookies);
@@ -180,16 +198,24 @@ impl Api {
         opener: &Opener,
         headers: &HeaderMap,
         query: &Query,
-        topics: Vec<Pattern>,
-        begin: Begin,
+        heard: Heard,
     ) -> Result<Response, Problem> {
         let Opener { caller, cookies } = opener;
+        let Heard { topics, types, original, kept, begin } = heard;
         topics.iter().try_for_each(|topic| self.check_listen(caller, topic))?;
         let all = [caller.implied(self.shared.hub.policies()), topics].concat();
         if all.is_empty() {
             return Err(self.refused(&Refusal::NoCredential("listening to broadcast".to_owned())));
         }
-        let subscription = subscription(query, &all, self.shared.hub.shard_count())?;
+        let subscription = Subscription {
+            types,
+            form: form(query)?,
+            heartbeat: query.flag("heartbeat")?,
+            gzip: self.shared.config.compression && takes_gzip(headers),
+            original,
+            kept,
+            ..Subscription::new(&all, self.shared.hub.shard_count())
+        };
         // One whose ticket was just spent was counted when it was given.
         if cookies.is_empty()
             && let Err(limited) = self.limits.check_subject(caller)
@@ -199,8 +225,7 @@ impl Api {
         let hub = &self.shared.hub;
         if hub.is_draining() || hub.connections() >= self.shared.config.connections {
             let end = if hub.is_draining() { StreamEnd::Drain } else { StreamEnd::Overload };
-            hub.metrics.ended(end);
-            return Ok(event_stream(full(goodbye(end, self.shared.config.retry_ms()))));
+            return Ok(self.over_at_once(end));
         }
         self.check_cursor_fits(&subscription)?;
         if let Err(limited) = self.limits.check_streams() {
@@ -216,6 +241,34 @@ impl Api {
         let term = term.map(|identity| Term::new(identity, self.auth.expiring_notice()));
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id).until(term);
         Ok(stream_of(connection))
+    }
+
+    /// What a stream is to hear: what its URL says, or what it was changed to before it came back by this URL.
+    async fn heard(
+        &self,
+        caller: &Caller,
+        topics: Vec<Pattern>,
+        types: Vec<String>,
+        begin: Begin,
+    ) -> Result<Heard, SubscriptionError> {
+        let original = Original::of(&topics, &types);
+        let as_asked = |begin| Heard { topics, types, original, kept: None, begin };
+        let Begin::After(Ok(cursor)) = begin else { return Ok(as_asked(begin)) };
+        let Some(id) = cursor.subscription() else { return Ok(as_asked(begin)) };
+        let hub = &self.shared.hub;
+        Ok(match self.keeper.find(hub, id, caller, original).await? {
+            Found::Changed { topics, types, kept } => {
+                Heard { topics, types, original, kept: Some(kept), begin }
+            }
+            Found::OtherUrl => as_asked(begin),
+            Found::Gone => as_asked(Begin::AfterUnknown(cursor)),
+        })
+    }
+
+    /// A stream that is refused for now.
+    fn over_at_once(&self, end: StreamEnd) -> Response {
+        self.shared.hub.metrics.ended(end);
+        event_stream(full(goodbye(end, self.shared.config.retry_ms())))
     }
 
     /// Whoever asks too often is told to come back later: a stream in its own words, as a browser would never
@@ -401,21 +454,14 @@ pub(crate) fn check_number(topics: usize, most: usize) -> Result<(), Problem> {
     )))
 }
 
-/// What a stream is to hear, and how.
-fn subscription(query: &Query, topics: &[Pattern], shards: ShardCount) -> Result<Subscription, Problem> {
-    let mut subscription = Subscription::new(topics, shards);
-    if let Some(types) = query.get("events") {
-        subscription.types = types.split(',').map(str::to_owned).collect();
-        if !are_types(&subscription.types) {
-            return Err(bad_value(
-                "events",
-                &format!("is a list of 1 to {TYPES_MAX} event types, separated by commas"),
-            ));
-        }
+/// Of which types a stream is to hear events; empty for all.
+fn types(query: &Query) -> Result<Vec<String>, Problem> {
+    let Some(types) = query.get("events") else { return Ok(Vec::new()) };
+    let types: Vec<String> = types.split(',').map(str::to_owned).collect();
+    if are_types(&types) {
+        return Ok(types);
     }
-    subscription.form = form(query)?;
-    subscription.heartbeat = query.flag("heartbeat")?;
-    Ok(subscription)
+    Err(bad_value("events", &format!("is a list of 1 to {TYPES_MAX} event types, separated by commas")))
 }
 
 /// Whether a listener may ask for these event types.
@@ -467,6 +513,26 @@ fn begin(headers: &HeaderMap, query: &Query, now: Timestamp) -> Result<Begin, Pr
     })
 }
 
+/// Whether a client says that it takes `gzip` (RFC 9110, 12.5.3). One that says nothing is sent text.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
+    let (mut named, mut any) = (None, None);
+    for entry in lines.flat_map(|line| line.split(',')) {
+        let (name, parameters) = entry.split_once(';').unwrap_or((entry, ""));
+        let weight = parameters.trim().strip_prefix("q=").or_else(|| parameters.trim().strip_prefix("Q="));
+        let wanted =
+            weight.is_none_or(|weight| weight.trim().parse::<f32>().is_ok_and(|weight| weight > 0.0));
+        match name.trim() {
+            name if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") => {
+                named = Some(wanted);
+            }
+            "*" => any = Some(wanted),
+            _ => {}
+        }
+    }
+    named.or(any).unwrap_or(false)
+}
+
 /// The header, which the browser sends on its own reconnects, wins over the query, which is from when
 /// the page made its EventSource.
 fn last_event_id(headers: &HeaderMap, query: &Query) -> Option<String> {
@@ -494,6 +560,7 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
 /// The connection's stream, by whichever way it is fetched: its socket taken over, or, where that is TLS or
 /// shared, its body. A body is asked for more when there is room for it in the connection.
 fn stream_of(connection: Connection) -> Response {
+    let gzip = connection.is_gzip();
     let connection = Arc::new(Mutex::new(Some(connection)));
     let taken = connection.clone();
     let takeover = Takeover::new(move |socket| async move {
@@ -508,6 +575,9 @@ fn stream_of(connection: Connection) -> Response {
         Some((Ok(Frame::data(bytes)), (held, Some(connection))))
     });
     let mut response = event_stream(StreamBody::new(chunks).boxed_unsync());
+    if gzip {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     response.extensions_mut().insert(takeover);
     response
 }
@@ -519,5 +589,33 @@ fn event_stream(body: Body) -> Response {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+    headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_for_whoever_says_that_they_take_it() {
+        for (said, takes) in [
+            (&["gzip, deflate, br, zstd"][..], true),
+            (&["br", "GZIP;q=0.5"], true),
+            (&["gzip ; q=0"], false),
+            (&["gzip;q=0, *"], false),
+            (&["*"], true),
+            (&["*;q=0.0"], false),
+            (&["identity"], false),
+            (&["gzip;q=x"], false),
+            (&[""], false),
+            (&[], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in said {
+                headers.append(header::ACCEPT_ENCODING, HeaderValue::from_static(line));
+            }
+            assert_eq!(takes_gzip(&headers), takes, "{said:?}");
+        }
+    }
 }

@@ -25,6 +25,7 @@ use crate::client_id::ClientId;
 use crate::directory::{Directory, NotAsked};
 use crate::engine::Inbox;
 use crate::index::PatternIndex;
+use crate::kept::Here;
 use crate::metrics::Metrics;
 use crate::ring::{Applied, Ring};
 use crate::subscription::{Subscription, Topics};
@@ -128,6 +129,8 @@ pub struct Hub {
     connections: Mutex<BTreeMap<ConnectionId, Arc<Waiter>>>,
     /// All of them by their ids.
     pub(crate) directory: Directory,
+    /// What some of them were changed to hear.
+    pub(crate) kept: Here,
     /// Those who serve the others.
     reactors: RwLock<Vec<Arc<Inbox>>>,
     stale_changes: AtomicU64,
@@ -167,6 +170,7 @@ impl Hub {
             open: AtomicUsize::new(0),
             connections: Mutex::default(),
             directory: Directory::default(),
+            kept: Here::default(),
             reactors: RwLock::default(),
             stale_changes: AtomicU64::new(0),
             revoked_looks: AtomicU64::new(0),

@@ -25,12 +25,14 @@ mod ticket;
 
 mod change;
 mod directory;
+mod kept;
 mod subscribe;
 
 mod connection;
 mod drain;
 mod engine;
 mod gathering;
+mod gzip;
 mod history;
 mod http;
 mod keep_alive;

@@ -136,6 +136,47 @@ impl TicketOutcome {
     }
 }
 
+/// What became of a subscription that a stream was changed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeptOutcome {
+    /// It was written to where it is kept, for the first time or again.
+    Kept,
+    /// It was not, because too many are kept.
+    Full,
+    /// A stream came back and goes on with it.
+    Resumed,
+    /// A stream came with it to another URL, and hears what that says.
+    OtherUrl,
+    /// A stream came back for it, and it isn't known any more.
+    Gone,
+    /// It could not be kept or looked up.
+    Unavailable,
+}
+
+impl KeptOutcome {
+    const ALL: [KeptOutcome; 6] = [
+        KeptOutcome::Kept,
+        KeptOutcome::Full,
+        KeptOutcome::Resumed,
+        KeptOutcome::OtherUrl,
+        KeptOutcome::Gone,
+        KeptOutcome::Unavailable,
+    ];
+
+    const fn label(self) -> OutcomeLabel {
+        OutcomeLabel {
+            outcome: match self {
+                KeptOutcome::Kept => "kept",
+                KeptOutcome::Full => "full",
+                KeptOutcome::Resumed => "resumed",
+                KeptOutcome::OtherUrl => "other-url",
+                KeptOutcome::Gone => "gone",
+                KeptOutcome::Unavailable => "unavailable",
+            },
+        }
+    }
+}
+
 /// What became of a request to change a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ChangeOutcome {
@@ -200,6 +241,7 @@ pub struct Metrics {
     limited: Family<ByLabel, Counter>,
     tickets: Family<OutcomeLabel, Counter>,
     changes: Family<OutcomeLabel, Counter>,
+    kept: Family<OutcomeLabel, Counter>,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
     /// Questions to the event log that wait for their turn.
@@ -264,6 +306,11 @@ impl Metrics {
         );
         r.register("tickets", "One-time tickets, and requests for them, by outcome", m.tickets.clone());
         r.register("changes", "Changes of live streams that were asked for, by outcome", m.changes.clone());
+        r.register(
+            "kept_subscriptions",
+            "What streams were changed to hear: kept for their reconnects, and looked for, by outcome",
+            m.kept.clone(),
+        );
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
         r.register(
@@ -327,6 +374,9 @@ impl Metrics {
         for outcome in ChangeOutcome::ALL {
             drop(m.changes.get_or_create(&outcome.label()));
         }
+        for outcome in KeptOutcome::ALL {
+            drop(m.kept.get_or_create(&outcome.label()));
+        }
         for source in [Source::Ring, Source::Log] {
             drop(m.replayed.get_or_create(&source.label()));
         }
@@ -370,6 +420,11 @@ impl Metrics {
     /// Something became of a request to change a stream.
     pub(crate) fn changed(&self, outcome: ChangeOutcome) {
         self.changes.get_or_create(&outcome.label()).inc();
+    }
+
+    /// Something became of what a stream was changed to hear.
+    pub(crate) fn kept(&self, outcome: KeptOutcome) {
+        self.kept.get_or_create(&outcome.label()).inc();
     }
 
     /// A stream was reset.

@@ -16,9 +16,11 @@ use prometheus_client::metrics::counter::Counter;
 
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
+use foghorn_core::policy::Policies;
 use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::sse;
 
+use crate::gzip::Deflated;
 use crate::subscription::Topics;
 
 /// An event in the ring, shared by all who are being sent it.
@@ -30,7 +32,9 @@ pub struct RingEvent {
     pub delivered: Counter,
     /// The envelope form, made when the first listener wants it.
     envelope: OnceLock<Bytes>,
-    /// Where the envelope's bytes are counted, in a ring.
+    /// Both forms compressed, made when the first compressed stream wants one of them; none where that isn't worth it.
+    deflated: [OnceLock<Option<Box<Deflated>>>; 2],
+    /// Where the bytes of what is made here are counted, in a ring.
     envelopes: Option<Arc<AtomicUsize>>,
     /// Bytes that its ring was given before it.
     offset: usize,
@@ -39,11 +43,13 @@ pub struct RingEvent {
 impl RingEvent {
     /// Wraps an event of the log, which no ring holds.
     pub fn new(feed: FeedEvent, delivered: Counter) -> Self {
-        RingEvent { feed, delivered, envelope: OnceLock::new(), envelopes: None, offset: 0 }
+        let (envelope, deflated) = Default::default();
+        RingEvent { feed, delivered, envelope, deflated, envelopes: None, offset: 0 }
     }
 
     fn counted(feed: FeedEvent, delivered: Counter, envelopes: Arc<AtomicUsize>, offset: usize) -> Self {
-        RingEvent { feed, delivered, envelope: OnceLock::new(), envelopes: Some(envelopes), offset }
+        let (envelope, deflated) = Default::default();
+        RingEvent { feed, delivered, envelope, deflated, envelopes: Some(envelopes), offset }
     }
 
     /// The block without its `id:` line, in the form asked for.
@@ -62,8 +68,25 @@ impl RingEvent {
         })
     }
 
+    /// The same compressed, if its policy says that it is worth it, and it becomes smaller. Never of an event that no
+    /// ring holds: it would be compressed for one stream alone.
+    pub(crate) fn deflated(&self, envelope: bool, policies: &Policies) -> Option<&Deflated> {
+        let counted = self.envelopes.as_ref()?;
+        let made = self.deflated[usize::from(envelope)].get_or_init(|| {
+            let (block, least) =
+                (self.block(envelope), policies.of(self.feed.channel.as_str()).compress_from);
+            let deflated =
+                if least > 0 && block.len() >= least { Deflated::of(block)? } else { return None };
+            counted.fetch_add(deflated.len(), Ordering::Relaxed);
+            Some(Box::new(deflated))
+        });
+        made.as_deref()
+    }
+
+    /// Bytes of what was made here.
     fn envelope_len(&self) -> usize {
-        self.envelope.get().map_or(0, Bytes::len)
+        let deflated = self.deflated.iter().filter_map(|made| made.get()?.as_deref());
+        self.envelope.get().map_or(0, Bytes::len) + deflated.map(Deflated::len).sum::<usize>()
     }
 }
 
@@ -89,7 +112,7 @@ pub struct Ring {
     bytes: usize,
     /// Bytes of all events that it was given.
     pushed: usize,
-    /// Bytes of envelopes that listeners asked for.
+    /// Bytes of envelopes that listeners asked for, and of what is compressed.
     envelopes: Arc<AtomicUsize>,
     bytes_max: usize,
 }

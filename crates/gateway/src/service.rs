@@ -12,6 +12,7 @@ use foghorn_bus::clock::Clock;
 use foghorn_bus::gateways::Gateways;
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
+use foghorn_bus::subscriptions::Subscriptions;
 use foghorn_core::policy::Policies;
 use foghorn_core::shard::ShardCount;
 use foghorn_http::client::Proxies;
@@ -23,6 +24,7 @@ use crate::drain::drain;
 pub use crate::http::Api;
 use crate::hub::Hub;
 use crate::ingest::Ingest;
+use crate::kept::Keeper;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::subscribe;
@@ -49,6 +51,8 @@ pub struct Ports {
     pub revocations: Arc<dyn Store>,
     /// Where one-time tickets wait to be redeemed.
     pub tickets: Tickets,
+    /// Where it is kept what streams were changed to hear.
+    pub subscriptions: Arc<dyn Subscriptions>,
     /// The other gateways, whose streams may be asked for here.
     pub gateways: Arc<dyn Gateways>,
     /// What counts as now.
@@ -101,6 +105,9 @@ impl Gateway {
             }
         });
         let limits = Arc::new(Limits::new(ports.proxies, &config));
+        let keeper = Arc::new(Keeper::new(ports.subscriptions, config.subscription_life));
+        let (renewed, renewer) = (hub.clone(), keeper.clone());
+        tasks.spawn(async move { renewer.renew(&renewed).await });
         let shared = Arc::new(Shared::new(hub, ports.log, config));
         let api = Arc::new(Api {
             shared,
@@ -108,6 +115,7 @@ impl Gateway {
             revocations: ports.revocations,
             tickets: Arc::new(ports.tickets),
             gateways: ports.gateways,
+            keeper,
             limits,
         });
         // A stream that others can't ask for should not begin.

@@ -141,9 +141,16 @@ impl Api {
             Err(problem) if problem.status == StatusCode::SERVICE_UNAVAILABLE => ChangeOutcome::Unreachable,
             Err(_) => ChangeOutcome::Refused,
         });
-        let Changed { cursor, expires } = changed?;
+        let Changed { cursor, expires, kept } = changed?;
+        // It hears it in any case; only a reconnect may have to be told otherwise.
+        let kept = match kept {
+            Some(kept) => self.keeper.keep(&self.shared.hub, &kept).await.is_ok(),
+            None => true,
+        };
         let expires = expires.map(|time| time.to_string());
-        Ok(json!({ "clientId": client_id.to_string(), "cursor": cursor.to_string(), "expires": expires }))
+        Ok(json!({
+            "clientId": client_id.to_string(), "cursor": cursor.to_string(), "expires": expires, "kept": kept,
+        }))
     }
 
     async fn change_own(

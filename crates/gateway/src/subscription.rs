@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use foghorn_core::batch::FeedEvent;
 use foghorn_core::channel::Channel;
+use foghorn_core::cursor::{Cursor, SubscriptionId};
 use foghorn_core::event::EventType;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::shard::{Shard, ShardCount};
+
+use crate::connection::{Course, cursor};
+use crate::kept::{Kept, Original};
 
 /// Topics that a listener wants from one shard.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -109,6 +113,12 @@ pub(crate) struct Subscription {
     pub(crate) form: Form,
     /// Whether visible `heartbeat` events are sent beside the keep-alive.
     pub(crate) heartbeat: bool,
+    /// Whether it is sent compressed.
+    pub(crate) gzip: bool,
+    /// What the stream's URL asks to hear.
+    pub(crate) original: Original,
+    /// Where it hears something else by now: that, as it is kept.
+    pub(crate) kept: Option<Arc<Kept>>,
 }
 
 impl Subscription {
@@ -124,7 +134,25 @@ impl Subscription {
             types: Vec::new(),
             form: Form::Plain,
             heartbeat: false,
+            gzip: false,
+            original: Original::default(),
+            kept: None,
         }
+    }
+
+    /// What its cursors call it, if it isn't what the stream's URL says.
+    pub(crate) fn id(&self) -> Option<SubscriptionId> {
+        self.kept.as_ref().map(|kept| kept.id())
+    }
+
+    /// The cursor of a stream with it at these positions.
+    pub(crate) fn cursor(&self, courses: &[Course]) -> Cursor {
+        cursor(courses).of(self.id())
+    }
+
+    /// Whether an event's block has the same `id:` as for every other listener of its shard, which was encoded with it.
+    pub(crate) fn has_common_ids(&self) -> bool {
+        self.shards.len() == 1 && self.kept.is_none()
     }
 
     /// What it listens to, in whichever shards. A pattern is in all of them.

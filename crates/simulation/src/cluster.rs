@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foghorn_auth::Authenticator;
 use foghorn_bus::log::EventLog;
-use foghorn_bus::memory::{Alone, MemoryTickets};
+use foghorn_bus::memory::{Alone, MemorySubscriptions, MemoryTickets};
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::position::Epoch;
@@ -350,6 +350,7 @@ impl Cluster {
             auth: Arc::new(Authenticator::open()),
             proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
+            subscriptions: Arc::new(MemorySubscriptions::default()),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
             clock: process.clock(),

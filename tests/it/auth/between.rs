@@ -150,6 +150,7 @@ async fn the_accounts_that_are_shipped_let_gateways_append_nothing_and_publisher
         ("fanout", Publish("$JS.API.STREAM.PURGE.FOGHORN_0")),
         ("fanout", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
         ("fanout", Publish("$KV.FOGHORN_tickets.secret")),
+        ("fanout", Publish("$KV.FOGHORN_subscriptions.AAAAAAAAAAA")),
         ("eventlog", Publish("foghorn.live.0")),
         ("eventlog", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
         ("eventlog", Publish("$KV.FOGHORN_revocations.all")),

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use foghorn_tests::PATIENCE;
+use foghorn_tests::chrome::Chrome;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{Reply, metric, request};
 use foghorn_tests::http2::Http2;
+use foghorn_tests::nginx::Nginx;
 use foghorn_tests::sse::{Block, NoBlock, SseClient};
 use foghorn_tests::wait::until;
 use http::Method;
@@ -212,7 +214,7 @@ async fn every_gateway_changes_every_stream_of_the_cluster_and_says_when_it_cann
     for (nth, gateway) in [there, here, there].into_iter().enumerate() {
         let channel = format!("members.{nth}");
         let reply = ask_as(gateway, &longer, &with(&[&channel])).await;
-        assert_eq!(reply.status, 200, "{}", reply.body);
+        assert_eq!((reply.status, &reply.body["kept"]), (200, &json!(true)), "{}", reply.body);
         assert!(reply.body["expires"].as_str() > same.as_str(), "{} {same}", reply.body);
         // The position from which it holds is told to the stream too.
         stream.collect_until(PATIENCE, |block| block.id.as_deref() == reply.body["cursor"].as_str()).await;
@@ -232,8 +234,9 @@ async fn every_gateway_changes_every_stream_of_the_cluster_and_says_when_it_cann
     here.signal(Signal::SIGCONT);
     cluster.nats.hang().await;
     assert_eq!(kind(&ask_as(there, &longer, &with(&["members.a"])).await), (503, "stream-unreachable"));
-    // Where the stream is nobody has to be asked.
-    assert_eq!(ask_as(here, &longer, &with(&["members.a"])).await.status, 200);
+    // Where the stream is nobody has to be asked, though it can't be kept for a reconnect now.
+    let own = ask_as(here, &longer, &with(&["members.a"])).await;
+    assert_eq!((own.status, &own.body["kept"]), (200, &json!(false)), "{}", own.body);
     cluster.nats.signal(Signal::SIGCONT);
     until("the other gateway to be asked again", PATIENCE, async || {
         (ask_as(there, &longer, &with(&["members.1"])).await.status == 200).then_some(())
@@ -245,4 +248,157 @@ async fn every_gateway_changes_every_stream_of_the_cluster_and_says_when_it_cann
         (kind(&reply) == (404, "unknown-stream")).then_some(())
     })
     .await;
+}
+
+/// What a stream says until it is live, of whoever comes to a URL with a cursor.
+async fn come_back(server: &Foghorn, path: &str, token: &str, cursor: &str) -> (SseClient, Vec<Block>) {
+    let headers = [("authorization", &*bearer(token)), ("last-event-id", cursor)];
+    let mut stream = SseClient::connect(&server.url(path), &headers).await.unwrap();
+    let is_last = |block: &Block| ["stream-live", "stream-end"].contains(&block.event_type());
+    let blocks = stream.collect_until(PATIENCE, is_last).await;
+    (stream, blocks)
+}
+
+/// `recovered`, and why it was reset, if it was.
+fn verdict(blocks: &[Block]) -> (bool, Option<String>) {
+    let connected = blocks.iter().find(|block| block.event_type() == "connected").unwrap();
+    let reset = blocks.iter().find(|block| block.event_type() == "stream-reset");
+    let reason = reset.map(|block| block.json()["reason"].as_str().unwrap().to_owned());
+    (connected.json()["recovered"].as_bool().unwrap(), reason)
+}
+
+fn data(blocks: &[Block]) -> Vec<&str> {
+    let events = blocks.iter().filter(|block| block.event_type() == "message" && block.is_event());
+    events.filter_map(|block| block.data.as_deref()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_outlives_its_gateway_for_who_made_it_and_grants_nothing() {
+    let issuer = Issuer::new();
+    let mut cluster = Cluster::start_closed(&issuer.config("")).await;
+    cluster.ready().await;
+    let service = issuer.token("service", &json!({ "publish": [">"] }));
+    let grants = json!({ "subscribe": ["members.>", "open.>"] });
+    let [ann, bob] = ["ann", "bob"].map(|subject| issuer.token(subject, &grants));
+    let less = issuer.token("ann", &json!({ "subscribe": ["members.a", "open.>"] }));
+    let path = "/api/events?channels=members.a,open.a";
+    let (mut stream, id) =
+        listen(&cluster.gateways[0], "channels=members.a,open.a", &[("authorization", &bearer(&ann))]).await;
+    // Through another gateway than the stream's, in two steps.
+    for change in [json!({ "channels": ["members.b"] }), json!({ "events": ["message", "other"] })] {
+        let mut change = change;
+        change["clientId"] = json!(id);
+        let reply = ask_as(&cluster.gateways[1], &ann, &change).await;
+        assert_eq!((reply.status, &reply.body["kept"]), (200, &json!(true)), "{}", reply.body);
+        let cursor = reply.body["cursor"].as_str().map(str::to_owned);
+        stream.collect_until(PATIENCE, |block| block.id == cursor).await;
+    }
+    publish(&cluster.fanouts[0], &service, "members.b").await;
+    assert_eq!(heard(&mut stream, "members.b").await, ["members.b"]);
+    let cursor = stream.last_event_id().to_owned();
+
+    cluster.gateways[0].kill();
+    for channel in ["members.a", "open.a", "members.b", "broadcast"] {
+        publish(&cluster.fanouts[0], &service, channel).await;
+    }
+    let there = &cluster.gateways[1];
+    let (mut again, blocks) = come_back(there, path, &ann, &cursor).await;
+    assert_eq!((verdict(&blocks), data(&blocks)), ((true, None), vec!["members.b", "broadcast"]));
+    for channel in ["open.a", "members.b"] {
+        publish(&cluster.fanouts[1], &service, channel).await;
+    }
+    assert_eq!(heard(&mut again, "members.b").await, ["members.b"]);
+    // The URL's types and channels in another order are the same; another URL says anew what is wanted.
+    let turned = "/api/events?channels=open.a,members.a";
+    let (_, blocks) = come_back(there, turned, &ann, &cursor).await;
+    assert_eq!(data(&blocks), ["members.b", "broadcast", "members.b"]);
+    let (_, blocks) = come_back(there, "/api/events?channels=open.a", &ann, &cursor).await;
+    assert_eq!((verdict(&blocks), data(&blocks)), ((true, None), vec!["open.a", "broadcast", "open.a"]));
+
+    // It is nobody else's, and opens nothing that its owner may not hear any more.
+    let (_, blocks) = come_back(there, path, &bob, &cursor).await;
+    assert_eq!(verdict(&blocks), (false, Some("subscription".to_owned())));
+    let headers = [("authorization", &*bearer(&less)), ("last-event-id", &cursor)];
+    let refused = SseClient::connect(&there.url(path), &headers).await.unwrap();
+    assert_eq!(refused.status(), 403);
+
+    // Where it isn't known any more, that is said, and the URL's channels are heard from the cursor on.
+    let (position, set) = cursor.split_once('.').unwrap();
+    let other = if set.starts_with('A') { "B" } else { "A" };
+    let unknown = format!("{position}.{other}{}", &set[1..]);
+    let (_, blocks) = come_back(there, path, &ann, &unknown).await;
+    assert_eq!(verdict(&blocks), (false, Some("subscription".to_owned())));
+    assert_eq!(data(&blocks), ["members.a", "open.a", "broadcast", "open.a"]);
+    assert!(blocks.iter().filter_map(|block| block.id.as_deref()).all(|id| !id.contains('.')), "{blocks:?}");
+
+    // Where nobody can say, it is told to come back; what this gateway has itself needs nobody.
+    cluster.nats.hang().await;
+    let (_, blocks) = come_back(there, path, &ann, &unknown).await;
+    assert_eq!((blocks.len(), blocks[0].event_type()), (1, "stream-end"));
+    assert_eq!(blocks[0].json()["reason"], "subscription-unavailable");
+    assert!(blocks[0].retry.is_some(), "{blocks:?}");
+    let (_, blocks) = come_back(there, path, &ann, &cursor).await;
+    assert_eq!(verdict(&blocks), (true, None));
+    cluster.nats.signal(Signal::SIGCONT);
+    drop(again);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_whose_gateway_is_killed_comes_back_to_its_old_url_and_hears_what_it_was_changed_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("foghorn.toml");
+    std::fs::write(&config, "[gateway]\nretry = \"1s\"\n").unwrap();
+    let mut cluster = Cluster::start(1, &config.display().to_string()).await;
+    cluster.ready().await;
+    let gateways: Vec<&str> = cluster.gateways.iter().map(|gateway| gateway.http()).collect();
+    let nginx = Nginx::foghorn(&gateways, &[]).await;
+    let chrome = Chrome::start().await;
+    let page = chrome.client();
+    page.goto(&nginx.url("/api/channels/before/events")).await.unwrap();
+    let script = "
+        window.heard = [];
+        const source = new EventSource('/api/events?channels=before');
+        for (const type of ['connected', 'message', 'stream-reset']) {
+            source.addEventListener(type, ({ data }) => heard.push([type, data]));
+        }";
+    page.execute(script, Vec::new()).await.unwrap();
+    let hears = async |count: usize| {
+        until(&format!("{count} events on the page"), PATIENCE, async || {
+            let heard = page.execute("return window.heard", Vec::new()).await.unwrap();
+            let heard: Vec<[String; 2]> = serde_json::from_value(heard).unwrap();
+            (heard.len() >= count).then_some(heard)
+        })
+        .await
+    };
+    let connected: Value = serde_json::from_str(&hears(1).await[0][1]).unwrap();
+    let change = json!({ "clientId": connected["clientId"], "channels": ["after"] });
+    // Whichever it is through.
+    for gateway in &cluster.gateways {
+        let reply = ask(gateway, &[], &change).await;
+        assert_eq!((reply.status, &reply.body["kept"]), (200, &json!(true)), "{}", reply.body);
+    }
+    let say = async |cluster: &Cluster, channel: &str, text: &str| {
+        let event = json!({ "channel": channel, "data": text });
+        let url = cluster.fanouts[0].url("/api/publish");
+        assert_eq!(request(Method::POST, &url, &[], Some(&event)).await.unwrap().status, 200);
+    };
+    say(&cluster, "before", "not heard").await;
+    say(&cluster, "after", "1").await;
+    assert_eq!(hears(2).await[1][1], "1");
+    let mut its = 0;
+    for (nth, gateway) in cluster.gateways.iter().enumerate() {
+        if metric(gateway.admin(), "foghorn_gateway_connections").await > 0.5 {
+            its = nth;
+        }
+    }
+    cluster.gateways[its].kill();
+    say(&cluster, "before", "not heard").await;
+    say(&cluster, "after", "2").await;
+    let heard = hears(4).await;
+    assert!(heard[2][0] == "connected" && heard[2][1].contains(r#""recovered":true"#), "{heard:?}");
+    say(&cluster, "before", "not heard").await;
+    say(&cluster, "after", "3").await;
+    let heard = hears(5).await;
+    let events: Vec<_> = heard.iter().filter(|each| each[0] != "connected").map(|each| &*each[1]).collect();
+    assert_eq!(events, ["1", "2", "3"]);
 }

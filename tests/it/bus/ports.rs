@@ -7,12 +7,14 @@ use bytes::Bytes;
 use foghorn_bus::journal::Journal;
 use foghorn_bus::lease::{EXPIRES_AFTER, Leases, RENEW_EVERY};
 use foghorn_bus::live::LiveFeed;
-use foghorn_bus::memory::{MemoryLeases, MemoryLive, MemoryTickets};
+use foghorn_bus::memory::{MemoryLeases, MemoryLive, MemorySubscriptions, MemoryTickets};
 use foghorn_bus::metrics::Metrics;
 use foghorn_bus::nats::{Bus, NatsOptions};
+use foghorn_bus::subscriptions::{SubscriptionError, Subscriptions};
 use foghorn_bus::tickets::{TicketError, Tickets};
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
+use foghorn_core::cursor::SubscriptionId;
 use foghorn_core::event::Event;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
@@ -209,6 +211,47 @@ async fn tickets_on_nats() {
     assert_eq!(other.keep([6; 32], Bytes::from_static(b"x"), Duration::from_secs(60)).await, Ok(()));
     assert!(one.find([6; 32]).await.unwrap().is_some());
     assert_eq!(nats.bus().await.tickets(3).await.unwrap().secret(), one.secret());
+}
+
+/// Three at a time.
+async fn subscriptions(kept: &dyn Subscriptions) {
+    let (value, long) = (|text: &'static str| Bytes::from_static(text.as_bytes()), Duration::from_secs(300));
+    let id = SubscriptionId::new;
+    assert_eq!(kept.find(id(1)).await, Ok(None));
+    kept.keep(id(1), value("one"), Duration::from_secs(1)).await.unwrap();
+    kept.keep(id(2), value("two"), Duration::from_secs(1)).await.unwrap();
+    // As many as may be; one that is there is kept on, for its new time.
+    kept.keep(id(3), value("three"), long).await.unwrap();
+    assert_eq!(kept.keep(id(4), value("four"), long).await, Err(SubscriptionError::Full));
+    kept.keep(id(1), value("once more"), long).await.unwrap();
+    until("the end of one", LIMIT, async || kept.find(id(2)).await.unwrap().is_none().then_some(())).await;
+    until("its room", LIMIT, async || kept.keep(id(4), value("four"), long).await.ok()).await;
+    for (bits, text) in [(1, "once more"), (3, "three"), (4, "four")] {
+        assert_eq!(kept.find(id(bits)).await, Ok(Some(value(text))));
+    }
+}
+
+#[tokio::test]
+async fn subscriptions_in_memory() {
+    subscriptions(&MemorySubscriptions::new(3)).await;
+}
+
+#[tokio::test]
+async fn subscriptions_on_nats() {
+    let nats = Nats::start().await;
+    let (one, other) = tokio::join!(nats.bus(), nats.bus());
+    let (one, other) = tokio::join!(one.subscriptions(3), other.subscriptions(3));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    subscriptions(&one).await;
+
+    // A bucket that is lost is made again.
+    let client = nats.client().await;
+    let deleted = client.request("$JS.API.STREAM.DELETE.KV_FOGHORN_subscriptions", "".into()).await;
+    assert!(String::from_utf8_lossy(&deleted.unwrap().payload).contains("true"));
+    assert_eq!(one.find(SubscriptionId::new(1)).await, Ok(None));
+    let value = Bytes::from_static(b"x");
+    other.keep(SubscriptionId::new(6), value.clone(), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(one.find(SubscriptionId::new(6)).await, Ok(Some(value)));
 }
 
 #[tokio::test]

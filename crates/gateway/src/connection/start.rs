@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use foghorn_bus::backoff::Backoff;
@@ -14,7 +13,8 @@ use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 
-use super::course::{Course, Lack, cursor};
+use super::chunk::Said;
+use super::course::{Course, Lack};
 use super::{Answer, Connection, PAGE_BYTES, Phase, foremost, take_page};
 
 /// What the request asked for.
@@ -24,6 +24,8 @@ pub(crate) enum Begin {
     Now,
     /// What came after a cursor.
     After(Result<Cursor, CursorError>),
+    /// The same, of a stream whose changed subscription isn't known any more.
+    AfterUnknown(Cursor),
     /// What came at a time or later.
     Since(Timestamp),
     /// The newest so many events of each channel, then what comes.
@@ -41,8 +43,8 @@ struct Resolved {
 
 impl Connection {
     /// Resolves the beginning and says `connected`.
-    pub(super) async fn begin(&mut self, begin: Begin) -> Bytes {
-        let asked_to_resume = matches!(begin, Begin::After(_));
+    pub(super) async fn begin(&mut self, begin: Begin) -> Said {
+        let asked_to_resume = matches!(begin, Begin::After(_) | Begin::AfterUnknown(_));
         let resolved = match self.resolve(begin).await {
             Ok(resolved) => resolved,
             Err(end) => return self.finish(end),
@@ -51,7 +53,7 @@ impl Connection {
             return self.finish(StreamEnd::Revoked);
         }
         self.courses = resolved.courses;
-        let cursor = cursor(&self.courses);
+        let cursor = self.subscription.cursor(&self.courses);
         let reset = foremost(&resolved.resets);
         let recovered = asked_to_resume && reset.is_none();
         let now = self.shared.hub.clock.now();
@@ -70,7 +72,7 @@ impl Connection {
                 take_page(&mut self.courses, *at, page, &self.subscription, &self.shared, &mut chunk);
         }
         self.phase = Phase::CatchingUp;
-        chunk.into_bytes()
+        chunk.into_said()
     }
 
     async fn resolve(&self, begin: Begin) -> Result<Resolved, StreamEnd> {
@@ -78,6 +80,11 @@ impl Connection {
         match begin {
             Begin::Now => Ok(Resolved { courses: heads, ..Resolved::default() }),
             Begin::After(cursor) => self.after(cursor, heads).await,
+            Begin::AfterUnknown(cursor) => {
+                let mut resolved = self.after(Ok(cursor), heads).await?;
+                resolved.resets.push(ResetReason::Subscription);
+                Ok(resolved)
+            }
             Begin::Since(time) => self.since(time, heads).await,
             Begin::Last(each) => self.last(each, heads).await,
         }

@@ -84,7 +84,7 @@ async fn write(
 ) -> Result<Vec<u8>, ()> {
     // Also one that takes a little from time to time has an end.
     let lag_time = connection.shared().config.lag_time;
-    let mut next = Bytes::new();
+    let mut next = None;
     let written = {
         let mut writing = pin!(timeout(lag_time, socket.write_all(out)));
         loop {
@@ -93,7 +93,7 @@ async fn write(
                 written = &mut writing => break written,
                 // Where it goes on has to be said once: for as long as it waits it is there.
                 said = connection.changed_meanwhile(), if goes_on => if !said.is_empty() {
-                    next = said;
+                    next = Some(said);
                 },
             }
         }
@@ -101,8 +101,8 @@ async fn write(
     match written {
         Ok(Ok(())) => {
             let mut out = Vec::new();
-            if !next.is_empty() {
-                put_chunk(&mut out, |out| out.extend_from_slice(&next));
+            if let Some(said) = next {
+                put_chunk(&mut out, |out| out.extend_from_slice(&connection.coded(said)));
             }
             Ok(out)
         }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::gzip::Sum;
 use crate::ring::RingEvent;
 
 /// An event, and the index of its shard.
@@ -44,6 +45,8 @@ struct Mark {
     /// The offset at which the item ends.
     end: u64,
     item: Item,
+    /// Of the view's text until there, where it is compressed.
+    sum: Sum,
 }
 
 /// Bytes of a view between two offsets. Offsets only grow; what was written to nobody yet begins at `end`.
@@ -53,6 +56,8 @@ pub(super) struct Outbox {
     /// The offset behind the last byte.
     end: u64,
     marks: VecDeque<Mark>,
+    /// Of the view's text before what is held, where it is compressed.
+    before: Sum,
     passed: Passed,
 }
 
@@ -65,10 +70,10 @@ struct Passed {
 }
 
 impl Outbox {
-    /// An empty one goes on at another offset.
-    pub(super) fn begin(&mut self, at: u64) {
+    /// An empty one goes on at another offset, behind a text with this sum.
+    pub(super) fn begin(&mut self, at: u64, before: Sum) {
         debug_assert!(self.is_empty());
-        self.end = at;
+        (self.end, self.before) = (at, before);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -97,12 +102,21 @@ impl Outbox {
         usize::try_from(offset.saturating_sub(self.start())).unwrap_or(usize::MAX).min(self.bytes.len())
     }
 
-    /// Appends an item as one HTTP chunk that `write` writes.
-    pub(super) fn push(&mut self, item: Item, write: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.bytes.len();
-        put_chunk(&mut self.bytes, write);
+    /// Appends an item as one HTTP chunk that `write` writes; it returns the sum of the view's text with it.
+    pub(super) fn push(&mut self, item: Item, write: impl FnOnce(&mut Vec<u8>) -> Sum) {
+        let (before, mut sum) = (self.bytes.len(), Sum::default());
+        put_chunk(&mut self.bytes, |out| sum = write(out));
         self.end += (self.bytes.len() - before) as u64;
-        self.marks.push_back(Mark { end: self.end, item });
+        self.marks.push_back(Mark { end: self.end, item, sum });
+    }
+
+    /// The sum of the view's text until this offset, or, where that lies within an item, until the item's end.
+    pub(super) fn sum_until(&self, offset: u64) -> Sum {
+        if offset <= self.start() {
+            return self.before;
+        }
+        let at = self.marks.partition_point(|mark| mark.end < offset);
+        self.marks.get(at).map_or(self.before, |mark| mark.sum)
     }
 
     /// A member was written what lies between two offsets.
@@ -143,7 +157,9 @@ impl Outbox {
             self.bytes.drain(..gone);
         }
         let first = self.first_after(upto);
-        self.marks.drain(..first);
+        if let Some(last) = self.marks.drain(..first).next_back() {
+            self.before = last.sum;
+        }
     }
 
     /// The rest of the item in which `offset` lies, for a member that stopped there; empty between two.
@@ -206,11 +222,17 @@ mod tests {
             Item::Event((0, Arc::new(RingEvent::new(event, Counter::default()))))
         };
         let mut outbox = Outbox::default();
-        outbox.push(Item::Stale(true), |out| out.extend_from_slice(b"stale"));
+        let text = |text: &'static str| {
+            move |out: &mut Vec<u8>| {
+                out.extend_from_slice(text.as_bytes());
+                Sum::default()
+            }
+        };
+        outbox.push(Item::Stale(true), text("stale"));
         let begin = outbox.end();
-        outbox.push(event(1), |out| out.extend_from_slice(b"one"));
+        outbox.push(event(1), text("one"));
         let first = outbox.end();
-        outbox.push(event(2), |out| out.extend_from_slice(b"two"));
+        outbox.push(event(2), text("two"));
         let seq = |outbox: &Outbox, upto| outbox.first_event(upto).map(|event| event.feed.seq);
         assert_eq!([begin, first - 1, first].map(|upto| seq(&outbox, upto)), [None, None, Some(1)]);
         outbox.forget(first);

@@ -15,6 +15,7 @@ use socket2::SockRef;
 use tokio::runtime::Handle;
 
 use foghorn_core::channel::Channel;
+use foghorn_core::cursor::Cursor;
 use foghorn_core::position::Epoch;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
@@ -29,8 +30,9 @@ use super::outbox::{LAST_CHUNK, Outbox, put_chunk};
 use super::view::{Key, Seen, View, put_event};
 use super::wheel::{Entry, Wheel};
 use crate::change::{self, Ask, Changed};
-use crate::connection::{Course, Shared, Stream, cursor, expiring, keep_alive, notice, stream_end};
+use crate::connection::{Course, Shared, Stream, expiring, keep_alive, notice, stream_end};
 use crate::gathering::Gathering;
+use crate::gzip::{Coder, Sum};
 use crate::hub::{Hub, Membership};
 use crate::index::PatternIndex;
 use crate::keep_alive::{KeepAlive, millis};
@@ -82,6 +84,15 @@ struct Listener {
     /// Since when that is so, or it is behind for that; [`LEVEL`] when it isn't.
     behind_ms: u64,
     rest: Option<Box<Rest>>,
+    /// What it was written, if it is compressed.
+    gzip: Option<Box<Written>>,
+}
+
+/// The text that a compressed stream was written, and the view's where the two were compared last: what the view
+/// was given since is the stream's too.
+struct Written {
+    sum: Sum,
+    view: Sum,
 }
 
 /// Bytes for one stream alone, before anything else.
@@ -293,7 +304,7 @@ impl Reactor {
                 continue;
             }
             let pool = &mut self.pool;
-            view.push_event(shard, event, &self.seen, || pool.pop().unwrap_or_default());
+            view.push_event(shard, event, &self.seen, self.hub.policies(), || pool.pop().unwrap_or_default());
             self.pushed(key);
         }
         self.found = found;
@@ -367,7 +378,7 @@ impl Reactor {
             }
             self.push_gathered(key);
             let view = &mut self.views[key as usize];
-            let text = notice(stale, &view.courses(&self.seen));
+            let text = notice(stale, &view.cursor(&self.seen));
             let pool = &mut self.pool;
             view.push_stale(stale, &text, || pool.pop().unwrap_or_default());
             self.wait_for_turn(key);
@@ -381,7 +392,7 @@ impl Reactor {
 
     /// Takes a stream on, or gives it back when it is not level after all.
     fn adopt(&mut self, handed: Handed, membership: Membership) {
-        let Some(lacks) = self.lacks(&handed.stream) else { return self.give_back(handed) };
+        let Some((lacks, sum)) = self.lacks(&handed.stream) else { return self.give_back(handed) };
         // From here on it is let go with all that are here.
         drop(membership);
         let Handed { stream, socket, open } = handed;
@@ -411,6 +422,7 @@ impl Reactor {
             full: false,
             behind_ms,
             rest: None,
+            gzip: sum.map(|sum| Box::new(Written { sum, view: Sum::default() })),
         });
         self.join(key, stream.subscription);
         self.due_in(key, self.until_term(key, stream.keep_alive.least()));
@@ -419,9 +431,11 @@ impl Reactor {
         self.answer(key);
     }
 
-    /// What a stream lacks to be where its view ends, if the rings have it and it is not much.
-    fn lacks(&mut self, stream: &Stream) -> Option<Vec<u8>> {
+    /// What a stream lacks to be where its view ends, if the rings have it and it is not much; with the sum of what it
+    /// is written with that, if it is compressed.
+    fn lacks(&mut self, stream: &Stream) -> Option<(Vec<u8>, Option<Sum>)> {
         let (subscription, mut courses) = (&stream.subscription, stream.courses.clone());
+        let mut sum = stream.gzip;
         for course in &courses {
             while self.seen[course.shard.index()].at < course.at && self.advance(course.shard) {}
         }
@@ -458,11 +472,11 @@ impl Reactor {
             for event in events.into_events() {
                 courses[at] = course.moved_to(event.feed.seq);
                 if subscription.form.gathered_for().is_some() {
-                    gathering.push(&event, cursor(&courses), false);
+                    gathering.push(&event, subscription.cursor(&courses), false);
                 } else {
-                    let envelope = subscription.form.is_envelope();
-                    put_chunk(&mut bytes, |out| {
-                        put_event(out, &event, envelope, || cursor(&courses), courses.len());
+                    put_coded(&mut bytes, sum.as_mut(), |coder| {
+                        let id = || subscription.cursor(&courses);
+                        put_event(coder, &event, subscription, self.hub.policies(), id);
                     });
                 }
                 event.delivered.inc();
@@ -470,13 +484,14 @@ impl Reactor {
             courses[at] = course.moved_to(seen.at);
         }
         if !gathering.is_empty() {
-            put_chunk(&mut bytes, |out| gathering.write(out));
+            put_coded(&mut bytes, sum.as_mut(), |coder| coder.write(|out| gathering.write(out)));
         }
         let stale = self.is_stale(subscription);
         if stale != stream.told_stale {
-            put_chunk(&mut bytes, |out| out.extend_from_slice(&notice(stale, &courses)));
+            let said = notice(stale, &subscription.cursor(&courses));
+            put_coded(&mut bytes, sum.as_mut(), |coder| coder.text(&said));
         }
-        Some(bytes)
+        Some((bytes, sum))
     }
 
     // What goes out
@@ -614,8 +629,30 @@ impl Reactor {
         let (courses, told_stale) = view.position(offset, &self.seen);
         let subscription = view.subscription.clone();
         let rest = view.outbox().map(|outbox| outbox.take_rest_of_item(offset)).unwrap_or_default();
+        // Of the item in which it stopped it is written the rest.
+        self.count_written(key);
         self.leave_view(key);
         self.append_rest(key, &rest, Then::CatchUp(subscription, courses, told_stale));
+    }
+
+    /// Looks how far a compressed stream's text has come, which is where the item ends that it is being written.
+    fn count_written(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key as usize) else { return };
+        let Some(written) = listener.gzip.as_mut() else { return };
+        let Some(view) = self.views.get(listener.view as usize) else { return };
+        let now = view.sum_until(listener.offset);
+        written.sum = written.sum.then(now.since(written.view));
+        written.view = now;
+    }
+
+    /// What one stream alone is to be written, behind all that it is being written: a chunk, as its client takes it.
+    fn coded(&mut self, key: Key, write: impl FnOnce(&mut Coder<'_>)) -> Vec<u8> {
+        self.count_written(key);
+        let mut bytes = Vec::new();
+        let listener = self.listeners.get_mut(key as usize);
+        let written = listener.and_then(|listener| listener.gzip.as_mut());
+        put_coded(&mut bytes, written.map(|written| &mut written.sum), write);
+        bytes
     }
 
     /// Writes something to one stream that has been written everything.
@@ -767,9 +804,8 @@ impl Reactor {
         }
         listener.keep_alive.sent();
         let heartbeat = view.subscription.heartbeat.then(|| self.hub.clock.now());
-        let text = keep_alive(&view.courses(&self.seen), heartbeat);
-        let mut bytes = Vec::with_capacity(text.len() + 16);
-        put_chunk(&mut bytes, |out| out.extend_from_slice(&text));
+        let text = keep_alive(&view.cursor(&self.seen), heartbeat);
+        let bytes = self.coded(key, |coder| coder.text(&text));
         self.send_alone(key, &bytes);
     }
 
@@ -792,8 +828,7 @@ impl Reactor {
                 // One that lacks something is told a little later, or by its task.
                 if !listener.full && listener.rest.is_none() && end == Some(listener.offset) {
                     listener.seat.told();
-                    let mut bytes = Vec::new();
-                    put_chunk(&mut bytes, |out| out.extend_from_slice(&expiring(ends)));
+                    let bytes = self.coded(key, |coder| coder.text(&expiring(ends)));
                     self.send_alone(key, &bytes);
                 }
                 self.listeners.contains(key as usize)
@@ -861,6 +896,7 @@ impl Reactor {
             Some(Then::CatchUp(subscription, ..)) => subscription,
             _ => &self.views.get(listener.view as usize)?.subscription,
         };
+        let kept = now.kept.clone();
         let granted = match ask.grant(&self.hub, &listener.seat, now) {
             Ok(granted) => granted,
             Err(problem) => return Some(Err(problem)),
@@ -869,6 +905,7 @@ impl Reactor {
         if granted.subscription.as_ref().is_some_and(|wanted| !wanted.shards.iter().all(begun)) {
             return Some(Err(change::unreachable("the gateway is starting")));
         }
+        let kept = granted.subscription.as_ref().map_or(kept, |wanted| wanted.kept.clone());
         if let Some(term) = granted.term {
             listener.seat.limit(Some(term));
             // What is in the wheel for it is for another time.
@@ -878,27 +915,28 @@ impl Reactor {
             self.due_in(key, self.until_term(key, least));
         }
         let expires = self.listeners.get(key as usize)?.seat.identity().map(|identity| identity.expires);
-        let courses = match granted.subscription {
+        let cursor = match granted.subscription {
             Some(subscription) => self.listen_to(key, subscription)?,
-            None => self.courses_of(key)?,
+            None => self.cursor_of(key)?,
         };
-        Some(Ok(Changed { cursor: cursor(&courses), expires }))
+        Some(Ok(Changed { cursor, expires, kept }))
     }
 
     /// Where a stream is once it has been written what it has been given already.
-    fn courses_of(&mut self, key: Key) -> Option<Vec<Course>> {
+    fn cursor_of(&mut self, key: Key) -> Option<Cursor> {
         let listener = self.listeners.get(key as usize)?;
-        if let Some(Then::CatchUp(_, courses, _)) = listener.rest.as_ref().map(|rest| &rest.then) {
-            return Some(courses.clone());
+        if let Some(Then::CatchUp(subscription, courses, _)) = listener.rest.as_ref().map(|rest| &rest.then) {
+            return Some(subscription.cursor(courses));
         }
         let (view, offset) = (listener.view, listener.offset);
         self.push_gathered(view);
-        Some(self.views.get(view as usize)?.position(offset, &self.seen).0)
+        let view = self.views.get(view as usize)?;
+        Some(view.subscription.cursor(&view.position(offset, &self.seen).0))
     }
 
     /// Has a stream hear something else from where it is; returns where that is. It is told too: with shards that it
     /// had nothing in before, its last cursor doesn't say it.
-    fn listen_to(&mut self, key: Key, subscription: Arc<Subscription>) -> Option<Vec<Course>> {
+    fn listen_to(&mut self, key: Key, subscription: Arc<Subscription>) -> Option<Cursor> {
         let view = self.listeners.get(key as usize)?.view;
         if view != NO_VIEW {
             self.push_gathered(view);
@@ -920,29 +958,29 @@ impl Reactor {
             return None;
         };
         let (courses, told_stale) = (change::go_on(&subscription, courses, head)?, *told_stale);
-        let mut bytes = Vec::new();
-        put_chunk(&mut bytes, |out| out.extend_from_slice(&keep_alive(&courses, None)));
-        self.append_rest(key, &bytes, Then::CatchUp(subscription, courses.clone(), told_stale));
+        let cursor = subscription.cursor(&courses);
+        let bytes = self.coded(key, |coder| coder.text(&keep_alive(&cursor, None)));
+        self.append_rest(key, &bytes, Then::CatchUp(subscription, courses, told_stale));
         self.write_rest(key);
-        Some(courses)
+        Some(cursor)
     }
 
     /// Moves a member that has been written everything to another view.
-    fn change_view(&mut self, key: Key, subscription: Arc<Subscription>) -> Vec<Course> {
+    fn change_view(&mut self, key: Key, subscription: Arc<Subscription>) -> Cursor {
         let told_stale = self.views[self.listeners[key as usize].view as usize].stale;
+        self.count_written(key);
         self.leave_view(key);
         self.join(key, subscription);
         let view = &self.views[self.listeners[key as usize].view as usize];
-        let (courses, stale) = (view.courses(&self.seen), view.stale);
-        let mut bytes = Vec::new();
-        put_chunk(&mut bytes, |out| {
-            out.extend_from_slice(&keep_alive(&courses, None));
+        let (cursor, stale) = (view.cursor(&self.seen), view.stale);
+        let bytes = self.coded(key, |coder| {
+            coder.text(&keep_alive(&cursor, None));
             if stale != told_stale {
-                out.extend_from_slice(&notice(stale, &courses));
+                coder.text(&notice(stale, &cursor));
             }
         });
         self.send_alone(key, &bytes);
-        courses
+        cursor
     }
 
     // Leaving
@@ -985,13 +1023,13 @@ impl Reactor {
         self.go_on(key);
         self.detach(key);
         let Some(listener) = self.listeners.get(key as usize) else { return };
-        let courses = match listener.rest.as_ref().map(|rest| &rest.then) {
-            Some(Then::CatchUp(_, courses, _)) => courses.as_slice(),
-            _ => &[],
+        let cursor = match listener.rest.as_ref().map(|rest| &rest.then) {
+            Some(Then::CatchUp(subscription, courses, _)) => subscription.cursor(courses),
+            _ => Cursor::default(),
         };
-        let mut bytes = Vec::new();
-        put_chunk(&mut bytes, |out| {
-            out.extend_from_slice(&stream_end(end, shared.config.retry_ms(), courses));
+        let mut bytes = self.coded(key, |coder| {
+            coder.text(&stream_end(end, shared.config.retry_ms(), &cursor));
+            coder.end();
         });
         bytes.extend_from_slice(LAST_CHUNK);
         self.leaving += 1;
@@ -1035,6 +1073,7 @@ impl Reactor {
                 told_stale,
                 keep_alive: listener.keep_alive,
                 behind_since: self.since(listener.behind_ms),
+                gzip: listener.gzip.map(|written| written.sum),
             },
             socket: listener.socket.into(),
             open: listener.open,
@@ -1080,6 +1119,9 @@ impl Reactor {
         let listener = &mut self.listeners[key as usize];
         (listener.view, listener.member) = (view, narrow(member));
         listener.offset = self.views[view as usize].end();
+        if let Some(written) = &mut listener.gzip {
+            written.view = self.views[view as usize].sum_until(listener.offset);
+        }
     }
 
     fn open_view(&mut self, subscription: Arc<Subscription>) -> Key {
@@ -1146,6 +1188,11 @@ fn write_from(outbox: &mut Outbox, listener: &mut Listener, now_ms: u64) -> io::
         outbox.passed(from, listener.offset);
     }
     Ok(count)
+}
+
+/// Appends a chunk of what `write` writes; compressed where there is a sum of what the stream was written before.
+fn put_coded(out: &mut Vec<u8>, sum: Option<&mut Sum>, write: impl FnOnce(&mut Coder<'_>)) {
+    put_chunk(out, |out| write(&mut Coder::new(out, sum)));
 }
 
 /// How much of some bytes a socket takes; 0 when it is full.

@@ -2,9 +2,11 @@
 
 mod seam;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use flate2::write::GzDecoder;
 use foghorn_bus::log::{Replay, ReplayQuery};
 use foghorn_core::batch::Batch;
 use foghorn_core::cursor::Cursor;
@@ -72,6 +74,10 @@ impl Stage {
                 &[0; 32],
             )),
             gateways: Arc::new(foghorn_bus::memory::Alone),
+            keeper: Arc::new(crate::kept::Keeper::new(
+                Arc::new(foghorn_bus::memory::MemorySubscriptions::default()),
+                shared.config.subscription_life,
+            )),
             limits: Arc::new(crate::limits::Limits::new(Proxies::default(), &shared.config)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -91,11 +97,23 @@ impl Stage {
     }
 
     async fn listen(&self, query: &str) -> Client {
+        self.listen_as(query, "").await
+    }
+
+    /// The same, of a client that takes what is compressed.
+    async fn listen_compressed(&self, query: &str) -> Client {
+        let client = self.listen_as(query, "Accept-Encoding: gzip, br\r\n").await;
+        Client { gzip: Some(GzDecoder::new(Vec::new())), ..client }
+    }
+
+    async fn listen_as(&self, query: &str, header: &str) -> Client {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("GET /api/events?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let request = format!("GET /api/events?{query} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         Client {
             socket,
+            gzip: None,
+            received: 0,
             chunked: Vec::new(),
             decoder: Decoder::default(),
             head: false,
@@ -129,6 +147,10 @@ impl Stage {
 /// Takes HTTP chunks and SSE blocks apart.
 struct Client {
     socket: TcpStream,
+    /// Where the body is compressed.
+    gzip: Option<GzDecoder<Vec<u8>>>,
+    /// Bytes of the body so far.
+    received: usize,
     /// What was received and is not read as chunks yet.
     chunked: Vec<u8>,
     decoder: Decoder,
@@ -148,7 +170,10 @@ impl Client {
             let Some(end) = self.chunked.windows(4).position(|four| four == b"\r\n\r\n") else {
                 return Ok(count > 0);
             };
-            assert!(self.chunked.starts_with(b"HTTP/1.1 200 OK\r\n"));
+            let head = String::from_utf8_lossy(&self.chunked[..end]).to_lowercase();
+            assert!(head.starts_with("http/1.1 200 ok\r\n"), "{head}");
+            assert_eq!(head.contains("\r\ncontent-encoding: gzip"), self.gzip.is_some(), "{head}");
+            assert!(head.contains("\r\nvary: accept-encoding"), "{head}");
             self.chunked.drain(..end + 4);
             self.head = true;
         }
@@ -162,7 +187,17 @@ impl Client {
             self.ended = length == 0;
             let data: Vec<u8> = self.chunked.drain(..line + 2 + length + 2).collect();
             assert!(data.ends_with(b"\r\n"));
-            self.decoder.feed(&data[line + 2..line + 2 + length], |block| {
+            let mut body = data[line + 2..line + 2 + length].to_vec();
+            self.received += body.len();
+            if let Some(gzip) = &mut self.gzip {
+                gzip.write_all(&body).and_then(|()| gzip.flush()).unwrap();
+                body = std::mem::take(gzip.get_mut());
+                if self.ended {
+                    // Its trailer is right.
+                    gzip.try_finish().unwrap();
+                }
+            }
+            self.decoder.feed(&body, |block| {
                 let id = block.id.clone().unwrap_or_default();
                 self.blocks.push((block.event_type().to_owned(), id, block.data.clone().unwrap_or_default()));
             });
@@ -535,4 +570,121 @@ async fn a_client_that_goes_away_leaves_nothing_behind() {
     stage.publish("a", "to nobody");
     stage.open(0).await;
     assert_eq!(stage.hub.metrics.ended_so_far(StreamEnd::ClientGone), 3);
+}
+
+/// Text that becomes about half as long.
+fn digits(length: usize) -> String {
+    std::iter::repeat_with(|| fastrand::digit(16)).take(length).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_stream_is_the_same_text_whatever_its_socket_takes_and_ends_as_one() {
+    const EVENTS: usize = 600;
+    const QUERIES: [&str; 4] =
+        ["channels=*", "channels=a,b&envelope=1", "channels=a,b&batch=5", "channels=a&heartbeat=1"];
+    // Far less than what is sent: whoever stops reading falls behind the ring.
+    let config = Config { keep_alive: Duration::from_millis(50), ..Config::default() };
+    let stage = Arc::new(Stage::new(1 << 20, config).await);
+    let mut listeners = JoinSet::new();
+    for number in 0..16_usize {
+        let mut client = stage.listen_compressed(QUERIES[number % 4]).await;
+        client.until("stream-live", "").await;
+        let (is_slow, stage) = (number / 4 == 3, stage.clone());
+        let block = if number % 4 == 2 { "batch" } else { "message" };
+        listeners.spawn(async move {
+            let unread = if is_slow { EVENTS } else { EVENTS / 2 };
+            while stage.journal.lock().len() < unread {
+                if is_slow {
+                    tokio::task::yield_now().await;
+                } else {
+                    assert!(client.read().await.unwrap());
+                }
+            }
+            // And one that is changed on the way.
+            if number / 4 == 1 {
+                stage.changed(&client.id(), &["a", "b"]).await;
+            }
+            client.until(block, &format!("{}:", EVENTS - 1)).await;
+            client
+        });
+    }
+    for number in 0..EVENTS {
+        // Some too small to be compressed.
+        let filling = digits([300, 40_000, 50_000][number % 3]);
+        stage.publish(
+            ["a", "b"][usize::from(number < EVENTS - 1 && number % 2 == 1)],
+            &format!("{number}:{filling}"),
+        );
+        if number % 10 == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    let mut clients = Vec::new();
+    while let Some(client) = timeout(PATIENCE, listeners.join_next()).await.unwrap() {
+        clients.push(client.unwrap());
+    }
+    assert!(stage.hub.metrics.given_back.get() > 0, "some fell behind");
+    // All of them are back, behind what their views were given without them, and hear something more.
+    stage.in_reactor(clients.len()).await;
+    stage.publish("a", &format!("{EVENTS}:{}", digits(2000)));
+    for client in &mut clients {
+        let is_batch = client.told("batch") > 0;
+        client.until(if is_batch { "batch" } else { "message" }, &format!("{EVENTS}:")).await;
+    }
+    stage.hub.let_go(clients.len());
+    for client in &mut clients {
+        client.until("stream-end", "drain").await;
+        while client.read().await.unwrap() {}
+        assert!(client.ended);
+        assert_eq!((client.told("stream-reset"), client.told("stream-live")), (0, 1));
+        let items = client.items();
+        let of = |data: &String| {
+            let data = serde_json::from_str::<Value>(data).map_or(data.clone(), |envelope| {
+                envelope["data"].as_str().map_or(data.clone(), str::to_owned)
+            });
+            data.split(':').next().unwrap().parse::<usize>().unwrap()
+        };
+        let numbers: Vec<usize> = items.iter().map(|(_, data)| of(data)).collect();
+        assert!(numbers.is_sorted_by(|one, other| one < other), "{numbers:?}");
+        let all = numbers.len() == EVENTS + 1;
+        let even = numbers.iter().filter(|number| *number % 2 == 0).count();
+        assert!(all || even == EVENTS / 2 + 1, "{} of {EVENTS}, {even} of them even", numbers.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_compressed_once_for_all_and_only_where_that_is_worth_it() {
+    let stage = Stage::new(1 << 20, Config::default()).await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        for query in ["channels=a", "channels=a&heartbeat=1"] {
+            let mut client = stage.listen_compressed(query).await;
+            client.until("stream-live", "").await;
+            clients.push(client);
+        }
+    }
+    let mut plain = stage.listen("channels=a").await;
+    plain.until("stream-live", "").await;
+    stage.in_reactor(7).await;
+    let bytes = || stage.hub.with_ring(Shard::ZERO, |ring| ring.unwrap().bytes());
+    let mut took = Vec::new();
+    for (number, text) in [digits(900), digits(1100), digits(10_000)].iter().enumerate() {
+        let (text, received) = (format!("{number}:{text}"), clients[0].received);
+        // A twin that nobody listens to: what an event costs without.
+        let before = bytes();
+        stage.publish("z", &text);
+        let twin = bytes() - before;
+        let before = bytes();
+        stage.publish("a", &text);
+        for client in clients.iter_mut().chain([&mut plain]) {
+            client.until("message", &text).await;
+        }
+        took.push((bytes() - before - twin, clients[0].received - received));
+    }
+    let [(none, small), (middle, middle_sent), (large, large_sent)] = took[..] else { panic!("{took:?}") };
+    assert!(none == 0 && small > 900, "too small to be compressed: {took:?}");
+    // Once for six, in two views; each is sent it and little beside.
+    assert!((500..1000).contains(&middle) && (5000..6500).contains(&large), "{took:?}");
+    assert!(middle_sent - middle < 100 && large_sent - large < 100, "{took:?}");
+    assert!(plain.received > 12_000);
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use foghorn_core::cursor::Cursor;
+use foghorn_core::policy::{COMPRESS_FROM_DEFAULT, Policies};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 
 use super::outbox::{Item, Offered, Outbox};
 use crate::connection::Course;
 use crate::gathering::Gathering;
+use crate::gzip::{Coder, Deflated, Sum};
 use crate::ring::RingEvent;
 use crate::subscription::Subscription;
 
@@ -34,6 +36,8 @@ pub(super) struct View {
     /// Where the next item begins.
     end: u64,
     outbox: Option<Box<Outbox>>,
+    /// Of all that was ever pushed, if its members are sent it compressed.
+    sum: Sum,
     /// Events that are to be one item, the next one.
     gathered: Option<Box<Gathered>>,
     /// Members whose sockets were full when they were visited.
@@ -64,6 +68,7 @@ impl View {
             round: 0,
             end: 0,
             outbox: None,
+            sum: Sum::default(),
             gathered: None,
             stuck: Vec::new(),
             waits: false,
@@ -165,12 +170,12 @@ impl View {
         shard: Shard,
         event: &Arc<RingEvent>,
         seen: &[Seen],
+        policies: &Policies,
         empty: impl FnOnce() -> Box<Outbox>,
     ) {
         let subscription = self.subscription.clone();
-        self.push(Item::Event((shard.index(), event.clone())), empty, |out| {
-            let id = || id_of(&subscription, shard, event, seen);
-            put_event(out, event, subscription.form.is_envelope(), id, subscription.shards.len());
+        self.push(Item::Event((shard.index(), event.clone())), empty, |coder| {
+            put_event(coder, event, &subscription, policies, || id_of(&subscription, shard, event, seen));
         });
     }
 
@@ -210,25 +215,34 @@ impl View {
     pub(super) fn push_gathered(&mut self, empty: impl FnOnce() -> Box<Outbox>) -> bool {
         let Some(gathered) = self.gathered.take() else { return false };
         let Gathered { mut block, events, .. } = *gathered;
-        self.push(Item::Batch(events), empty, |out| block.write(out));
+        self.push(Item::Batch(events), empty, |coder| put_batch(coder, &mut block));
         true
     }
 
     /// Appends `stream-stale`, or `stream-live` when that is over.
     pub(super) fn push_stale(&mut self, stale: bool, text: &[u8], empty: impl FnOnce() -> Box<Outbox>) {
         self.stale = stale;
-        self.push(Item::Stale(stale), empty, |out| out.extend_from_slice(text));
+        self.push(Item::Stale(stale), empty, |coder| coder.text(text));
     }
 
-    fn push(&mut self, item: Item, empty: impl FnOnce() -> Box<Outbox>, write: impl FnOnce(&mut Vec<u8>)) {
-        let end = self.end;
+    fn push(&mut self, item: Item, empty: impl FnOnce() -> Box<Outbox>, write: impl FnOnce(&mut Coder<'_>)) {
+        let (end, sum) = (self.end, &mut self.sum);
         let outbox = self.outbox.get_or_insert_with(|| {
             let mut outbox = empty();
-            outbox.begin(end);
+            outbox.begin(end, *sum);
             outbox
         });
-        outbox.push(item, write);
+        let gzip = self.subscription.gzip;
+        outbox.push(item, |out| {
+            write(&mut Coder::new(out, gzip.then_some(&mut *sum)));
+            *sum
+        });
         self.end = outbox.end();
+    }
+
+    /// The sum of the text until this offset, or, where that lies within an item, until the item's end.
+    pub(super) fn sum_until(&self, offset: u64) -> Sum {
+        self.outbox.as_ref().map_or(self.sum, |outbox| outbox.sum_until(offset))
     }
 
     /// Where a member with this offset is once the item in which it lies is written, and whether it was
@@ -258,11 +272,16 @@ impl View {
         let course = |shard: Shard| Course::level(shard, seen[shard.index()].epoch, seen[shard.index()].at);
         self.subscription.shards.iter().map(|(shard, _)| course(*shard)).collect()
     }
+
+    /// The same as a cursor.
+    pub(super) fn cursor(&self, seen: &[Seen]) -> Cursor {
+        self.subscription.cursor(&self.courses(seen))
+    }
 }
 
 /// The cursor of a listener that was given everything until this event.
 fn id_of(subscription: &Subscription, shard: Shard, event: &RingEvent, seen: &[Seen]) -> Cursor {
-    let mut id = Cursor::default();
+    let mut id = Cursor::default().of(subscription.id());
     for (other, _) in &subscription.shards {
         let Seen { epoch, at } = seen[other.index()];
         let seq = if *other == shard { event.feed.seq } else { at };
@@ -271,23 +290,41 @@ fn id_of(subscription: &Subscription, shard: Shard, event: &RingEvent, seen: &[S
     id
 }
 
-/// Appends an event's block. `id` is the cursor of a listener on so many shards.
+/// Appends an event's block. `id` is the cursor of a listener that was given everything until it.
 pub(super) fn put_event(
-    out: &mut Vec<u8>,
+    coder: &mut Coder<'_>,
     event: &RingEvent,
-    envelope: bool,
+    subscription: &Subscription,
+    policies: &Policies,
     id: impl FnOnce() -> Cursor,
-    shards: usize,
 ) {
-    // With one shard the `id:` line is the same for all listeners, and encoded with the frame.
-    if shards == 1 && !envelope {
-        out.extend_from_slice(event.feed.frame.with_id());
-        return;
+    let envelope = subscription.form.is_envelope();
+    let deflated = if coder.compresses() { event.deflated(envelope, policies) } else { None };
+    if deflated.is_none() && subscription.has_common_ids() && !envelope {
+        return coder.text(event.feed.frame.with_id());
     }
-    out.extend_from_slice(b"id: ");
-    id().write(out);
-    out.push(b'\n');
-    out.extend_from_slice(event.block(envelope));
+    coder.write(|out| {
+        out.extend_from_slice(b"id: ");
+        id().write(out);
+        out.push(b'\n');
+    });
+    match deflated {
+        Some(deflated) => coder.deflated(deflated),
+        None => coder.text(event.block(envelope)),
+    }
+}
+
+/// Appends what was gathered, compressed for all members of a view together.
+fn put_batch(coder: &mut Coder<'_>, block: &mut Gathering) {
+    if !coder.compresses() || block.len() < COMPRESS_FROM_DEFAULT {
+        return coder.write(|out| block.write(out));
+    }
+    let mut text = Vec::new();
+    block.write(&mut text);
+    match Deflated::of(&text) {
+        Some(deflated) => coder.deflated(&deflated),
+        None => coder.text(&text),
+    }
 }
 
 #[cfg(test)]
@@ -370,7 +407,7 @@ mod tests {
                         let event = batch(1, seq - 1, seq, "a", None, &seq.to_string()).events.remove(0);
                         let event = Arc::new(RingEvent::new(event, delivered.clone()));
                         let before = view.end();
-                        view.push_event(Shard::ZERO, &event, &seen, Box::default);
+                        view.push_event(Shard::ZERO, &event, &seen, &Policies::default(), Box::default);
                         all.extend_from_slice(view.outbox().unwrap().after(before));
                     }
                     Step::Visit(visits, stuck) => for visit in 1..=visits {

@@ -2,7 +2,7 @@
 
 use foghorn_core::channel::Channel;
 use foghorn_core::cursor::CursorError;
-use foghorn_core::shard::Shard;
+use foghorn_core::shard::{Shard, ShardCount};
 
 use super::*;
 use crate::subscription::Topics;
@@ -37,11 +37,15 @@ pub fn stream(
     }
     let query = Query::parse(Some(query), KEYS)?;
     let topics = [vec![Pattern::from(&Channel::broadcast())], topics(&query, channel, most)?].concat();
-    let Subscription { shards, types, .. } = subscription(&query, &topics, shards)?;
+    let Subscription { shards, .. } = Subscription::new(&topics, shards);
+    let types = types(&query)?;
+    form(&query)?;
+    query.flag("heartbeat")?;
     let mut stream = Stream { shards, types, after: None, since: None, last: None };
     match begin(&headers, &query, now)? {
         Begin::Now => {}
         Begin::After(cursor) => stream.after = Some(cursor),
+        Begin::AfterUnknown(cursor) => stream.after = Some(Ok(cursor)),
         Begin::Since(time) => stream.since = Some(time),
         Begin::Last(each) => stream.last = Some(each),
     }

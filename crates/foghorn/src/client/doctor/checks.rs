@@ -11,13 +11,15 @@ use tokio::time::{Instant, sleep};
 
 use super::Args;
 use super::finding::Finding;
-use super::stream::{self, Instead, Next, NoStream, PROMPT, Stream};
+use super::stream::{self, FIRST_BYTES, Instead, Next, NoStream, PROMPT, Stream};
 use crate::client::http::{Refusal, Server};
 
 /// How far the clocks may be apart: tokens are good for as much longer (`auth.leeway`) by default.
 const SKEW: Duration = Duration::from_secs(30);
 /// Less than this of a compressed stream within [`PROMPT`] is not what it begins with.
 const COMPRESSED_BYTES_MIN: usize = 48;
+/// What a stream begins with that a gateway has compressed: a head of `gzip` of no particular system, and a stored block.
+const GATEWAYS: [u8; FIRST_BYTES] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 0];
 /// Longest pause that a stream of Foghorn's makes (`gateway.keep_alive_idle`), and some.
 const PAUSE: Duration = Duration::from_secs(50);
 /// Events to publish, how far apart, and how late each may be heard.
@@ -259,6 +261,10 @@ impl<'a, F: FnMut(Finding)> Doctor<'a, F> {
         let deadline = Instant::now() + PROMPT;
         while stream.received < COMPRESSED_BYTES_MIN && matches!(stream.next(deadline).await, Next::Block(_))
         {
+        }
+        if stream.received >= COMPRESSED_BYTES_MIN && stream.first == GATEWAYS {
+            let seen = "the gateway compresses streams, event by event";
+            return (self.say)(Finding::ok("compression", seen));
         }
         (self.say)(if stream.received < COMPRESSED_BYTES_MIN {
             Finding::wrong(

@@ -13,6 +13,9 @@ use crate::client::http::{Refusal, Server};
 /// How long the head of an answer, or the first block of a stream, may take. A gateway sends both at once.
 pub(super) const PROMPT: Duration = Duration::from_secs(5);
 
+/// As many bytes of a body tell who has compressed it.
+pub(super) const FIRST_BYTES: usize = 11;
+
 /// An event stream that is open.
 pub(super) struct Stream {
     response: Response,
@@ -25,6 +28,8 @@ pub(super) struct Stream {
     pub(super) heard: Instant,
     /// How many bytes of the body came.
     pub(super) received: usize,
+    /// The first of them.
+    pub(super) first: [u8; FIRST_BYTES],
 }
 
 /// Why there is no stream.
@@ -78,7 +83,16 @@ impl Stream {
         }
         let answered = Instant::now();
         let (decoder, blocks) = Default::default();
-        Ok(Stream { response, decoder, blocks, asked, answered, heard: answered, received: 0 })
+        Ok(Stream {
+            response,
+            decoder,
+            blocks,
+            asked,
+            answered,
+            heard: answered,
+            received: 0,
+            first: [0; FIRST_BYTES],
+        })
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
@@ -106,6 +120,8 @@ impl Stream {
                 Ok(Err(error)) => return Next::Broken(error.to_string()),
                 Ok(Ok(Some(chunk))) => {
                     self.heard = Instant::now();
+                    let room = self.first.iter_mut().skip(self.received);
+                    room.zip(&chunk).for_each(|(first, byte)| *first = *byte);
                     self.received += chunk.len();
                     let blocks = &mut self.blocks;
                     self.decoder.feed(&chunk, |block| blocks.push_back(block.clone()));
