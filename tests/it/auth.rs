@@ -11,6 +11,7 @@ mod streams;
 mod subscribe;
 mod tickets;
 mod tokens;
+mod users;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -31,7 +32,7 @@ use foghorn_http::takeover::Takeover;
 use foghorn_http::{Handler, Response};
 
 use crate::client_id::ClientId;
-use crate::connection::{Begin, Connection, Shared, goodbye};
+use crate::connection::{Begin, Connection, OUSTED_ID, Shared, goodbye};
 use crate::engine;
 use crate::history::{self, Asked};
 use crate::limits::{By, Limited, Limits};
@@ -66,6 +67,8 @@ const NOT_CHANNELS: [&str; 3] = ["stats", "ticket", "subscribe"];
 const BATCH_MS_MAX: u32 = 5000;
 /// Most types in `events=`.
 pub(crate) const TYPES_MAX: usize = 100;
+/// Who has as many streams as they may comes back so much later than others.
+const FULL_RETRY_FACTOR: u64 = 5;
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Answers `/api/events…`, `/api/channels/…` and `/api/admin/…`.
@@ -159,6 +162,10 @@ impl Api {
     ) -> Result<Response, Problem> {
         let query = Query::parse(query, KEYS)?;
         let topics = topics(&query, channel, self.shared.config.channels_per_connection)?;
+        if last_event_id(headers, &query).is_some_and(|id| id == OUSTED_ID) {
+            // EventSource never comes back after this. A newer stream of its user has the place.
+            return Ok(stay_away());
+        }
         // Looked at before a ticket is spent on it.
         let begin = begin(headers, &query, self.shared.hub.clock.now())?;
         let opener = match self.opener(headers, page, &query).await? {
@@ -168,14 +175,14 @@ impl Api {
                 None => return Err(self.refused(&why)),
             },
         };
-        let mut response = self.open(&opener, headers, &query, topics, begin)?;
+        let mut response = self.open(&opener, headers, &query, topics, begin).await?;
         // Also where the stream is over at once: its client comes back, and the ticket is spent.
         let cookies = opener.cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie));
         response.headers_mut().extend(cookies);
         Ok(response)
     }
 
-    fn open(
+    async fn open(
         &self,
         opener: &Opener,
         headers: &HeaderMap,
@@ -207,6 +214,10 @@ impl Api {
             return Ok(self.stream_later(limited));
         }
         let client_id = ClientId::random(self.shared.name);
+        let identity = caller.identity().map(|identity| &**identity);
+        let Some(place) = hub.places.admit(identity, client_id, hub.clock.now()).await else {
+            return Ok(self.stream_refused_a_place());
+        };
         tracing::debug!(
             %client_id,
             last_event_id = last_event_id(headers, query).unwrap_or_default(),
@@ -215,6 +226,7 @@ impl Api {
         let term = caller.identity().cloned();
         let term = term.map(|identity| Term::new(identity, self.auth.expiring_notice()));
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id).until(term);
+        place.taken();
         Ok(stream_of(connection))
     }
 
@@ -246,6 +258,13 @@ impl Api {
         let wait = u64::try_from(exceeded.wait.as_millis()).unwrap_or(u64::MAX);
         let retry_ms = self.shared.config.retry_ms().saturating_add(wait);
         event_stream(full(goodbye(end, retry_ms)))
+    }
+
+    /// There is room when another stream of the user's ends; nobody knows when.
+    fn stream_refused_a_place(&self) -> Response {
+        self.shared.hub.metrics.ended(StreamEnd::TooManyStreams);
+        let retry_ms = self.shared.config.retry_ms().saturating_mul(FULL_RETRY_FACTOR);
+        event_stream(full(goodbye(StreamEnd::TooManyStreams, retry_ms)))
     }
 
     /// A browser that got another status would never come back, and its credential is good, as far as anybody knows.
@@ -509,6 +528,14 @@ fn stream_of(connection: Connection) -> Response {
     });
     let mut response = event_stream(StreamBody::new(chunks).boxed_unsync());
     response.extensions_mut().insert(takeover);
+    response
+}
+
+/// To a client that is not to come back.
+fn stay_away() -> Response {
+    let mut response = http::Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

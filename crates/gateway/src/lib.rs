@@ -36,6 +36,8 @@ mod http;
 mod keep_alive;
 mod latest;
 mod limits;
+mod members;
+pub mod places;
 mod replays;
 mod revoke;
 mod seat;

@@ -165,6 +165,31 @@ impl ChangeOutcome {
     }
 }
 
+/// What became of a stream of a user, where users may only have so many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PlaceOutcome {
+    /// There was room, or was made.
+    Admitted,
+    /// There was none.
+    Refused,
+    /// Nobody could be asked; there was room by the gateway's own streams.
+    Unchecked,
+}
+
+impl PlaceOutcome {
+    const ALL: [PlaceOutcome; 3] = [PlaceOutcome::Admitted, PlaceOutcome::Refused, PlaceOutcome::Unchecked];
+
+    const fn label(self) -> OutcomeLabel {
+        OutcomeLabel {
+            outcome: match self {
+                PlaceOutcome::Admitted => "admitted",
+                PlaceOutcome::Refused => "refused",
+                PlaceOutcome::Unchecked => "unchecked",
+            },
+        }
+    }
+}
+
 /// The gateway's metrics. Cheap to clone; clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -200,6 +225,11 @@ pub struct Metrics {
     limited: Family<ByLabel, Counter>,
     tickets: Family<OutcomeLabel, Counter>,
     changes: Family<OutcomeLabel, Counter>,
+    places: Family<OutcomeLabel, Counter>,
+    /// Streams that this gateway has ended, here or elsewhere, for newer ones of their users.
+    pub(crate) ousted: Counter,
+    /// Gateways that live, as far as this one knows.
+    pub(crate) members: Gauge,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
     /// Questions to the event log that wait for their turn.
@@ -264,6 +294,17 @@ impl Metrics {
         );
         r.register("tickets", "One-time tickets, and requests for them, by outcome", m.tickets.clone());
         r.register("changes", "Changes of live streams that were asked for, by outcome", m.changes.clone());
+        r.register(
+            "places",
+            "Streams of users that may have only so many in the cluster, by outcome",
+            m.places.clone(),
+        );
+        r.register("ousted", "Oldest streams told to end because their users opened more", m.ousted.clone());
+        r.register(
+            "members",
+            "Gateways of the cluster that this one hears, itself included",
+            m.members.clone(),
+        );
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
         r.register(
@@ -327,6 +368,9 @@ impl Metrics {
         for outcome in ChangeOutcome::ALL {
             drop(m.changes.get_or_create(&outcome.label()));
         }
+        for outcome in PlaceOutcome::ALL {
+            drop(m.places.get_or_create(&outcome.label()));
+        }
         for source in [Source::Ring, Source::Log] {
             drop(m.replayed.get_or_create(&source.label()));
         }
@@ -370,6 +414,11 @@ impl Metrics {
     /// Something became of a request to change a stream.
     pub(crate) fn changed(&self, outcome: ChangeOutcome) {
         self.changes.get_or_create(&outcome.label()).inc();
+    }
+
+    /// Something became of a user's stream.
+    pub(crate) fn place(&self, outcome: PlaceOutcome) {
+        self.places.get_or_create(&outcome.label()).inc();
     }
 
     /// A stream was reset.
