@@ -1,5 +1,6 @@
 //! Who may listen and who may publish, on the real servers: credentials, policies and what is asked, each with each.
 
+mod audit;
 mod between;
 mod cors;
 mod doors;

@@ -1,6 +1,6 @@
 //! The gateway's paths.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use hyper::body::{Frame, Incoming};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use foghorn_auth::audit::{Action, Line};
 use foghorn_auth::revocation::Store;
 use foghorn_auth::{Authenticator, Caller, Refusal};
 use foghorn_bus::gateways::Gateways;
@@ -67,6 +68,8 @@ const NOT_CHANNELS: [&str; 3] = ["stats", "ticket", "subscribe"];
 const BATCH_MS_MAX: u32 = 5000;
 /// Most types in `events=`.
 pub(crate) const TYPES_MAX: usize = 100;
+/// What the audit log calls it.
+pub(crate) const DOOR: &str = "http";
 /// Who has as many streams as they may comes back so much later than others.
 const FULL_RETRY_FACTOR: u64 = 5;
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -81,6 +84,14 @@ pub struct Api {
     pub(crate) limits: Arc<Limits>,
 }
 
+/// What a request for a stream says beside its path.
+struct StreamRequest<'a> {
+    headers: &'a HeaderMap,
+    page: Option<&'a Asker>,
+    query: Option<&'a str>,
+    address: Option<IpAddr>,
+}
+
 impl Handler for Api {
     fn handle(
         &self,
@@ -91,16 +102,18 @@ impl Handler for Api {
             if let Err(limited) = self.limits.check_address(peer, request.headers()) {
                 return self.limited(&request, limited);
             }
-            if request.uri().path() == revoke::PATH {
-                return self.revoke(request).await.unwrap_or_else(Problem::into_response);
-            }
-            if request.uri().path() == subscribe::PATH {
-                return self.subscribe(request).await.unwrap_or_else(Problem::into_response);
-            }
-            if request.uri().path() == ticket::PATH {
-                return self.issue(request).await.unwrap_or_else(Problem::into_response);
-            }
-            self.respond(&request).await
+            let address = self.limits.client(peer, request.headers());
+            let path = request.uri().path().to_owned();
+            let answered = match path.as_str() {
+                revoke::PATH => self.revoke(request, address).await,
+                subscribe::PATH => self.subscribe(request).await,
+                ticket::PATH => self.issue(request).await,
+                _ => self.answer(&request, address).await,
+            };
+            answered.unwrap_or_else(|problem| {
+                self.note_refusal(&problem, &path, address);
+                problem.into_response()
+            })
         })
     }
 }
@@ -108,39 +121,31 @@ impl Handler for Api {
 impl Api {
     /// The answer to a request whose body isn't read, whatever carried it.
     pub async fn respond<B>(&self, request: &Request<B>) -> Response {
-        let page = request.extensions().get();
-        self.answer(request.method(), request.uri(), request.headers(), page)
-            .await
-            .unwrap_or_else(Problem::into_response)
+        self.answer(request, None).await.unwrap_or_else(Problem::into_response)
     }
 
-    async fn answer(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        page: Option<&Asker>,
-    ) -> Result<Response, Problem> {
-        let path = uri.path();
-        let query = uri.query();
+    async fn answer<B>(&self, request: &Request<B>, address: Option<IpAddr>) -> Result<Response, Problem> {
+        let (method, headers) = (request.method(), request.headers());
+        let (path, query) = (request.uri().path(), request.uri().query());
+        let asked = StreamRequest { headers, page: request.extensions().get(), query, address };
         let decoded = percent_decode(path)?;
         let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
         let get = || if method == Method::GET { Ok(()) } else { Err(Problem::method("GET")) };
         match segments[..] {
             ["api", "events"] => {
                 get()?;
-                self.stream(headers, page, query, None).await
+                self.stream(asked, None).await
             }
             ["api", "events", "stats"] => {
                 get()?;
                 let caller = self.caller(headers, &Query::default()).await?;
-                caller.check_admin().map_err(|why| self.refused(&why))?;
+                self.check_admin(&caller)?;
                 Ok(self.stats())
             }
             ["api", "events", name] if NOT_CHANNELS.contains(&name) => Err(Problem::not_found(path)),
             ["api", "events", channel] => {
                 get()?;
-                self.stream(headers, page, query, Some(channel)).await
+                self.stream(asked, Some(channel)).await
             }
             ["api", "channels", channel, "events"] => {
                 get()?;
@@ -153,13 +158,8 @@ impl Api {
         }
     }
 
-    async fn stream(
-        &self,
-        headers: &HeaderMap,
-        page: Option<&Asker>,
-        query: Option<&str>,
-        channel: Option<&str>,
-    ) -> Result<Response, Problem> {
+    async fn stream(&self, asked: StreamRequest<'_>, channel: Option<&str>) -> Result<Response, Problem> {
+        let StreamRequest { headers, page, query, address } = asked;
         let query = Query::parse(query, KEYS)?;
         let topics = topics(&query, channel, self.shared.config.channels_per_connection)?;
         if last_event_id(headers, &query).is_some_and(|id| id == OUSTED_ID) {
@@ -175,7 +175,7 @@ impl Api {
                 None => return Err(self.refused(&why)),
             },
         };
-        let mut response = self.open(&opener, headers, &query, topics, begin).await?;
+        let mut response = self.open(&opener, headers, &query, topics, begin, address).await?;
         // Also where the stream is over at once: its client comes back, and the ticket is spent.
         let cookies = opener.cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie));
         response.headers_mut().extend(cookies);
@@ -189,6 +189,7 @@ impl Api {
         query: &Query,
         topics: Vec<Pattern>,
         begin: Begin,
+        address: Option<IpAddr>,
     ) -> Result<Response, Problem> {
         let Opener { caller, cookies } = opener;
         topics.iter().try_for_each(|topic| self.check_listen(caller, topic))?;
@@ -216,8 +217,13 @@ impl Api {
         let client_id = ClientId::random(self.shared.name);
         let identity = caller.identity().map(|identity| &**identity);
         let Some(place) = hub.places.admit(identity, client_id, hub.clock.now()).await else {
+            let reason = Some(StreamEnd::TooManyStreams.as_str());
+            self.note_stream(Action::Refused, caller, address, &all, Line { reason, ..Line::default() });
             return Ok(self.stream_refused_a_place());
         };
+        let stream = client_id.to_string();
+        let line = Line { stream: Some(&stream), ..Line::default() };
+        self.note_stream(Action::Connected, caller, address, &all, line);
         tracing::debug!(
             %client_id,
             last_event_id = last_event_id(headers, query).unwrap_or_default(),
@@ -265,6 +271,30 @@ impl Api {
         self.shared.hub.metrics.ended(StreamEnd::TooManyStreams);
         let retry_ms = self.shared.config.retry_ms().saturating_mul(FULL_RETRY_FACTOR);
         event_stream(full(goodbye(StreamEnd::TooManyStreams, retry_ms)))
+    }
+
+    fn note_stream(
+        &self,
+        action: Action,
+        caller: &Caller,
+        address: Option<IpAddr>,
+        topics: &[Pattern],
+        line: Line<'_>,
+    ) {
+        if let Some(room) = self.auth.audit.room(action) {
+            let on = topics.iter().map(Pattern::as_str).collect::<Vec<_>>().join(",");
+            room.say(&Line { door: DOOR, subject: caller.subject(), address, on: &on, ..line });
+        }
+    }
+
+    /// For those who have to know who wanted what they may not.
+    fn note_refusal(&self, problem: &Problem, path: &str, address: Option<IpAddr>) {
+        let is_refusal = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&problem.status);
+        if is_refusal && let Some(room) = self.auth.audit.room(Action::Refused) {
+            let on = problem.text("channel").unwrap_or(path);
+            let (subject, reason) = (problem.subject(), Some(problem.code));
+            room.say(&Line { door: DOOR, subject, address, on, reason, stream: None });
+        }
     }
 
     /// A browser that got another status would never come back, and its credential is good, as far as anybody knows.
@@ -329,7 +359,12 @@ impl Api {
 
     pub(crate) fn check_listen(&self, caller: &Caller, topic: &Pattern) -> Result<(), Problem> {
         let policies = self.shared.hub.policies();
-        self.auth.check_listen(caller, topic, policies).map_err(|why| self.refused(&why))
+        let checked = self.auth.check_listen(caller, topic, policies);
+        checked.map_err(|why| self.refused(&why).of(caller.subject()))
+    }
+
+    pub(crate) fn check_admin(&self, caller: &Caller) -> Result<(), Problem> {
+        caller.check_admin().map_err(|why| self.refused(&why).of(caller.subject()))
     }
 
     pub(crate) fn refused(&self, why: &Refusal) -> Problem {
