@@ -64,6 +64,8 @@ pub enum About {
     Stream,
     /// What gateways have to agree on about users.
     Users,
+    /// Who listens to a channel.
+    Presence,
 }
 
 impl About {
@@ -72,12 +74,13 @@ impl About {
         match self {
             About::Stream => "stream",
             About::Users => "users",
+            About::Presence => "presence",
         }
     }
 
     /// What that word means; none: it is of another version.
     pub fn parse(word: &str) -> Option<Self> {
-        [About::Stream, About::Users].into_iter().find(|about| about.as_str() == word)
+        [About::Stream, About::Users, About::Presence].into_iter().find(|about| about.as_str() == word)
     }
 }
 

@@ -36,6 +36,9 @@ pub struct Policy {
     /// Whether a listener that is behind, or is sent batches, is owed only the newest event of each channel.
     #[serde(default)]
     pub latest: bool,
+    /// Whether it is known who listens.
+    #[serde(default)]
+    pub presence: bool,
     /// Event types that metrics count by name; all others are counted as `other`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metric_types: Vec<String>,
@@ -128,6 +131,7 @@ impl Policy {
             event_bytes: None,
             replay: true,
             latest: false,
+            presence: false,
             metric_types: Vec::new(),
             access: None,
         }
@@ -190,6 +194,12 @@ impl Policies {
     pub fn of(&self, channel: &str) -> &Policy {
         // The last one is `>` and matches everything.
         self.sorted.iter().find(|p| p.pattern.matches(channel)).unwrap_or(&self.sorted[self.sorted.len() - 1])
+    }
+
+    /// Whether it is known who listens to a channel.
+    pub fn counts_presence(&self, channel: &str) -> bool {
+        // Nearly nobody says so.
+        self.sorted.iter().any(|policy| policy.presence) && self.of(channel).presence
     }
 
     /// Whether only the newest event of a channel is owed to who is behind.

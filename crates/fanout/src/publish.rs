@@ -230,7 +230,9 @@ impl Publisher {
 
     /// For those who have to know who wanted to publish what they may not.
     fn note_refusal(&self, door: Door, subject: Option<&str>, error: &PublishError) {
-        if error.is_of_who_asks() && let Some(room) = self.auth.audit.room(Action::Refused) {
+        if error.is_of_who_asks()
+            && let Some(room) = self.auth.audit.room(Action::Refused)
+        {
             let (door, reason) = (door.as_str(), Some(error.code));
             room.say(&Line {
                 door,

@@ -147,6 +147,10 @@ impl Api {
                 get()?;
                 self.stream(asked, Some(channel)).await
             }
+            ["api", "channels", channel, "presence"] => {
+                get()?;
+                self.presence(headers, query, channel).await
+            }
             ["api", "channels", channel, "events"] => {
                 get()?;
                 let asked = Asked::read(channel, query, self.shared.hub.shard_count())?;
@@ -231,6 +235,7 @@ impl Api {
         );
         let term = caller.identity().cloned();
         let term = term.map(|identity| Term::new(identity, self.auth.expiring_notice()));
+        hub.presence.hears(client_id, caller.subject(), &subscription, hub.policies());
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id).until(term);
         place.taken();
         Ok(stream_of(connection))

@@ -27,6 +27,7 @@ use crate::engine::Inbox;
 use crate::index::PatternIndex;
 use crate::metrics::Metrics;
 use crate::places::Places;
+use crate::presence::Presence;
 use crate::ring::{Applied, Ring};
 use crate::subscription::{Subscription, Topics};
 
@@ -140,6 +141,8 @@ pub struct Hub {
     pub(crate) revocations: Arc<Revocations>,
     /// How many streams users have.
     pub(crate) places: Arc<Places>,
+    /// Who listens, where that is to be known.
+    pub(crate) presence: Presence,
     /// What counts as now.
     pub clock: Clock,
     /// What the gateway counts.
@@ -177,6 +180,7 @@ impl Hub {
             draining: AtomicBool::new(false),
             began: Instant::now(),
             revocations: Arc::default(),
+            presence: Presence::default(),
             places: Arc::new(Places::unlimited(metrics.clone())),
             clock,
             metrics,
@@ -255,6 +259,7 @@ impl Hub {
     pub(crate) fn closed(&self, id: ClientId) {
         self.directory.closed(id);
         self.places.closed(id);
+        self.presence.closed(id);
         self.open.fetch_sub(1, Ordering::SeqCst);
         self.metrics.connections.dec();
     }

@@ -38,6 +38,7 @@ mod latest;
 mod limits;
 mod members;
 pub mod places;
+mod presence;
 mod replays;
 mod revoke;
 mod seat;

@@ -879,7 +879,11 @@ impl Reactor {
         }
         let expires = self.listeners.get(key as usize)?.seat.identity().map(|identity| identity.expires);
         let courses = match granted.subscription {
-            Some(subscription) => self.listen_to(key, subscription)?,
+            Some(subscription) => {
+                let (hub, user) = (&self.hub, ask.caller.subject());
+                hub.presence.hears(ask.client_id, user, &subscription, hub.policies());
+                self.listen_to(key, subscription)?
+            }
             None => self.courses_of(key)?,
         };
         Some(Ok(Changed { cursor: cursor(&courses), expires }))
