@@ -209,10 +209,8 @@ impl Api {
             return Ok(self.stream_later(limited));
         }
         let hub = &self.shared.hub;
-        if hub.is_draining() || hub.connections() >= self.shared.config.connections {
-            let end = if hub.is_draining() { StreamEnd::Drain } else { StreamEnd::Overload };
-            hub.metrics.ended(end);
-            return Ok(event_stream(full(goodbye(end, self.shared.config.retry_ms()))));
+        if let Some(response) = self.takes_no_more() {
+            return Ok(response);
         }
         self.check_cursor_fits(&subscription)?;
         if let Err(limited) = self.limits.check_streams() {
@@ -225,6 +223,10 @@ impl Api {
             self.note_stream(Action::Refused, caller, address, &all, Line { reason, ..Line::default() });
             return Ok(self.stream_refused_a_place());
         };
+        // Others may have come while the place was asked for.
+        if let Some(response) = self.takes_no_more() {
+            return Ok(response);
+        }
         let stream = client_id.to_string();
         let line = Line { stream: Some(&stream), ..Line::default() };
         self.note_stream(Action::Connected, caller, address, &all, line);
@@ -239,6 +241,18 @@ impl Api {
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id).until(term);
         place.taken();
         Ok(stream_of(connection))
+    }
+
+    /// What a stream is answered with where none begins any more.
+    fn takes_no_more(&self) -> Option<Response> {
+        let hub = &self.shared.hub;
+        let end = match (hub.is_draining(), hub.connections() >= self.shared.config.connections) {
+            (true, _) => StreamEnd::Drain,
+            (false, true) => StreamEnd::Overload,
+            (false, false) => return None,
+        };
+        hub.metrics.ended(end);
+        Some(event_stream(full(goodbye(end, self.shared.config.retry_ms()))))
     }
 
     /// Whoever asks too often is told to come back later: a stream in its own words, as a browser would never
