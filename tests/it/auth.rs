@@ -1,16 +1,19 @@
 //! Who may listen and who may publish, on the real servers: credentials, policies and what is asked, each with each.
 
+mod audit;
 mod between;
 mod cors;
 mod doors;
 mod jwks;
 mod limits;
 mod matrix;
+mod presence;
 mod revocation;
 mod streams;
 mod subscribe;
 mod tickets;
 mod tokens;
+mod users;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -88,6 +88,20 @@ fn the_gateway_is_measured_beside_the_bare_loops() {
 }
 
 #[test]
+fn connects_are_measured_by_how_they_say_who_connects() {
+    let mut arguments = vec!["connect", "--connects", "200", "--users", "10"];
+    arguments.extend(["--rounds", "1", "--server-core", "0", "--load-core", "0"]);
+    let measured = report(&bench(&arguments));
+    let by = measured["by"].as_array().unwrap();
+    let names: Vec<_> = by.iter().map(|figures| figures["by"].as_str().unwrap()).collect();
+    assert_eq!(names, ["nothing", "token", "ticket", "limitedToken"]);
+    for figures in by {
+        assert!(figures["perCpuSecond"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+        assert!(figures["ratio"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+    }
+}
+
+#[test]
 fn a_reconnect_storm_is_measured() {
     let mut arguments =
         vec!["storm", "--clients", "100", "--within", "100ms", "--live", "10", "--events", "40"];

@@ -232,9 +232,23 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
 
   #streamEvent(raw: RawEvent): void {
     const opened = this.#opened;
-    this.deliver({ type: raw.type, channel: "", id: raw.id, time: undefined, text: raw.data });
+    // The id of an ousted stream's end is no cursor: by it the server would know not to let the client in again.
+    const ousted =
+      raw.type === "stream-end" &&
+      (parseData(raw.data) as Partial<StreamEvents["stream-end"]> | null)?.reason === "ousted";
+    this.deliver({
+      type: raw.type,
+      channel: "",
+      id: ousted ? "" : raw.id,
+      time: undefined,
+      text: raw.data,
+    });
     if (opened !== this.#opened) {
       return;
+    }
+    if (ousted) {
+      this.close();
+      this.fail(new FoghornError("ousted", "a newer stream of the user has taken the place of this one"));
     }
     if (raw.type === "connected") {
       this.#failures = 0;

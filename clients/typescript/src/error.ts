@@ -14,6 +14,8 @@ export type FoghornErrorCode =
   | "decode-failed"
   /** `maxRetries` attempts in a row failed. The client has given up, until `connect()`. */
   | "retries-exhausted"
+  /** The user has opened more streams elsewhere than one may, and this was the oldest. The client is closed, until `connect()`. */
+  | "ousted"
   /** This platform lacks what the client needs. */
   | "unsupported";
 

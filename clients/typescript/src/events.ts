@@ -43,7 +43,7 @@ export interface StreamEvents {
   "stream-stale": Record<string, never>;
   /** The credential that the stream was opened with ends then, and the stream with it. */
   "stream-expiring": { expires: string };
-  /** The server ends the stream. The client comes back by itself. */
+  /** The server ends the stream. The client comes back by itself, unless the reason is `ousted`. */
   "stream-end": { reason: string };
   /** A sign of life. */
   heartbeat: { timestamp: string };

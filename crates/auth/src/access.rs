@@ -40,6 +40,11 @@ impl Caller {
         }
     }
 
+    /// Whose token it has, if it has one.
+    pub fn subject(&self) -> Option<&str> {
+        self.identity().map(|identity| identity.subject.as_str())
+    }
+
     /// What it listens to without asking: the channel that is for everyone, where policies let it, and its
     /// own.
     pub fn implied(&self, policies: &Policies) -> Vec<Pattern> {

@@ -15,6 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use crate::access::{self, Caller};
+use crate::audit::Audit;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::credential::{authorization, bearer, find, is_from_a_page};
@@ -43,6 +44,8 @@ pub struct Authenticator {
     token_life: Duration,
     ticket_life: Duration,
     revocations: Arc<Revocations>,
+    /// Who did what, for those who have to know afterwards.
+    pub audit: Audit,
     /// Whether those without a credential may do everything.
     open: bool,
     cache: Mutex<Cache>,
@@ -71,6 +74,7 @@ impl Authenticator {
             token_life: config.token_life,
             ticket_life: config.ticket_life,
             revocations: Arc::default(),
+            audit: Audit::new(config.audit_per_second),
             open,
             cache: Mutex::new(Cache::new(config.cache_entries, forgotten.clone())),
             forgotten,
@@ -85,11 +89,13 @@ impl Authenticator {
 
     /// Registers what it counts, under `foghorn_auth_…`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.sub_registry_with_prefix("foghorn_auth").register(
+        let registry = registry.sub_registry_with_prefix("foghorn_auth");
+        registry.register(
             "tokens_forgotten",
             "Verified tokens that were forgotten for want of room though they were still good",
             self.forgotten.clone(),
         );
+        self.audit.register(registry);
     }
 
     /// Who made a request, by its headers or the query's `token`. Its `Origin`, if it has one, has been

@@ -53,6 +53,8 @@ pub struct Config {
     /// For how long the keys of a set go on serving while it can't be fetched.
     #[serde(with = "humantime_serde")]
     pub jwks_keep: Duration,
+    /// Most lines a second that the audit log has of each kind, in each process; 0 for no audit log.
+    pub audit_per_second: u32,
 }
 
 /// A set of keys that an issuer publishes (JWKS, RFC 7517).
@@ -122,6 +124,7 @@ impl Default for Config {
             cache_entries: 10_000,
             keys: Vec::new(),
             jwks: Vec::new(),
+            audit_per_second: 10,
             jwks_keep: Duration::from_secs(24 * 3600),
         }
     }
@@ -139,6 +142,7 @@ impl Config {
         let rules = [
             (self.leeway <= Duration::from_secs(300), "leeway can be at most 5m"),
             (self.expiring_notice <= Duration::from_secs(3600), "expiring_notice can be at most 1h"),
+            (self.audit_per_second <= 100_000, "audit_per_second can be at most 100000"),
             (
                 (Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 3600)).contains(&self.token_life),
                 "token_life must be between 1m and 3650days",

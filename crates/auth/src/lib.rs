@@ -22,6 +22,7 @@ pub mod mint;
 
 mod crypto;
 
+pub mod audit;
 pub mod refusal;
 pub mod revocation;
 pub mod ticket;

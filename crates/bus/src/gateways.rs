@@ -1,7 +1,7 @@
-//! How gateways reach each other: whoever is asked something about a stream of another asks that one.
+//! How gateways reach each other: one asks another by its name, and all are told something at once.
 //!
 //! A question is sent once, and its answer is waited for within a bound. Where none comes, what was asked for may
-//! have been done or not.
+//! have been done or not. What all are told may reach some and not others.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use foghorn_core::secret::Secret;
 use crate::Future;
 
 /// What a gateway is called while it runs: 48 random bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GatewayName(u64);
 
 impl GatewayName {
@@ -35,6 +35,21 @@ impl GatewayName {
     }
 }
 
+impl std::str::FromStr for GatewayName {
+    type Err = NotAName;
+
+    /// Reads what is shown of one, and nothing else.
+    fn from_str(text: &str) -> Result<Self, NotAName> {
+        let plain = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u64::from_str_radix(text, 16).ok().filter(|_| plain).map(GatewayName::new).ok_or(NotAName)
+    }
+}
+
+/// A text is no gateway's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a gateway's name is 12 hexadecimal digits")]
+pub struct NotAName;
+
 /// 12 hexadecimal digits.
 impl fmt::Display for GatewayName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,9 +57,38 @@ impl fmt::Display for GatewayName {
     }
 }
 
+/// What a question is about, and so who answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// A change of a stream.
+    Stream,
+    /// What gateways have to agree on about users.
+    Users,
+    /// Who listens to a channel.
+    Presence,
+}
+
+impl About {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            About::Stream => "stream",
+            About::Users => "users",
+            About::Presence => "presence",
+        }
+    }
+
+    /// What that word means; none: it is of another version.
+    pub fn parse(word: &str) -> Option<Self> {
+        [About::Stream, About::Users, About::Presence].into_iter().find(|about| about.as_str() == word)
+    }
+}
+
 /// What one gateway asks another.
 #[derive(Debug, Clone)]
 pub struct Question {
+    /// What it is about.
+    pub about: About,
     /// The token of whoever wants to know; the gateway that is asked verifies it itself.
     pub token: Option<Secret>,
     /// What they said.
@@ -58,6 +102,18 @@ pub trait Gateways: Send + Sync + 'static {
 
     /// What is asked of the gateway of this name from now on.
     fn listen(&self, name: GatewayName) -> Future<'_, Result<Box<dyn Questions>, AskError>>;
+
+    /// Tells all gateways something, this one too.
+    fn tell_all(&self, notice: Bytes) -> Future<'_, Result<(), AskError>>;
+
+    /// What all gateways are told from now on.
+    fn hear_all(&self) -> Future<'_, Result<Box<dyn Notices>, AskError>>;
+}
+
+/// What all gateways are told.
+pub trait Notices: Send {
+    /// The next one; `None` when there will be none any more. Cancel-safe.
+    fn next(&mut self) -> Future<'_, Option<Bytes>>;
 }
 
 /// What a gateway is asked.

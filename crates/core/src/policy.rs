@@ -41,6 +41,9 @@ pub struct Policy {
     /// Bytes of the smallest event that compressed streams are sent compressed, as an SSE frame; 0 for none.
     #[serde(default = "compress_from_default")]
     pub compress_from: usize,
+    /// Whether it is known who listens.
+    #[serde(default)]
+    pub presence: bool,
     /// Event types that metrics count by name; all others are counted as `other`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metric_types: Vec<String>,
@@ -138,6 +141,7 @@ impl Policy {
             replay: true,
             latest: false,
             compress_from: COMPRESS_FROM_DEFAULT,
+            presence: false,
             metric_types: Vec::new(),
             access: None,
         }
@@ -200,6 +204,12 @@ impl Policies {
     pub fn of(&self, channel: &str) -> &Policy {
         // The last one is `>` and matches everything.
         self.sorted.iter().find(|p| p.pattern.matches(channel)).unwrap_or(&self.sorted[self.sorted.len() - 1])
+    }
+
+    /// Whether it is known who listens to a channel.
+    pub fn counts_presence(&self, channel: &str) -> bool {
+        // Nearly nobody says so.
+        self.sorted.iter().any(|policy| policy.presence) && self.of(channel).presence
     }
 
     /// Whether only the newest event of a channel is owed to who is behind.

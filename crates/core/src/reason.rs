@@ -18,7 +18,7 @@ pub enum ResetReason {
     Subscription,
 }
 
-/// Why the server ends a stream. The client may come back after each of them.
+/// Why the server ends a stream. The client may come back by itself after each of them but one, as it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamEnd {
     /// The gateway is shutting down and lets its streams go at a set pace.
@@ -33,6 +33,11 @@ pub enum StreamEnd {
     Overload,
     /// Whoever asked for it asks too often.
     Limited,
+    /// Its user has as many streams in the cluster as one may.
+    TooManyStreams,
+    /// Its user opened another one beyond what one may have, and this was the oldest. Its client is not to come back
+    /// by itself.
+    Ousted,
     /// What it was asked for with can't be looked at now: the key of its token has yet to be fetched, or the ticket is
     /// where nobody answers.
     CredentialUnavailable,
@@ -75,13 +80,15 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 11] = [
+    pub const ALL: [StreamEnd; 13] = [
         StreamEnd::Drain,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
         StreamEnd::LogUnavailable,
         StreamEnd::Overload,
         StreamEnd::Limited,
+        StreamEnd::TooManyStreams,
+        StreamEnd::Ousted,
         StreamEnd::CredentialUnavailable,
         StreamEnd::SubscriptionUnavailable,
         StreamEnd::TokenExpired,
@@ -98,6 +105,8 @@ impl StreamEnd {
             StreamEnd::LogUnavailable => "log-unavailable",
             StreamEnd::Overload => "overload",
             StreamEnd::Limited => "limited",
+            StreamEnd::TooManyStreams => "too-many-streams",
+            StreamEnd::Ousted => "ousted",
             StreamEnd::CredentialUnavailable => "credential-unavailable",
             StreamEnd::SubscriptionUnavailable => "subscription-unavailable",
             StreamEnd::TokenExpired => "token-expired",

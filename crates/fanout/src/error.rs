@@ -106,6 +106,19 @@ impl PublishError {
         PublishError { code, message: message.into(), retryable, key: None, kind, refusal: None }
     }
 
+    /// Whether it is for who asks, and not for what they ask.
+    pub(crate) fn is_of_who_asks(&self) -> bool {
+        matches!(self.kind, Kind::Unknown | Kind::Forbidden)
+    }
+
+    /// The channel, if it is one that who asks may not publish on.
+    pub(crate) fn denied(&self) -> Option<&str> {
+        match &self.refusal {
+            Some(Refusal::Denied { to, .. }) => Some(to),
+            _ => None,
+        }
+    }
+
     /// What metrics count it as.
     pub(crate) fn outcome(&self) -> &'static str {
         match self.kind {

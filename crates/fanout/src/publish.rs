@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
 
+use foghorn_auth::audit::{Action, Line};
 use foghorn_auth::{Authenticator, Caller};
 use foghorn_bus::journal::{AppendError, Appended, Journal};
 use foghorn_bus::log::{Committed, EventLog};
@@ -224,6 +225,30 @@ impl Publisher {
     /// Counts an answer that was given without looking at an event.
     pub(crate) fn refused(&self, door: Door, error: &PublishError) {
         self.metrics.answered(door, Ack::Accepted, error.outcome(), Duration::ZERO);
+        self.note_refusal(door, None, error);
+    }
+
+    /// For those who have to know who wanted to publish what they may not.
+    fn note_refusal(&self, door: Door, subject: Option<&str>, error: &PublishError) {
+        if error.is_of_who_asks()
+            && let Some(room) = self.auth.audit.room(Action::Refused)
+        {
+            let (door, reason) = (door.as_str(), Some(error.code));
+            room.say(&Line {
+                door,
+                subject,
+                on: error.denied().unwrap_or_default(),
+                reason,
+                ..Line::default()
+            });
+        }
+    }
+
+    fn note_published(&self, door: Door, caller: &Caller, channel: &Channel) {
+        if let Some(room) = self.auth.audit.room(Action::Published) {
+            let (door, subject) = (door.as_str(), caller.subject());
+            room.say(&Line { door, subject, on: channel.as_str(), ..Line::default() });
+        }
     }
 
     /// Whether it may be appended: everything from outside becomes a trusted type here, and is the caller's
@@ -240,9 +265,13 @@ impl Publisher {
             self.auth.check_publish(caller, &entry.event.channel)?;
             Ok(entry)
         });
-        allowed.map(|entry| Checked { entry, ack, came, room: None }).inspect_err(|error| {
-            self.metrics.answered(door, ack, error.outcome(), came.elapsed());
-        })
+        let checked = allowed.map(|entry| Checked { entry, ack, came, room: None });
+        checked
+            .inspect(|checked| self.note_published(door, caller, &checked.entry.event.channel))
+            .inspect_err(|error| {
+                self.metrics.answered(door, ack, error.outcome(), came.elapsed());
+                self.note_refusal(door, caller.subject(), error);
+            })
     }
 
     fn parse(&self, mut input: PublishInput) -> Result<NewEntry, EventError> {

@@ -7,8 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use foghorn_http::limit::Rate;
 
+use crate::places::{Beyond, Limit};
+
 /// Most threads for streams: more than one a core gains nothing.
 const REACTORS_MAX: usize = 256;
+
+/// Most streams of one user that are counted: what gateways tell each other of them goes into one message.
+const SUBJECT_STREAMS_MAX: usize = 5000;
 
 /// How a gateway behaves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,6 +88,10 @@ pub struct Config {
     pub subject_per_minute: u32,
     /// How many at once.
     pub subject_burst: u32,
+    /// Open streams that each user may have in the whole cluster; 0 for no limit.
+    pub subject_streams: usize,
+    /// What becomes of one more.
+    pub subject_streams_beyond: Beyond,
 }
 
 impl Default for Config {
@@ -120,6 +129,8 @@ impl Default for Config {
             // A browser with 50 pages, restarted a few times.
             subject_per_minute: 600,
             subject_burst: 200,
+            subject_streams: 0,
+            subject_streams_beyond: Beyond::Reject,
         }
     }
 }
@@ -146,6 +157,11 @@ impl Config {
     /// How often each subject may open a stream.
     pub(crate) fn subject_rate(&self) -> Rate {
         Rate::per_minute(self.subject_per_minute, self.subject_burst)
+    }
+
+    /// How many streams each user may have.
+    pub(crate) fn user_limit(&self) -> Limit {
+        Limit { most: self.subject_streams, beyond: self.subject_streams_beyond }
     }
 
     /// How often a stream may begin.
@@ -177,6 +193,12 @@ impl Config {
         self.stream_rate().check("gateway.streams_per_second", "gateway.streams_burst")?;
         self.address_rate().check("gateway.address_per_minute", "gateway.address_burst")?;
         self.subject_rate().check("gateway.subject_per_minute", "gateway.subject_burst")?;
+        if self.subject_streams > SUBJECT_STREAMS_MAX {
+            return Err(format!(
+                "gateway.subject_streams must be at most {SUBJECT_STREAMS_MAX}, not {}",
+                self.subject_streams
+            ));
+        }
         if self.reactors > REACTORS_MAX {
             return Err(format!("gateway.reactors must be at most {REACTORS_MAX}, not {}", self.reactors));
         }

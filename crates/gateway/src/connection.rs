@@ -39,7 +39,7 @@ use crate::ring::RingEvent;
 use crate::seat::{Due, Seat, Term};
 use crate::subscription::Subscription;
 use chunk::{Chunk, Said};
-pub(crate) use chunk::{expiring, goodbye, keep_alive, notice, stream_end};
+pub(crate) use chunk::{OUSTED_ID, expiring, goodbye, keep_alive, notice, stream_end};
 use course::Lack;
 pub(crate) use course::{Course, cursor};
 pub(crate) use start::Begin;
@@ -80,8 +80,9 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(hub: Arc<Hub>, log: Arc<dyn EventLog>, config: Config) -> Self {
+        let name = hub.places.members.own();
         let replays = Replays::new(log.clone(), config.replays, hub.metrics.clone());
-        Shared { hub, log, config, replays, engine: Engine::default(), name: GatewayName::random() }
+        Shared { hub, log, config, replays, engine: Engine::default(), name }
     }
 }
 
@@ -358,6 +359,8 @@ impl Connection {
             let courses = change::go_on(&subscription, &self.courses, |shard| self.head(shard));
             self.courses = courses.ok_or_else(|| change::unreachable("the gateway is starting"))?;
             self.membership.listen_to(&subscription);
+            let hub = &self.shared.hub;
+            hub.presence.hears(ask.client_id, ask.caller.subject(), &subscription, hub.policies());
             // It has to look at what it didn't want before.
             (self.subscription, self.turn, self.settled) = (subscription, 0, false);
         }
@@ -541,8 +544,8 @@ impl Connection {
                 if self.membership.waiter.is_leaving() {
                     return Err(StreamEnd::Drain);
                 }
-                if self.life.is_revoked() {
-                    return Err(StreamEnd::Revoked);
+                if let Some(end) = self.life.is_ended() {
+                    return Err(end);
                 }
                 if other() {
                     return Ok(None);
@@ -615,7 +618,7 @@ impl Connection {
         let live = matches!(self.phase, Phase::Live);
         let Some(time) = self.subscription.form.gathered_for().filter(|_| live) else { return };
         let until = Instant::now() + time;
-        while !self.membership.waiter.is_leaving() && !self.life.is_revoked() && !self.is_asked() {
+        while !self.membership.waiter.is_leaving() && self.life.is_ended().is_none() && !self.is_asked() {
             // It will have to look.
             self.membership.waiter.unmark();
             self.settled = false;
@@ -696,9 +699,9 @@ impl Life {
         }
     }
 
-    /// Whether an operator has revoked it.
-    fn is_revoked(&self) -> bool {
-        self.seat.as_ref().is_some_and(Seat::is_revoked)
+    /// Whether it is to end, and why.
+    fn is_ended(&self) -> Option<StreamEnd> {
+        self.seat.as_ref().and_then(Seat::is_ended)
     }
 
     /// Returns when its term is over, with why.

@@ -1,11 +1,12 @@
 //! The gateway's paths.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -14,6 +15,7 @@ use hyper::body::{Frame, Incoming};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use foghorn_auth::audit::{Action, Line};
 use foghorn_auth::revocation::Store;
 use foghorn_auth::{Authenticator, Caller, Refusal};
 use foghorn_bus::gateways::Gateways;
@@ -31,7 +33,7 @@ use foghorn_http::takeover::Takeover;
 use foghorn_http::{Handler, Response};
 
 use crate::client_id::ClientId;
-use crate::connection::{Begin, Connection, Shared, goodbye};
+use crate::connection::{Begin, Connection, OUSTED_ID, Shared, goodbye};
 use crate::engine;
 use crate::history::{self, Asked};
 use crate::kept::{Found, Keeper, Kept, Original};
@@ -67,6 +69,10 @@ const NOT_CHANNELS: [&str; 3] = ["stats", "ticket", "subscribe"];
 const BATCH_MS_MAX: u32 = 5000;
 /// Most types in `events=`.
 pub(crate) const TYPES_MAX: usize = 100;
+/// What the audit log calls it.
+pub(crate) const DOOR: &str = "http";
+/// Who has as many streams as they may comes back so much later than others.
+const FULL_RETRY_FACTOR: u64 = 5;
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Answers `/api/events…`, `/api/channels/…` and `/api/admin/…`.
@@ -89,6 +95,14 @@ struct Heard {
     begin: Begin,
 }
 
+/// What a request for a stream says beside its path.
+struct StreamRequest<'a> {
+    headers: &'a HeaderMap,
+    page: Option<&'a Asker>,
+    query: Option<&'a str>,
+    address: Option<IpAddr>,
+}
+
 impl Handler for Api {
     fn handle(
         &self,
@@ -99,16 +113,18 @@ impl Handler for Api {
             if let Err(limited) = self.limits.check_address(peer, request.headers()) {
                 return self.limited(&request, limited);
             }
-            if request.uri().path() == revoke::PATH {
-                return self.revoke(request).await.unwrap_or_else(Problem::into_response);
-            }
-            if request.uri().path() == subscribe::PATH {
-                return self.subscribe(request).await.unwrap_or_else(Problem::into_response);
-            }
-            if request.uri().path() == ticket::PATH {
-                return self.issue(request).await.unwrap_or_else(Problem::into_response);
-            }
-            self.respond(&request).await
+            let address = self.limits.client(peer, request.headers());
+            let path = request.uri().path().to_owned();
+            let answered = match path.as_str() {
+                revoke::PATH => self.revoke(request, address).await,
+                subscribe::PATH => self.subscribe(request).await,
+                ticket::PATH => self.issue(request).await,
+                _ => self.answer(&request, address).await,
+            };
+            answered.unwrap_or_else(|problem| {
+                self.note_refusal(&problem, &path, address);
+                problem.into_response()
+            })
         })
     }
 }
@@ -116,39 +132,35 @@ impl Handler for Api {
 impl Api {
     /// The answer to a request whose body isn't read, whatever carried it.
     pub async fn respond<B>(&self, request: &Request<B>) -> Response {
-        let page = request.extensions().get();
-        self.answer(request.method(), request.uri(), request.headers(), page)
-            .await
-            .unwrap_or_else(Problem::into_response)
+        self.answer(request, None).await.unwrap_or_else(Problem::into_response)
     }
 
-    async fn answer(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        page: Option<&Asker>,
-    ) -> Result<Response, Problem> {
-        let path = uri.path();
-        let query = uri.query();
+    async fn answer<B>(&self, request: &Request<B>, address: Option<IpAddr>) -> Result<Response, Problem> {
+        let (method, headers) = (request.method(), request.headers());
+        let (path, query) = (request.uri().path(), request.uri().query());
+        let asked = StreamRequest { headers, page: request.extensions().get(), query, address };
         let decoded = percent_decode(path)?;
         let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
         let get = || if method == Method::GET { Ok(()) } else { Err(Problem::method("GET")) };
         match segments[..] {
             ["api", "events"] => {
                 get()?;
-                self.stream(headers, page, query, None).await
+                self.stream(asked, None).await
             }
             ["api", "events", "stats"] => {
                 get()?;
                 let caller = self.caller(headers, &Query::default()).await?;
-                caller.check_admin().map_err(|why| self.refused(&why))?;
+                self.check_admin(&caller)?;
                 Ok(self.stats())
             }
             ["api", "events", name] if NOT_CHANNELS.contains(&name) => Err(Problem::not_found(path)),
             ["api", "events", channel] => {
                 get()?;
-                self.stream(headers, page, query, Some(channel)).await
+                self.stream(asked, Some(channel)).await
+            }
+            ["api", "channels", channel, "presence"] => {
+                get()?;
+                self.presence(headers, query, channel).await
             }
             ["api", "channels", channel, "events"] => {
                 get()?;
@@ -161,15 +173,14 @@ impl Api {
         }
     }
 
-    async fn stream(
-        &self,
-        headers: &HeaderMap,
-        page: Option<&Asker>,
-        query: Option<&str>,
-        channel: Option<&str>,
-    ) -> Result<Response, Problem> {
+    async fn stream(&self, asked: StreamRequest<'_>, channel: Option<&str>) -> Result<Response, Problem> {
+        let StreamRequest { headers, page, query, address } = asked;
         let query = Query::parse(query, KEYS)?;
         let topics = topics(&query, channel, self.shared.config.channels_per_connection)?;
+        if last_event_id(headers, &query).is_some_and(|id| id == OUSTED_ID) {
+            // EventSource never comes back after this. A newer stream of its user has the place.
+            return Ok(stay_away());
+        }
         // Looked at before a ticket is spent on it.
         let types = types(&query)?;
         let begin = begin(headers, &query, self.shared.hub.clock.now())?;
@@ -181,7 +192,7 @@ impl Api {
             },
         };
         let mut response = match self.heard(&opener.caller, topics, types, begin).await {
-            Ok(heard) => self.open(&opener, headers, &query, heard)?,
+            Ok(heard) => self.open(&opener, headers, &query, heard, address).await?,
             Err(why) => {
                 tracing::debug!(%why, "what a stream was changed to can't be looked up");
                 self.over_at_once(StreamEnd::SubscriptionUnavailable)
@@ -193,12 +204,13 @@ impl Api {
         Ok(response)
     }
 
-    fn open(
+    async fn open(
         &self,
         opener: &Opener,
         headers: &HeaderMap,
         query: &Query,
         heard: Heard,
+        address: Option<IpAddr>,
     ) -> Result<Response, Problem> {
         let Opener { caller, cookies } = opener;
         let Heard { topics, types, original, kept, begin } = heard;
@@ -223,15 +235,27 @@ impl Api {
             return Ok(self.stream_later(limited));
         }
         let hub = &self.shared.hub;
-        if hub.is_draining() || hub.connections() >= self.shared.config.connections {
-            let end = if hub.is_draining() { StreamEnd::Drain } else { StreamEnd::Overload };
-            return Ok(self.over_at_once(end));
+        if let Some(response) = self.takes_no_more() {
+            return Ok(response);
         }
         self.check_cursor_fits(&subscription)?;
         if let Err(limited) = self.limits.check_streams() {
             return Ok(self.stream_later(limited));
         }
         let client_id = ClientId::random(self.shared.name);
+        let identity = caller.identity().map(|identity| &**identity);
+        let Some(place) = hub.places.admit(identity, client_id, hub.clock.now()).await else {
+            let reason = Some(StreamEnd::TooManyStreams.as_str());
+            self.note_stream(Action::Refused, caller, address, &all, Line { reason, ..Line::default() });
+            return Ok(self.stream_refused_a_place());
+        };
+        // Others may have come while the place was asked for.
+        if let Some(response) = self.takes_no_more() {
+            return Ok(response);
+        }
+        let stream = client_id.to_string();
+        let line = Line { stream: Some(&stream), ..Line::default() };
+        self.note_stream(Action::Connected, caller, address, &all, line);
         tracing::debug!(
             %client_id,
             last_event_id = last_event_id(headers, query).unwrap_or_default(),
@@ -239,7 +263,9 @@ impl Api {
         );
         let term = caller.identity().cloned();
         let term = term.map(|identity| Term::new(identity, self.auth.expiring_notice()));
+        hub.presence.hears(client_id, caller.subject(), &subscription, hub.policies());
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id).until(term);
+        place.taken();
         Ok(stream_of(connection))
     }
 
@@ -271,6 +297,17 @@ impl Api {
         event_stream(full(goodbye(end, self.shared.config.retry_ms())))
     }
 
+    /// What a stream is answered with where none begins any more.
+    fn takes_no_more(&self) -> Option<Response> {
+        let hub = &self.shared.hub;
+        let end = match (hub.is_draining(), hub.connections() >= self.shared.config.connections) {
+            (true, _) => StreamEnd::Drain,
+            (false, true) => StreamEnd::Overload,
+            (false, false) => return None,
+        };
+        Some(self.over_at_once(end))
+    }
+
     /// Whoever asks too often is told to come back later: a stream in its own words, as a browser would never
     /// come back after another status.
     fn limited<B>(&self, request: &Request<B>, limited: Limited) -> Response {
@@ -299,6 +336,37 @@ impl Api {
         let wait = u64::try_from(exceeded.wait.as_millis()).unwrap_or(u64::MAX);
         let retry_ms = self.shared.config.retry_ms().saturating_add(wait);
         event_stream(full(goodbye(end, retry_ms)))
+    }
+
+    /// There is room when another stream of the user's ends; nobody knows when.
+    fn stream_refused_a_place(&self) -> Response {
+        self.shared.hub.metrics.ended(StreamEnd::TooManyStreams);
+        let retry_ms = self.shared.config.retry_ms().saturating_mul(FULL_RETRY_FACTOR);
+        event_stream(full(goodbye(StreamEnd::TooManyStreams, retry_ms)))
+    }
+
+    fn note_stream(
+        &self,
+        action: Action,
+        caller: &Caller,
+        address: Option<IpAddr>,
+        topics: &[Pattern],
+        line: Line<'_>,
+    ) {
+        if let Some(room) = self.auth.audit.room(action) {
+            let on = topics.iter().map(Pattern::as_str).collect::<Vec<_>>().join(",");
+            room.say(&Line { door: DOOR, subject: caller.subject(), address, on: &on, ..line });
+        }
+    }
+
+    /// For those who have to know who wanted what they may not.
+    fn note_refusal(&self, problem: &Problem, path: &str, address: Option<IpAddr>) {
+        let is_refusal = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&problem.status);
+        if is_refusal && let Some(room) = self.auth.audit.room(Action::Refused) {
+            let on = problem.text("channel").unwrap_or(path);
+            let (subject, reason) = (problem.subject(), Some(problem.code));
+            room.say(&Line { door: DOOR, subject, address, on, reason, stream: None });
+        }
     }
 
     /// A browser that got another status would never come back, and its credential is good, as far as anybody knows.
@@ -363,7 +431,12 @@ impl Api {
 
     pub(crate) fn check_listen(&self, caller: &Caller, topic: &Pattern) -> Result<(), Problem> {
         let policies = self.shared.hub.policies();
-        self.auth.check_listen(caller, topic, policies).map_err(|why| self.refused(&why))
+        let checked = self.auth.check_listen(caller, topic, policies);
+        checked.map_err(|why| self.refused(&why).of(caller.subject()))
+    }
+
+    pub(crate) fn check_admin(&self, caller: &Caller) -> Result<(), Problem> {
+        caller.check_admin().map_err(|why| self.refused(&why).of(caller.subject()))
     }
 
     pub(crate) fn refused(&self, why: &Refusal) -> Problem {
@@ -579,6 +652,14 @@ fn stream_of(connection: Connection) -> Response {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response.extensions_mut().insert(takeover);
+    response
+}
+
+/// To a client that is not to come back.
+fn stay_away() -> Response {
+    let mut response = http::Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

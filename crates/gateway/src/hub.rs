@@ -27,6 +27,8 @@ use crate::engine::Inbox;
 use crate::index::PatternIndex;
 use crate::kept::Here;
 use crate::metrics::Metrics;
+use crate::places::Places;
+use crate::presence::Presence;
 use crate::ring::{Applied, Ring};
 use crate::subscription::{Subscription, Topics};
 
@@ -134,12 +136,16 @@ pub struct Hub {
     /// Those who serve the others.
     reactors: RwLock<Vec<Arc<Inbox>>>,
     stale_changes: AtomicU64,
-    revoked_looks: AtomicU64,
+    end_looks: AtomicU64,
     next_id: AtomicU64,
     draining: AtomicBool,
     began: Instant,
     /// What was revoked.
     pub(crate) revocations: Arc<Revocations>,
+    /// How many streams users have.
+    pub(crate) places: Arc<Places>,
+    /// Who listens, where that is to be known.
+    pub(crate) presence: Presence,
     /// What counts as now.
     pub clock: Clock,
     /// What the gateway counts.
@@ -173,11 +179,13 @@ impl Hub {
             kept: Here::default(),
             reactors: RwLock::default(),
             stale_changes: AtomicU64::new(0),
-            revoked_looks: AtomicU64::new(0),
+            end_looks: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             began: Instant::now(),
             revocations: Arc::default(),
+            presence: Presence::default(),
+            places: Arc::new(Places::unlimited(metrics.clone())),
             clock,
             metrics,
         }
@@ -186,6 +194,11 @@ impl Hub {
     /// The same, whose streams end when they are revoked.
     pub(crate) fn with_revocations(self, revocations: Arc<Revocations>) -> Self {
         Hub { revocations, ..self }
+    }
+
+    /// The same, whose users may have only so many streams.
+    pub(crate) fn with_places(self, places: Arc<Places>) -> Self {
+        Hub { places, ..self }
     }
 
     /// How many shards there are.
@@ -249,6 +262,8 @@ impl Hub {
     /// A stream is over.
     pub(crate) fn closed(&self, id: ClientId) {
         self.directory.closed(id);
+        self.places.closed(id);
+        self.presence.closed(id);
         self.open.fetch_sub(1, Ordering::SeqCst);
         self.metrics.connections.dec();
     }
@@ -283,16 +298,16 @@ impl Hub {
         }
     }
 
-    /// Has every stream look whether it was revoked.
-    pub(crate) fn look_for_revoked(&self) {
-        self.revoked_looks.fetch_add(1, Ordering::SeqCst);
+    /// Has every stream look whether it is to end.
+    pub(crate) fn look_for_ended(&self) {
+        self.end_looks.fetch_add(1, Ordering::SeqCst);
         self.mark_all();
         self.wake_reactors();
     }
 
     /// Grows each time that streams are to look.
-    pub(crate) fn revoked_looks(&self) -> u64 {
-        self.revoked_looks.load(Ordering::SeqCst)
+    pub(crate) fn end_looks(&self) -> u64 {
+        self.end_looks.load(Ordering::SeqCst)
     }
 
     /// Grows with every change of what is stale.

@@ -104,7 +104,7 @@ impl Kept {
 }
 
 fn id_of(caller: &Caller, record: &str) -> SubscriptionId {
-    let whose = caller.identity().map(|identity| identity.principal()).unwrap_or_default();
+    let whose = caller.identity().map(|identity| identity.principal().to_string()).unwrap_or_default();
     SubscriptionId::new(digest(&[&whose, record]))
 }
 

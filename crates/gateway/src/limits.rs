@@ -1,6 +1,6 @@
 //! How often somebody may ask: by where they are, by who they are, and all of them together.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
 
@@ -49,6 +49,11 @@ impl Limits {
     pub(crate) fn check_address(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Limited> {
         let checked = self.addresses.check(peer, headers);
         checked.map_err(|exceeded| Limited { by: By::Address, exceeded })
+    }
+
+    /// Whose request it is.
+    pub(crate) fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        self.addresses.client(peer, headers)
     }
 
     /// Counts a stream. Who has no token is known by the address alone.

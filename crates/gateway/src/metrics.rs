@@ -206,6 +206,31 @@ impl ChangeOutcome {
     }
 }
 
+/// What became of a stream of a user, where users may only have so many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PlaceOutcome {
+    /// There was room, or was made.
+    Admitted,
+    /// There was none.
+    Refused,
+    /// Nobody could be asked; there was room by the gateway's own streams.
+    Unchecked,
+}
+
+impl PlaceOutcome {
+    const ALL: [PlaceOutcome; 3] = [PlaceOutcome::Admitted, PlaceOutcome::Refused, PlaceOutcome::Unchecked];
+
+    const fn label(self) -> OutcomeLabel {
+        OutcomeLabel {
+            outcome: match self {
+                PlaceOutcome::Admitted => "admitted",
+                PlaceOutcome::Refused => "refused",
+                PlaceOutcome::Unchecked => "unchecked",
+            },
+        }
+    }
+}
+
 /// The gateway's metrics. Cheap to clone; clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -242,6 +267,11 @@ pub struct Metrics {
     tickets: Family<OutcomeLabel, Counter>,
     changes: Family<OutcomeLabel, Counter>,
     kept: Family<OutcomeLabel, Counter>,
+    places: Family<OutcomeLabel, Counter>,
+    /// Streams that this gateway has ended, here or elsewhere, for newer ones of their users.
+    pub(crate) ousted: Counter,
+    /// Gateways that live, as far as this one knows.
+    pub(crate) members: Gauge,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
     /// Questions to the event log that wait for their turn.
@@ -311,6 +341,17 @@ impl Metrics {
             "What streams were changed to hear: kept for their reconnects, and looked for, by outcome",
             m.kept.clone(),
         );
+        r.register(
+            "places",
+            "Streams of users that may have only so many in the cluster, by outcome",
+            m.places.clone(),
+        );
+        r.register("ousted", "Oldest streams told to end because their users opened more", m.ousted.clone());
+        r.register(
+            "members",
+            "Gateways of the cluster that this one hears, itself included",
+            m.members.clone(),
+        );
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
         r.register(
@@ -377,6 +418,9 @@ impl Metrics {
         for outcome in KeptOutcome::ALL {
             drop(m.kept.get_or_create(&outcome.label()));
         }
+        for outcome in PlaceOutcome::ALL {
+            drop(m.places.get_or_create(&outcome.label()));
+        }
         for source in [Source::Ring, Source::Log] {
             drop(m.replayed.get_or_create(&source.label()));
         }
@@ -425,6 +469,11 @@ impl Metrics {
     /// Something became of what a stream was changed to hear.
     pub(crate) fn kept(&self, outcome: KeptOutcome) {
         self.kept.get_or_create(&outcome.label()).inc();
+    }
+
+    /// Something became of a user's stream.
+    pub(crate) fn place(&self, outcome: PlaceOutcome) {
+        self.places.get_or_create(&outcome.label()).inc();
     }
 
     /// A stream was reset.

@@ -1,5 +1,6 @@
 //! `POST /api/admin/revoke`: an operator revokes a subject's tokens, one token, or one stream.
 
+use std::net::IpAddr;
 use std::str::FromStr as _;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use hyper::body::Body;
 use serde::Deserialize;
 use serde_json::json;
 
-use foghorn_auth::Caller;
+use foghorn_auth::audit::{Action, Line};
 use foghorn_auth::revocation::{Key, REVOCATIONS_MAX, Revocation, StoreError};
 use foghorn_core::time::Timestamp;
 use foghorn_http::Response;
@@ -16,7 +17,7 @@ use foghorn_http::body::{Unaccounted, json as json_response, read_json};
 use foghorn_http::problem::Problem;
 
 use crate::client_id::ClientId;
-use crate::http::Api;
+use crate::http::{Api, DOOR};
 
 /// Where it is answered.
 pub(crate) const PATH: &str = "/api/admin/revoke";
@@ -36,13 +37,17 @@ struct Asked {
 
 impl Api {
     /// The answer to a request to revoke something. By then it is kept, and holds here.
-    pub(crate) async fn revoke<B>(&self, request: Request<B>) -> Result<Response, Problem>
+    pub(crate) async fn revoke<B>(
+        &self,
+        request: Request<B>,
+        address: Option<IpAddr>,
+    ) -> Result<Response, Problem>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
         let caller = self.poster(request.method(), request.uri(), request.headers()).await?;
-        caller.check_admin().map_err(|why| self.refused(&why))?;
+        self.check_admin(&caller)?;
         let body = read_json(request, BODY_BYTES, &mut Unaccounted).await?;
         let (named, revocation) = self.read(&body)?;
         let revocations = self.auth.revocations();
@@ -53,11 +58,12 @@ impl Api {
         };
         kept.map_err(|error| not_kept(&error))?;
         revocations.apply([revocation]);
-        let by = match &caller {
-            Caller::Known(identity) => identity.subject.as_str(),
-            Caller::Unchecked | Caller::Anonymous => "",
-        };
-        tracing::info!(by, revoked = named, key = %revocation.key, until = %revocation.until, "revoked");
+        if let Some(room) = self.auth.audit.room(Action::Revoked) {
+            // By a digest: what is revoked may be nobody's business who reads logs.
+            let on = format!("{} until {}", revocation.key, revocation.until);
+            let subject = caller.subject();
+            room.say(&Line { door: DOOR, subject, address, on: &on, ..Line::default() });
+        }
         Ok(json_response(StatusCode::OK, &json!({ "revoked": named, "until": revocation.until.to_string() })))
     }
 

@@ -60,8 +60,8 @@ impl Seat {
 
     /// What its term asks for now. By the time of day, as tokens are.
     pub(crate) fn due(&self) -> Due {
-        if self.is_revoked() {
-            return Due::End(StreamEnd::Revoked);
+        if let Some(end) = self.is_ended() {
+            return Due::End(end);
         }
         let Some(term) = &self.term else { return Due::Nothing(None) };
         let (now, ends) = (self.hub.clock.now(), term.identity.expires);
@@ -73,10 +73,14 @@ impl Seat {
         }
     }
 
-    /// Whether an operator has revoked it, or what it was opened with.
-    pub(crate) fn is_revoked(&self) -> bool {
+    /// Whether it is to end: an operator has revoked it, or what it was opened with, or its user has opened too many
+    /// since.
+    pub(crate) fn is_ended(&self) -> Option<StreamEnd> {
         let identity = self.term.as_ref().map(|term| &*term.identity);
-        self.hub.revocations.closes(self.client_id.get(), identity)
+        if self.hub.revocations.closes(self.client_id.get(), identity) {
+            return Some(StreamEnd::Revoked);
+        }
+        self.hub.places.is_ousted(self.client_id).then_some(StreamEnd::Ousted)
     }
 
     /// It was told when it ends.

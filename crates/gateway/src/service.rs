@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use foghorn_auth::Authenticator;
 use foghorn_auth::revocation::Store;
 use foghorn_bus::clock::Clock;
-use foghorn_bus::gateways::Gateways;
+use foghorn_bus::gateways::{GatewayName, Gateways};
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::subscriptions::Subscriptions;
@@ -27,11 +28,12 @@ use crate::ingest::Ingest;
 use crate::kept::Keeper;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::subscribe;
 pub use crate::ticket::Tickets;
 
-/// How often at most all streams are looked at for what was revoked.
-const REVOKED_EVERY: Duration = Duration::from_millis(200);
+/// How often at most all streams are looked at for whether they are to end.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a gateway needs from outside.
 pub struct Ports {
@@ -74,8 +76,11 @@ impl Gateway {
     pub fn start(config: Config, ports: Ports, registry: &mut Registry) -> Self {
         let metrics = Metrics::register(registry);
         metrics.connections_max.set(i64::try_from(config.connections).unwrap_or(i64::MAX));
+        let (name, gateways) = (GatewayName::random(), ports.gateways.clone());
+        let places = Arc::new(Places::new(config.user_limit(), name, gateways, metrics.clone()));
         let hub = Hub::new(ports.shards, config.ring_bytes, ports.policies, ports.clock, metrics);
-        let hub = Arc::new(hub.with_revocations(ports.auth.revocations().clone()));
+        let hub = hub.with_revocations(ports.auth.revocations().clone()).with_places(places.clone());
+        let hub = Arc::new(hub);
         let mut tasks = JoinSet::new();
         for shard in ports.shards.shards() {
             let ingest = Ingest {
@@ -90,13 +95,12 @@ impl Gateway {
             };
             tasks.spawn(ingest.run());
         }
-        let (told, mut changes) = (hub.clone(), ports.auth.revocations().changes());
-        tasks.spawn(async move {
-            while changes.changed().await.is_ok() {
-                told.look_for_revoked();
-                tokio::time::sleep(REVOKED_EVERY).await;
-            }
-        });
+        let (revoked, ousted) = (ports.auth.revocations().changes(), places.oustings());
+        tasks.spawn(look_for_ended(hub.clone(), revoked, ousted));
+        let lives = ports.health.part("members", "NATS, to hear which gateways live");
+        tasks.spawn(places.clone().keep_up(lives));
+        tasks.spawn(places.clone().keep_told());
+        tasks.spawn(places.keep_compared());
         let counted = hub.clone();
         tasks.spawn(async move {
             loop {
@@ -137,5 +141,21 @@ impl Gateway {
         stop_accepting();
         drain(&self.api.shared.hub, &self.api.shared.config).await;
         self.tasks.abort_all();
+        self.api.shared.hub.places.leave().await;
+    }
+}
+
+/// Has all streams look whether they are to end, whenever some may be.
+async fn look_for_ended(hub: Arc<Hub>, mut revoked: watch::Receiver<u64>, mut ousted: watch::Receiver<u64>) {
+    loop {
+        let changed = tokio::select! {
+            changed = revoked.changed() => changed,
+            changed = ousted.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+        hub.look_for_ended();
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use foghorn_auth::{Caller, Refusal};
 use foghorn_bus::backoff::Backoff;
-use foghorn_bus::gateways::{AskError, Asked, Question, Questions};
+use foghorn_bus::gateways::{About, AskError, Asked, Question, Questions};
 use foghorn_core::pattern::Pattern;
 use foghorn_http::Response;
 use foghorn_http::body::{Unaccounted, json as json_response, read_json, with_type};
@@ -99,7 +99,7 @@ impl Api {
             let changed = self.change(caller, wanted).await?;
             return Ok(answered(&changed));
         }
-        let question = Question { token, body: body.into() };
+        let question = Question { about: About::Stream, token, body: body.into() };
         match self.gateways.ask(wanted.client_id.gateway(), question).await {
             Ok(answer) => Ok(relayed(&answer)),
             Err(AskError::Nobody) => {
@@ -116,6 +116,14 @@ impl Api {
 
     /// What another gateway is told.
     async fn answer_gateway(&self, asked: Asked) {
+        if asked.question.about == About::Users {
+            let answer = self.shared.hub.places.answer_to(&asked.question.body).await;
+            return asked.answer(answer.into()).await;
+        }
+        if asked.question.about == About::Presence {
+            let answer = self.presence_here(&asked.question.body);
+            return asked.answer(answer.into()).await;
+        }
         let answer = match self.answer_to(&asked.question).await {
             Ok(changed) => json!({ "changed": changed }),
             Err(problem) => json!({ "problem": problem.to_json() }),

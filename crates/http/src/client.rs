@@ -188,6 +188,11 @@ impl AddressLimiter {
         self.limiter.check(key(address)).inspect_err(|_| self.tell(peer.ip(), headers))
     }
 
+    /// Whose request it is. None where nobody but trusted proxies is named.
+    pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        self.proxies.client(peer.ip(), headers)
+    }
+
     /// Says once that it may be a proxy's clients who are limited together.
     fn tell(&self, peer: IpAddr, headers: &HeaderMap) {
         let forwards = !self.proxies.trusts(peer) && headers.contains_key(self.proxies.by.header());

@@ -18,6 +18,7 @@ pub struct Problem {
     pub code: &'static str,
     title: &'static str,
     detail: Option<String>,
+    subject: Option<String>,
     members: Map<String, Value>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -25,7 +26,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of a type. The title is the same for every problem of the type.
     pub fn new(status: StatusCode, code: &'static str, title: &'static str) -> Self {
-        Problem { status, code, title, detail: None, members: Map::new(), headers: Vec::new() }
+        Problem { status, code, title, detail: None, subject: None, members: Map::new(), headers: Vec::new() }
     }
 
     /// Something that should not happen. The cause is logged, not told.
@@ -56,6 +57,23 @@ impl Problem {
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
+    }
+
+    /// Whose request it was, for logs. It isn't told.
+    #[must_use]
+    pub fn of(mut self, subject: Option<&str>) -> Self {
+        self.subject = subject.map(str::to_owned);
+        self
+    }
+
+    /// Whose request it was, if that is known.
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+
+    /// A member that is a text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.members.get(name).and_then(Value::as_str)
     }
 
     /// A further member of the JSON object. `retryable` is one that every problem has; here it can be said

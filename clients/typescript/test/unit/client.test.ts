@@ -584,6 +584,21 @@ describe("a credential that ends", () => {
   });
 });
 
+describe("a stream that is ousted by a newer one of its user", () => {
+  it("is not opened again by itself, and goes on from its cursor when the application says so", async () => {
+    const { client, transport, told } = setUp();
+    client.connect();
+    transport.last.connect();
+    transport.last.send("stream-end", { reason: "ousted" }, "~");
+    expect(transport.last.closed).toBe(true);
+    await vi.advanceTimersByTimeAsync(600_000);
+    expect(transport.streams).toHaveLength(1);
+    expect(told).toEqual(["connecting", "connected", "disconnected", "ousted"]);
+    client.connect();
+    expect(transport.last.query("lastEventId")).toBe("c0");
+  });
+});
+
 describe("when the network is back", () => {
   const listeners = new Map<string, () => void>();
 

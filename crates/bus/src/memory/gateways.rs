@@ -5,7 +5,7 @@ use futures::FutureExt as _;
 use bytes::Bytes;
 
 use crate::Future;
-use crate::gateways::{AskError, Asked, GatewayName, Gateways, Question, Questions};
+use crate::gateways::{AskError, Asked, GatewayName, Gateways, Notices, Question, Questions};
 
 /// No other gateway.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +20,20 @@ impl Gateways for Alone {
 
     fn listen(&self, _: GatewayName) -> Future<'_, Result<Box<dyn Questions>, AskError>> {
         futures::future::ready(Ok(Box::new(Silence) as Box<dyn Questions>)).boxed()
+    }
+
+    fn tell_all(&self, _: Bytes) -> Future<'_, Result<(), AskError>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
+    fn hear_all(&self) -> Future<'_, Result<Box<dyn Notices>, AskError>> {
+        futures::future::ready(Ok(Box::new(Silence) as Box<dyn Notices>)).boxed()
+    }
+}
+
+impl Notices for Silence {
+    fn next(&mut self) -> Future<'_, Option<Bytes>> {
+        futures::future::pending().boxed()
     }
 }
 

@@ -8,6 +8,7 @@
 mod deliver;
 mod publish;
 
+mod connect;
 mod log;
 mod relay;
 mod storm;
@@ -56,6 +57,8 @@ enum Scenario {
     Sweep(sweep::Args),
     /// The gateway in a reconnect storm: time until all are level, and what live listeners notice of it
     Storm(storm::Args),
+    /// The gateway alone: streams opened and left again, anonymous, by token, by ticket, and with a limit of streams
+    Connect(connect::Args),
     /// The bare loop that `sweep` compares with
     #[command(hide = true)]
     Bare(sweep::BareArgs),
@@ -85,6 +88,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             // In this thread: it waits for nothing but sockets of its own.
             Scenario::Sweep(args) => sweep::run(&args),
             Scenario::Storm(args) => storm::run(&args),
+            Scenario::Connect(args) => connect::run(&args),
             Scenario::Bare(args) => args.run(),
         }
     });

@@ -18,6 +18,10 @@ use crate::subscription::{Form, Subscription};
 /// Bytes of a `batch` block beside its events, about.
 const BATCH_FRAME_BYTES: usize = 160;
 
+/// The last `id:` of a stream that a newer one of its user has taken the place of: no cursor, but by it who comes back
+/// is known for somebody who shouldn't.
+pub(crate) const OUSTED_ID: &str = "~";
+
 /// Blocks to be written in one piece.
 pub(super) struct Chunk {
     form: Form,
@@ -181,13 +185,18 @@ impl Chunk {
             .write(self.out());
     }
 
-    /// `stream-end`: the server ends the stream; come back after `retry_ms`.
+    /// `stream-end`: the server ends the stream; come back after `retry_ms`, unless it is said that one shouldn't.
     pub(super) fn end(&mut self, end: StreamEnd, retry_ms: u64, courses: &[Course]) {
         self.end_at(end, retry_ms, &self.cursor(courses));
     }
 
     fn end_at(&mut self, end: StreamEnd, retry_ms: u64, id: &Cursor) {
         let data = json!({ "reason": end.as_str() }).to_string();
+        if end == StreamEnd::Ousted {
+            let block = format!("id: {OUSTED_ID}\nevent: stream-end\ndata: {data}\n\n");
+            self.out().put_slice(block.as_bytes());
+            return;
+        }
         let id = (!id.is_empty()).then_some(id);
         ControlFrame { id, event: Some("stream-end"), retry_ms: Some(retry_ms), data: Some(&data) }
             .write(self.out());

@@ -49,8 +49,8 @@ impl Connection {
             Ok(resolved) => resolved,
             Err(end) => return self.finish(end),
         };
-        if self.life.is_revoked() {
-            return self.finish(StreamEnd::Revoked);
+        if let Some(end) = self.life.is_ended() {
+            return self.finish(end);
         }
         self.courses = resolved.courses;
         let cursor = self.subscription.cursor(&self.courses);

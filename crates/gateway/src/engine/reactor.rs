@@ -133,7 +133,7 @@ pub(super) struct Reactor {
     /// Which shards are stale, after so many changes.
     stale: Vec<bool>,
     stale_changes: u64,
-    revoked_looks: u64,
+    end_looks: u64,
     /// How many changes had been asked for when it last looked.
     asks_made: u64,
     /// Views with something to be written, in turn.
@@ -192,7 +192,7 @@ impl Reactor {
             stale: vec![false; usize::from(shards.get())],
             // Looked at before anything is told.
             stale_changes: u64::MAX,
-            revoked_looks: hub.revoked_looks(),
+            end_looks: hub.end_looks(),
             asks_made: hub.directory.asks_made(),
             hub,
             waiting: VecDeque::new(),
@@ -236,7 +236,7 @@ impl Reactor {
             }
             self.let_go();
             self.answer_asked();
-            self.end_revoked();
+            self.end_ended();
             self.inbox.set_staying(self.listeners.len() - self.leaving);
             self.sweep_waiting();
             let busy = more || !self.waiting.is_empty();
@@ -916,7 +916,11 @@ impl Reactor {
         }
         let expires = self.listeners.get(key as usize)?.seat.identity().map(|identity| identity.expires);
         let cursor = match granted.subscription {
-            Some(subscription) => self.listen_to(key, subscription)?,
+            Some(subscription) => {
+                let (hub, user) = (&self.hub, ask.caller.subject());
+                hub.presence.hears(ask.client_id, user, &subscription, hub.policies());
+                self.listen_to(key, subscription)?
+            }
             None => self.cursor_of(key)?,
         };
         Some(Ok(Changed { cursor, expires, kept }))
@@ -1001,16 +1005,18 @@ impl Reactor {
         }
     }
 
-    /// Ends the streams that were revoked.
-    fn end_revoked(&mut self) {
-        let looks = self.hub.revoked_looks();
-        if std::mem::replace(&mut self.revoked_looks, looks) == looks {
+    /// Ends the streams that are to end.
+    fn end_ended(&mut self) {
+        let looks = self.hub.end_looks();
+        if std::mem::replace(&mut self.end_looks, looks) == looks {
             return;
         }
-        let revoked = |listener: &Listener| !listener.ends() && listener.seat.is_revoked();
-        let revoked = self.listeners.iter().filter(|(_, listener)| revoked(listener));
-        let keys: Vec<Key> = revoked.map(|(key, _)| narrow(key)).collect();
-        keys.into_iter().for_each(|key| self.finish(key, StreamEnd::Revoked));
+        let ended = |(key, listener): (usize, &Listener)| {
+            let end = listener.seat.is_ended().filter(|_| !listener.ends())?;
+            Some((narrow(key), end))
+        };
+        let ended: Vec<(Key, StreamEnd)> = self.listeners.iter().filter_map(ended).collect();
+        ended.into_iter().for_each(|(key, end)| self.finish(key, end));
     }
 
     /// Ends a stream after what it is being written, saying why and where to go on.

@@ -56,11 +56,21 @@ pub(in crate::client::bench) struct Server {
 impl Server {
     /// Starts one, all of its threads on one core.
     pub(in crate::client::bench) fn start(kind: Kind, core: usize) -> anyhow::Result<Self> {
+        Server::start_with(kind, core, &[])
+    }
+
+    /// The same, with more arguments.
+    pub(in crate::client::bench) fn start_with(
+        kind: Kind,
+        core: usize,
+        more: &[&str],
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program can't find itself")?;
         let mut child = Command::new("taskset")
             .args(["-c", &core.to_string()])
             .arg(program)
             .args(kind.arguments())
+            .args(more)
             .env("FOGHORN_LISTEN_ADMIN", "127.0.0.1:0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,0 +1,255 @@
+//! `GET /api/channels/{channel}/presence`: who listens to a channel, at all gateways.
+//!
+//! Each gateway counts its own streams, on channels whose policy says so, and asks the others when it is asked. So a
+//! stream costs nothing elsewhere, and a gateway that is gone takes its streams along.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::timeout;
+
+use foghorn_bus::gateways::{About, GatewayName, Question};
+use foghorn_core::channel::Channel;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::policy::Policies;
+use foghorn_http::Response;
+use foghorn_http::body::json as json_response;
+use foghorn_http::problem::Problem;
+use foghorn_http::query::Query;
+
+use crate::client_id::ClientId;
+use crate::http::{Api, TOKEN};
+use crate::subscription::Subscription;
+
+/// How long the other gateways may take.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+/// Users of one channel that a gateway tells of; about 300 KiB of them.
+const USERS_MAX: usize = 5000;
+
+/// The streams of a gateway on channels whose policy counts them.
+#[derive(Debug, Default)]
+pub(crate) struct Presence(Mutex<Present>);
+
+#[derive(Debug, Default)]
+struct Present {
+    /// By the keys of their ids.
+    streams: HashMap<u64, Stream>,
+    channels: HashMap<Channel, Listeners>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    user: Option<Arc<str>>,
+    channels: Vec<Channel>,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    users: HashMap<Arc<str>, usize>,
+    anonymous: usize,
+}
+
+/// Who listens to a channel at one gateway, or at several.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Counted {
+    /// Streams, by their users.
+    users: BTreeMap<String, usize>,
+    /// Streams of nobody in particular.
+    anonymous: usize,
+    /// All of them, of users that are not named too.
+    connections: usize,
+    /// Whether there are users that are not named, or gateways that didn't answer.
+    partial: bool,
+}
+
+impl Presence {
+    /// A stream of a user hears this from now on, and nothing else. By name: who hears a pattern is nowhere in particular.
+    pub(crate) fn hears(
+        &self,
+        stream: ClientId,
+        user: Option<&str>,
+        subscription: &Subscription,
+        policies: &Policies,
+    ) {
+        let named = subscription.shards.iter().flat_map(|(_, topics)| topics.channels());
+        let channels: Vec<_> = named
+            .filter(|channel| policies.counts_presence(channel.as_str()))
+            .map(Channel::detached)
+            .collect();
+        let mut present = self.0.lock();
+        present.leave(stream);
+        if channels.is_empty() {
+            return;
+        }
+        let user: Option<Arc<str>> = user.map(Arc::from);
+        for channel in &channels {
+            let listeners = present.channels.entry(channel.clone()).or_default();
+            match &user {
+                Some(user) => *listeners.users.entry(user.clone()).or_default() += 1,
+                None => listeners.anonymous += 1,
+            }
+        }
+        present.streams.insert(stream.key(), Stream { user, channels });
+    }
+
+    /// A stream is over.
+    pub(crate) fn closed(&self, stream: ClientId) {
+        self.0.lock().leave(stream);
+    }
+
+    fn counted(&self, channel: &Channel) -> Counted {
+        let present = self.0.lock();
+        let Some(listeners) = present.channels.get(channel) else { return Counted::default() };
+        let named = listeners.users.iter().take(USERS_MAX);
+        Counted {
+            users: named.map(|(user, streams)| (user.to_string(), *streams)).collect(),
+            anonymous: listeners.anonymous,
+            connections: listeners.anonymous + listeners.users.values().sum::<usize>(),
+            partial: listeners.users.len() > USERS_MAX,
+        }
+    }
+}
+
+impl Present {
+    fn leave(&mut self, stream: ClientId) {
+        let Some(Stream { user, channels }) = self.streams.remove(&stream.key()) else { return };
+        for channel in channels {
+            let Some(listeners) = self.channels.get_mut(&channel) else { continue };
+            match &user {
+                None => listeners.anonymous -= 1,
+                Some(user) => {
+                    if let Some(streams) = listeners.users.get_mut(user) {
+                        *streams -= 1;
+                        if *streams == 0 {
+                            listeners.users.remove(user);
+                        }
+                    }
+                }
+            }
+            if listeners.users.is_empty() && listeners.anonymous == 0 {
+                self.channels.remove(&channel);
+            }
+        }
+    }
+}
+
+impl Counted {
+    fn add(&mut self, other: Counted) {
+        for (user, streams) in other.users {
+            *self.users.entry(user).or_default() += streams;
+        }
+        self.anonymous += other.anonymous;
+        self.connections += other.connections;
+        self.partial |= other.partial;
+    }
+}
+
+impl Api {
+    /// The answer to who listens to a channel: how many, and to operators who.
+    pub(crate) async fn presence(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        channel: &str,
+    ) -> Result<Response, Problem> {
+        let query = Query::parse(query, &[TOKEN])?;
+        let channel = Channel::parse(channel).map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
+                .detail(format!("channel: {error}"))
+        })?;
+        let caller = self.caller(headers, &query).await?;
+        self.check_listen(&caller, &Pattern::from(&channel))?;
+        let hub = &self.shared.hub;
+        if !hub.policies().counts_presence(channel.as_str()) {
+            let title = "Nobody is counted on this channel";
+            return Err(Problem::new(StatusCode::NOT_FOUND, "no-presence", title)
+                .detail("its policy doesn't say presence = true")
+                .member("channel", channel.as_str()));
+        }
+        let others = hub.places.members.others();
+        let asked = others.into_iter().map(|gateway| self.ask_presence(gateway, &channel));
+        let mut counted = hub.presence.counted(&channel);
+        join_all(asked).await.into_iter().for_each(|other| counted.add(other));
+        let mut answer = json!({
+            "channel": channel.as_str(), "connections": counted.connections, "users": counted.users.len(),
+            "anonymous": counted.anonymous, "complete": !counted.partial,
+        });
+        if caller.check_admin().is_ok() {
+            let named =
+                counted.users.iter().map(|(user, streams)| json!({ "user": user, "connections": streams }));
+            answer["members"] = named.collect();
+        }
+        let mut response = json_response(StatusCode::OK, &answer);
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+
+    async fn ask_presence(&self, gateway: GatewayName, channel: &Channel) -> Counted {
+        let body = channel.as_str().to_owned().into_bytes().into();
+        let question = Question { about: About::Presence, token: None, body };
+        let answer = timeout(ANSWERED_WITHIN, self.gateways.ask(gateway, question)).await;
+        let answer = answer.ok().and_then(Result::ok);
+        let counted = answer.and_then(|answer| serde_json::from_slice(&answer).ok());
+        counted.unwrap_or_else(|| Counted { partial: true, ..Counted::default() })
+    }
+
+    /// What another gateway is told of a channel.
+    pub(crate) fn presence_here(&self, channel: &[u8]) -> Vec<u8> {
+        let channel = std::str::from_utf8(channel).ok().and_then(|name| Channel::parse(name).ok());
+        let counted = channel.map(|channel| self.shared.hub.presence.counted(&channel)).unwrap_or_default();
+        serde_json::to_vec(&counted).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foghorn_core::policy::Policy;
+    use foghorn_core::shard::ShardCount;
+
+    use super::*;
+
+    #[test]
+    fn streams_are_counted_by_user_on_channels_they_name_whose_policy_says_so_until_they_are_over() {
+        let counted = Policy { presence: true, ..Policy::new(Pattern::parse("room.*").unwrap()) };
+        let policies = Policies::new(vec![counted]).unwrap();
+        let presence = Presence::default();
+        let channel = |name: &str| Channel::parse(name).unwrap();
+        let hears = |id: u128, user: Option<&str>, names: &[&str]| {
+            let topics: Vec<_> = names.iter().map(|name| Pattern::parse(*name).unwrap()).collect();
+            let subscription = Subscription::new(&topics, ShardCount::new(4).unwrap());
+            presence.hears(ClientId::from(id), user, &subscription, &policies);
+        };
+        hears(1, Some("ann"), &["room.a", "room.b", "other.a"]);
+        hears(2, Some("ann"), &["room.a"]);
+        hears(3, None, &["room.a"]);
+        hears(4, Some("bob"), &["room.*", "other.a"]);
+        let of = |name: &str| {
+            let Counted { users, anonymous, connections, partial } = presence.counted(&channel(name));
+            assert!(!partial);
+            (users.into_iter().collect::<Vec<_>>(), anonymous, connections)
+        };
+        assert_eq!(of("room.a"), (vec![("ann".to_owned(), 2)], 1, 3));
+        assert_eq!(of("room.b"), (vec![("ann".to_owned(), 1)], 0, 1));
+        assert_eq!(of("other.a"), (vec![], 0, 0));
+        hears(2, Some("ann"), &["room.b"]);
+        presence.closed(ClientId::from(3));
+        presence.closed(ClientId::from(4));
+        assert_eq!(of("room.a"), (vec![("ann".to_owned(), 1)], 0, 1));
+        assert_eq!(of("room.b"), (vec![("ann".to_owned(), 2)], 0, 2));
+        presence.closed(ClientId::from(1));
+        presence.closed(ClientId::from(2));
+        assert!(presence.0.lock().channels.is_empty() && presence.0.lock().streams.is_empty());
+        for id in 0..=USERS_MAX as u128 {
+            hears(id, Some(&format!("u{id}")), &["room.a"]);
+        }
+        let Counted { users, connections, partial, .. } = presence.counted(&channel("room.a"));
+        assert_eq!((users.len(), connections, partial), (USERS_MAX, USERS_MAX + 1, true));
+    }
+}
