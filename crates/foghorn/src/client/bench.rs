@@ -8,6 +8,7 @@
 mod deliver;
 mod publish;
 
+mod hold;
 mod log;
 mod relay;
 mod storm;
@@ -59,6 +60,9 @@ enum Scenario {
     /// The bare loop that `sweep` compares with
     #[command(hide = true)]
     Bare(sweep::BareArgs),
+    /// Idle listeners of a gateway that runs, for a measurement of many processes
+    #[command(hide = true)]
+    Hold(hold::Args),
 }
 
 /// What every scenario takes.
@@ -86,6 +90,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             Scenario::Sweep(args) => sweep::run(&args),
             Scenario::Storm(args) => storm::run(&args),
             Scenario::Bare(args) => args.run(),
+            Scenario::Hold(args) => hold::run(&args),
         }
     });
     runtime.shutdown_background();
