@@ -88,6 +88,7 @@ fn main() -> ExitCode {
 fn tools() -> anyhow::Result<()> {
     print!("{}", tools::ensure()?);
     tools::compiler()?;
+    tools::nchan();
     print!("{}", tools::chart_tools()?);
     tools::grafana_types().map(drop)
 }

@@ -25,6 +25,7 @@ use crate::workspace::root;
 pub(crate) use self::charts::{ChartTools, chart_tools};
 pub(crate) use self::compiler::compiler;
 pub(crate) use self::grafana::grafana_types;
+pub(crate) use self::nginx::nchan;
 pub(crate) use self::prometheus::promtool;
 
 /// A component in working order.

@@ -9,6 +9,7 @@ mod deliver;
 mod publish;
 
 mod connect;
+mod hold;
 mod log;
 mod relay;
 mod storm;
@@ -62,6 +63,9 @@ enum Scenario {
     /// The bare loop that `sweep` compares with
     #[command(hide = true)]
     Bare(sweep::BareArgs),
+    /// Idle listeners of a gateway that runs, for a measurement of many processes
+    #[command(hide = true)]
+    Hold(hold::Args),
 }
 
 /// What every scenario takes.
@@ -90,6 +94,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             Scenario::Storm(args) => storm::run(&args),
             Scenario::Connect(args) => connect::run(&args),
             Scenario::Bare(args) => args.run(),
+            Scenario::Hold(args) => hold::run(&args),
         }
     });
     runtime.shutdown_background();

@@ -104,7 +104,8 @@ impl Scanner {
                     on_seen(Seen::Event(stamp));
                 }
             }
-            b"event: stream-live" => on_seen(Seen::Live),
+            // The second is how nchan begins.
+            b"event: stream-live" | b": hi" => on_seen(Seen::Live),
             b"event: stream-reset" => on_seen(Seen::Reset),
             _ => {}
         }

@@ -3,6 +3,7 @@
 
 pub(super) mod audience;
 mod bare;
+mod nchan;
 mod report;
 pub(super) mod server;
 
@@ -35,6 +36,9 @@ pub(super) struct Args {
     /// How many events in a turn
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
     events: usize,
+    /// Beside the bare loop alone, and not nchan, which else takes turns too where it is installed
+    #[arg(long)]
+    alone: bool,
     #[command(flatten)]
     pinned: Pinned,
 }
@@ -58,7 +62,7 @@ impl BareArgs {
 /// Measures and prints.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     args.pinned.prepare(args.connections)?;
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let (mut ours, mut bare, mut nchan) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..args.pinned.rounds {
         for side in turns(round) {
             let (name, kind, rows) = match side {
@@ -69,8 +73,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             progress(round, args.pinned.rounds, format_args!("{name}: {row}"));
             rows.push(row);
         }
+        if !args.alone && nchan::is_installed() {
+            let row = turn(args, Kind::Nchan)?;
+            progress(round, args.pinned.rounds, format_args!("nchan: {row}"));
+            nchan.push(row);
+        }
     }
-    let report = Report::of(args, &ours, &bare)?;
+    let report = Report::of(args, &ours, &bare, &nchan)?;
     report.print(args.pinned.json)?;
     Ok(if report.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -13,7 +13,8 @@ use crate::client::bench::latency::{histogram, record};
 use crate::client::bench::publisher::nanos;
 use crate::client::bench::scan::{Scanner, Seen, Stamp};
 
-const REQUEST: &[u8] = b"GET /api/events?channels=bench HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const REQUEST: &[u8] = b"GET /api/events?channels=bench HTTP/1.1\r\nHost: localhost\r\n\
+    Accept: text/event-stream\r\n\r\n";
 /// Streams that are being opened at a time.
 const OPENING: usize = 100;
 /// How long the next of them may take.
@@ -109,7 +110,7 @@ impl Audience {
     }
 
     /// Reads whatever comes next. False when nothing has come until `deadline`.
-    fn read(&mut self, deadline: Instant) -> anyhow::Result<bool> {
+    pub(in crate::client::bench) fn read(&mut self, deadline: Instant) -> anyhow::Result<bool> {
         let mut events = Events::with_capacity(1024);
         match self.poll.poll(&mut events, Some(deadline.saturating_duration_since(Instant::now()))) {
             Ok(()) if events.is_empty() => return Ok(false),

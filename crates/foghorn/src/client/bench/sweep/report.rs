@@ -91,16 +91,21 @@ pub(super) struct Report {
     rate: u32,
     foghorn: Summary,
     bare: Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nchan: Option<Summary>,
     /// Of deliveries per CPU second.
     ratio: Spread,
     /// Of writes per CPU second of the threads that write.
     write_ratio: Spread,
+    /// Of deliveries per CPU second, to nchan's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nchan_ratio: Option<Spread>,
 }
 
 impl Report {
-    pub(super) fn of(args: &Args, ours: &[Row], bare: &[Row]) -> anyhow::Result<Self> {
-        let ratio = |figure: &dyn Fn(&Row) -> f64| {
-            Spread::of(ours.iter().zip(bare).map(|(ours, bare)| figure(ours) / figure(bare)))
+    pub(super) fn of(args: &Args, ours: &[Row], bare: &[Row], nchan: &[Row]) -> anyhow::Result<Self> {
+        let ratio = |theirs: &[Row], figure: &dyn Fn(&Row) -> f64| {
+            Spread::of(ours.iter().zip(theirs).map(|(ours, theirs)| figure(ours) / figure(theirs)))
         };
         Ok(Report {
             rounds: args.pinned.rounds,
@@ -109,8 +114,10 @@ impl Report {
             rate: args.rate,
             foghorn: Summary::of(ours)?,
             bare: Summary::of(bare)?,
-            ratio: ratio(&|row| row.per_cpu_second)?,
-            write_ratio: ratio(&|row| row.writes_per_cpu_second)?,
+            nchan: (!nchan.is_empty()).then(|| Summary::of(nchan)).transpose()?,
+            ratio: ratio(bare, &|row| row.per_cpu_second)?,
+            write_ratio: ratio(bare, &|row| row.writes_per_cpu_second)?,
+            nchan_ratio: (!nchan.is_empty()).then(|| ratio(nchan, &|row| row.per_cpu_second)).transpose()?,
         })
     }
 
@@ -129,7 +136,8 @@ impl Report {
         let Report { rounds, connections, events, rate, ratio, write_ratio, .. } = self;
         let pace = if *rate == 0 { "one at a time".to_owned() } else { format!("{rate} a second") };
         writeln!(out, "events     {events}, {pace}, to {connections} listeners; {rounds} rounds")?;
-        for (name, side) in [("foghorn", &self.foghorn), ("bare loop", &self.bare)] {
+        let nchan = self.nchan.as_ref().map(|side| ("nchan", side));
+        for (name, side) in [("foghorn", &self.foghorn), ("bare loop", &self.bare)].into_iter().chain(nchan) {
             let Summary { per_cpu_second, user_micros, per_second, p50_ms, p99_ms, max_ms, .. } = side;
             writeln!(out, "{name:<10} {per_cpu_second} deliveries per CPU second, {per_second}/s")?;
             let writes = side.writes_per_cpu_second;
@@ -144,6 +152,10 @@ impl Report {
                 "           {idle_bytes} bytes an idle stream; {missing} lost, {disordered} disordered"
             )?;
         }
-        Ok(writeln!(out, "ratio      {ratio:.2} by CPU time; of writes {write_ratio:.2}")?)
+        writeln!(out, "ratio      {ratio:.2} by CPU time; of writes {write_ratio:.2}")?;
+        if let Some(ratio) = &self.nchan_ratio {
+            writeln!(out, "           {ratio:.2} by CPU time, to nchan")?;
+        }
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::nchan::Nchan;
 use crate::client::bench::process::{self, Usage};
 use crate::client::bench::publisher::{nanos, seconds};
 use crate::client::bench::scan::Stamp;
@@ -25,6 +26,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 pub(in crate::client::bench) enum Kind {
     Foghorn,
     Bare { sweeps: bool },
+    Nchan,
 }
 
 impl Kind {
@@ -42,13 +44,20 @@ impl Kind {
             ],
             Kind::Bare { sweeps: false } => &["bench", "bare"],
             Kind::Bare { sweeps: true } => &["bench", "bare", "--sweep"],
+            // Another program.
+            Kind::Nchan => &[],
         }
     }
 }
 
+enum Process {
+    Ours(Child),
+    Nchan(Nchan),
+}
+
 /// A server, which ends with this.
 pub(in crate::client::bench) struct Server {
-    child: Child,
+    process: Process,
     kind: Kind,
     pub(in crate::client::bench) address: SocketAddr,
 }
@@ -65,6 +74,10 @@ impl Server {
         core: usize,
         more: &[&str],
     ) -> anyhow::Result<Self> {
+        if kind == Kind::Nchan {
+            let nchan = Nchan::start(core)?;
+            return Ok(Server { address: nchan.address, kind, process: Process::Nchan(nchan) });
+        }
         let program = std::env::current_exe().context("this program can't find itself")?;
         let mut child = Command::new("taskset")
             .args(["-c", &core.to_string()])
@@ -87,22 +100,29 @@ impl Server {
         };
         // Read on, or it would wait for somebody to do so.
         thread::spawn(move || lines.for_each(drop));
-        Ok(Server { child, kind, address })
+        Ok(Server { process: Process::Ours(child), kind, address })
+    }
+
+    fn pid(&self) -> u32 {
+        match &self.process {
+            Process::Ours(child) => child.id(),
+            Process::Nchan(nchan) => nchan.worker,
+        }
     }
 
     /// What it uses by now.
     pub(in crate::client::bench) fn look(&self) -> anyhow::Result<Usage> {
-        process::usage(self.child.id())
+        process::usage(self.pid())
     }
 
     /// CPU time of the threads that write to listeners: of a bare loop all there is.
     pub(in crate::client::bench) fn writers_cpu_seconds(&self) -> anyhow::Result<f64> {
         let mut nanos = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
             let thread = thread?.path();
             let writes = match self.kind {
                 Kind::Foghorn => fs::read_to_string(thread.join("comm"))?.starts_with("reactor-"),
-                Kind::Bare { .. } => true,
+                Kind::Bare { .. } | Kind::Nchan => true,
             };
             let times = fs::read_to_string(thread.join("schedstat"))?;
             let on_cpu: u64 = times.split(' ').next().unwrap_or_default().parse()?;
@@ -114,8 +134,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("could not end the server {}: {error}", self.child.id());
+        let Process::Ours(child) = &mut self.process else { return };
+        if let Err(error) = child.kill().and_then(|()| child.wait()) {
+            eprintln!("could not end the server {}: {error}", child.id());
         }
     }
 }
@@ -175,13 +196,13 @@ impl Publisher {
         Stamp { seq: number, sent: nanos(due) }.write(&mut data, self.size);
         let data = String::from_utf8(data)?;
         match self.kind {
-            Kind::Foghorn => self.post(&data),
+            Kind::Foghorn => self.post(&format!("{{\"channel\":\"{}\",\"data\":\"{data}\"}}", self.channel)),
+            Kind::Nchan => self.post(&data),
             Kind::Bare { .. } => self.tell(&data),
         }
     }
 
-    fn post(&mut self, data: &str) -> anyhow::Result<()> {
-        let body = format!("{{\"channel\":\"{}\",\"data\":\"{data}\"}}", self.channel);
+    fn post(&mut self, body: &str) -> anyhow::Result<()> {
         let length = body.len();
         let request = format!(
             "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
