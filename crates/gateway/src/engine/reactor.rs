@@ -920,8 +920,9 @@ impl Reactor {
             return None;
         };
         let (courses, told_stale) = (change::go_on(&subscription, courses, head)?, *told_stale);
+        let heartbeat = subscription.heartbeat.then(|| self.hub.clock.now());
         let mut bytes = Vec::new();
-        put_chunk(&mut bytes, |out| out.extend_from_slice(&keep_alive(&courses, None)));
+        put_chunk(&mut bytes, |out| out.extend_from_slice(&keep_alive(&courses, heartbeat)));
         self.append_rest(key, &bytes, Then::CatchUp(subscription, courses.clone(), told_stale));
         self.write_rest(key);
         Some(courses)
@@ -934,9 +935,10 @@ impl Reactor {
         self.join(key, subscription);
         let view = &self.views[self.listeners[key as usize].view as usize];
         let (courses, stale) = (view.courses(&self.seen), view.stale);
+        let heartbeat = view.subscription.heartbeat.then(|| self.hub.clock.now());
         let mut bytes = Vec::new();
         put_chunk(&mut bytes, |out| {
-            out.extend_from_slice(&keep_alive(&courses, None));
+            out.extend_from_slice(&keep_alive(&courses, heartbeat));
             if stale != told_stale {
                 out.extend_from_slice(&notice(stale, &courses));
             }
