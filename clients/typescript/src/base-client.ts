@@ -87,7 +87,6 @@ export abstract class BaseClient<Events extends object> {
    */
   subscribe(...channels: string[]): Unsubscribe {
     if (this.#channels.add(channels)) {
-      this.#seen.clear();
       this.changeChannels();
     }
     let undone = false;
@@ -102,8 +101,6 @@ export abstract class BaseClient<Events extends object> {
   /** Undoes one `subscribe` of each of these. */
   unsubscribe(...channels: string[]): void {
     if (this.#channels.remove(channels)) {
-      // Ids are of a subscription: with other channels, another event can have the same one.
-      this.#seen.clear();
       this.changeChannels();
     }
   }
@@ -170,7 +167,7 @@ export abstract class BaseClient<Events extends object> {
   /** Gives an event to its handlers, unless they had it. */
   protected deliver(message: Message): void {
     const isOfStream = STREAM_EVENTS.has(message.type);
-    if (!isOfStream && message.id !== "" && !this.#seen.add(message.id)) {
+    if (!isOfStream && message.id !== "" && !this.#seen.add(`${message.id} ${message.channel}`)) {
       return;
     }
     this.moveCursor(message.id);

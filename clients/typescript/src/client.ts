@@ -11,7 +11,7 @@ import { LONGEST_TIMER_MS, Watchdog } from "./watchdog.js";
 
 /** Two heartbeats of a quiet stream, of a server that is configured as it comes. */
 const HEARTBEAT_TIMEOUT_MS = 90_000;
-/** Changes of channels within this are one reconnect. */
+/** Changes of channels within this are one. */
 const CHANNELS_MS = 50;
 /** A credential that ends is renewed within this, or sooner. */
 const RENEW_MS = 15_000;
@@ -35,6 +35,14 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
   #stream: Stream | undefined;
   /** Counts what was opened: what an earlier stream still says is nobody's business. */
   #opened = 0;
+  /** The stream's URL, as it was opened. */
+  #url = "";
+  /** The server's name for the stream, while it can be changed. */
+  #live: string | undefined;
+  /** Whether the stream hears other channels than its URL says, or may: a reconnect of its own would undo that. */
+  #isChanged = false;
+  /** Whether a change is under way. */
+  #isChanging = false;
   /** Whether there is neither a stream nor one that is being prepared, only a time at which to open one. */
   #waiting = false;
   /** When to open a stream, or another one in place of the one there is. */
@@ -91,10 +99,35 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
     if (this.status !== "disconnected" && !this.#waiting) {
       clearTimeout(this.#channelsTimer);
       this.#channelsTimer = setTimeout(() => {
-        if (this.channels.join() !== this.#asked.join()) {
-          this.#open();
+        if (!this.#isChanging && this.channels.join() !== this.#asked.join()) {
+          void this.#change();
         }
       }, CHANNELS_MS);
+    }
+  }
+
+  /** Has the channels heard that are wanted now: by the stream there is, or if that can't be had, by another. */
+  async #change(): Promise<void> {
+    const { change, withCredentials = false, heartbeatTimeout } = this.#options;
+    const [url, clientId] = [this.#url, this.#live];
+    // Only a heartbeat tells the page where a changed stream is: it may be at places that no earlier cursor knows of.
+    if (change === undefined || clientId === undefined || heartbeatTimeout === 0) {
+      return this.#open();
+    }
+    const opened = this.#opened;
+    this.#asked = this.channels;
+    this.#isChanged = true;
+    this.#isChanging = true;
+    try {
+      await change({ url, clientId, channels: this.#asked, withCredentials });
+    } catch {
+      if (opened === this.#opened) {
+        this.#open();
+      }
+    }
+    if (opened === this.#opened) {
+      this.#isChanging = false;
+      this.changeChannels();
     }
   }
 
@@ -134,6 +167,7 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
 
   #start(url: string): void {
     const opened = this.#opened;
+    this.#url = url;
     const ifOpen =
       <Value>(hear: (value: Value) => void) =>
       (value: Value): void => {
@@ -162,6 +196,9 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
   #drop(): void {
     this.#opened += 1;
     this.#waiting = false;
+    this.#live = undefined;
+    this.#isChanged = false;
+    this.#isChanging = false;
     clearTimeout(this.#timer);
     clearTimeout(this.#channelsTimer);
     this.#watchdog.stop();
@@ -252,6 +289,7 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
     }
     if (raw.type === "connected") {
       this.#failures = 0;
+      this.#live = this.clientId;
       this.setStatus("connected");
     } else if (raw.type === "stream-expiring") {
       this.#renew((parseData(raw.data) as Partial<StreamEvents["stream-expiring"]> | null)?.expires);
@@ -281,7 +319,8 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
       }
       return;
     }
-    if (!loss.reconnects || prepare !== undefined) {
+    this.#live = undefined;
+    if (!loss.reconnects || prepare !== undefined || this.#isChanged) {
       this.#drop();
       this.#waiting = true;
       // Where EventSource would have waited, so do we.

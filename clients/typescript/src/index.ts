@@ -16,5 +16,5 @@ export type {
   StreamEvents,
   Unsubscribe,
 } from "./events.js";
-export type { FoghornOptions, Prepared } from "./options.js";
+export type { FoghornOptions, Prepared, StreamChange } from "./options.js";
 export type { Loss, RawEvent, Stream, StreamRequest, StreamSink, Transport } from "./transport.js";

@@ -5,6 +5,18 @@ import type { Transport } from "./transport.js";
 // biome-ignore lint/suspicious/noConfusingVoidType: a function that gives nothing is what most will write.
 export type Prepared = string | URL | void;
 
+/** An open stream, and what it is to hear from now on. */
+export interface StreamChange {
+  /** The URL that the stream was opened with. */
+  readonly url: string;
+  /** The server's name for the stream. */
+  readonly clientId: string;
+  /** All channels and patterns that it is to hear, beside those that everybody hears without asking. */
+  readonly channels: readonly string[];
+  /** Whether cookies are sent to another origin. */
+  readonly withCredentials: boolean;
+}
+
 /** Where a client listens, and how. */
 export interface FoghornOptions extends LifecycleListeners {
   /**
@@ -42,6 +54,12 @@ export interface FoghornOptions extends LifecycleListeners {
    * when the server says that the stream's credential is about to end.
    */
   prepare?: (url: URL) => Prepared | Promise<Prepared>;
+  /**
+   * Changes what an open stream hears, so that `subscribe` and `unsubscribe` need no new connection: `liveChanges()`
+   * of `@foghorn/client/live`. What it gives is fulfilled once the change holds, and rejected when it doesn't, or may
+   * not: the client connects anew then, as it does without it. Called again only after that.
+   */
+  change?: (change: StreamChange) => Promise<unknown>;
   /** What brings the stream: native EventSource, unless it is another, such as `fetchTransport()`. */
   transport?: Transport;
   /** How many attempts in a row may fail before the client gives up; without end by default. */

@@ -337,7 +337,7 @@ impl Connection {
             let changed = self.change(&ask);
             if !Arc::ptr_eq(&before, &self.subscription) {
                 chunk.heard_as(self.subscription.id());
-                chunk.keep_alive(&self.courses);
+                self.say_position(chunk);
             }
             ask.answer(changed);
         }
@@ -605,12 +605,17 @@ impl Connection {
         }
         self.skip_to(&through);
         let mut chunk = self.chunk();
+        self.say_position(&mut chunk);
+        self.keep_alive.sent();
+        Some(chunk.into_said())
+    }
+
+    /// Says where it is: to the client's cursor, and by a heartbeat to the page, if it wants those.
+    fn say_position(&self, chunk: &mut Chunk) {
         chunk.keep_alive(&self.courses);
         if self.subscription.heartbeat {
             chunk.heartbeat(self.shared.hub.clock.now());
         }
-        self.keep_alive.sent();
-        Some(chunk.into_said())
     }
 
     /// Lets more events come to the first, if they are wanted together.

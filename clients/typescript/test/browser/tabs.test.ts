@@ -129,6 +129,30 @@ it("a tab that is too busy to say what it wants is told, and goes on", async () 
     .toBe(true);
 });
 
+it("what tabs want later is heard on the connection there is, and survives a hand-over", async () => {
+  const opened: string[] = [];
+  context.on("request", (request) => {
+    const url = new URL(request.url());
+    if (url.pathname === "/api/events") {
+      opened.push(url.searchParams.get("channels") ?? "");
+    }
+  });
+  const wants = { channels: ["early"], types: ["tick"], changes: true };
+  const first = await tab(wants);
+  const second = await tab(wants);
+  const changed = context.waitForEvent("response", (response) => response.url().endsWith("/subscribe"));
+  await second.evaluate(() => window.shared.subscribe("later"));
+  expect((await changed).status()).toBe(200);
+  await publish(0, 20, "later");
+  await untilHeard(second, numbers(0, 20, "later"));
+  expect([await heard(first), opened]).toEqual([[], ["early"]]);
+  const published = publish(20, 60, "later");
+  await first.close();
+  await published;
+  await untilHeard(second, numbers(0, 60, "later"));
+  expect(opened).toEqual(["early", "early,later"]);
+});
+
 it("tabs of different names have connections of their own", async () => {
   const first = await tab({ channels: [], types: [], name: "one user" });
   const second = await tab({ channels: [], types: [], name: "another user" });

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { FoghornClient, type FoghornError, type FoghornOptions } from "../../src/index.js";
+import { FoghornClient, type FoghornError, type FoghornOptions, type StreamChange } from "../../src/index.js";
 import { FakeTransport } from "../support/fake-transport.js";
 
 const URL_ = "http://server.test/api/events";
@@ -537,7 +537,7 @@ describe("channels", () => {
     expect(transport.last.query("channels")).toBe("late");
   });
 
-  it("an id may come again with other channels: ids are of a subscription", async () => {
+  it("an id may come again on another channel: ids are of a subscription", async () => {
     const { client, transport } = setUp({ channels: ["a"] });
     const heard: unknown[] = [];
     client.on("x", (data) => heard.push(data));
@@ -547,6 +547,126 @@ describe("channels", () => {
     await untilOpened(transport, 2);
     transport.last.event("x", "b", 2, "e1");
     expect(heard).toEqual([1, 2]);
+  });
+});
+
+describe("channels of an open stream, with something that changes it,", () => {
+  /** A client whose changes a test answers. */
+  function setUpLive(options: FoghornOptions = {}) {
+    const asked: StreamChange[] = [];
+    const answers: { holds(): void; fails(): void }[] = [];
+    const change = (change: StreamChange): Promise<void> => {
+      asked.push(change);
+      return new Promise((resolve, reject) => {
+        answers.push({ holds: resolve, fails: () => reject(new Error("no")) });
+      });
+    };
+    const stage = setUp({ channels: ["a"], change, ...options });
+    stage.client.connect();
+    return { ...stage, asked, answers };
+  }
+
+  const settle = () => vi.advanceTimersByTimeAsync(1_000);
+
+  it("change without another connection, all of a moment at once", async () => {
+    const { client, transport, told, asked, answers } = setUpLive();
+    transport.last.connect();
+    client.subscribe("b", "c");
+    client.unsubscribe("a");
+    await settle();
+    answers[0]?.holds();
+    await settle();
+    const url = transport.last.request.url;
+    const change = { url, clientId: "client-c0", channels: ["b", "c"], withCredentials: false };
+    expect([asked, transport.streams.length, told]).toEqual([[change], 1, ["connecting", "connected"]]);
+  });
+
+  it("change one after the other: what is wanted meanwhile is asked for when the last holds", async () => {
+    const { client, transport, asked, answers } = setUpLive();
+    transport.last.connect();
+    client.subscribe("b");
+    await settle();
+    client.subscribe("c");
+    await settle();
+    client.unsubscribe("b");
+    await settle();
+    expect(asked.map(({ channels }) => channels)).toEqual([["a", "b"]]);
+    answers[0]?.holds();
+    await settle();
+    answers[1]?.holds();
+    await settle();
+    expect(asked.map(({ channels }) => channels)).toEqual([
+      ["a", "b"],
+      ["a", "c"],
+    ]);
+    expect(transport.streams).toHaveLength(1);
+  });
+
+  it("are had by another connection where a change fails", async () => {
+    const { client, transport, answers, told } = setUpLive();
+    transport.last.connect();
+    client.subscribe("b");
+    await settle();
+    answers[0]?.fails();
+    await settle();
+    expect([transport.streams.length, transport.last.query("channels")]).toEqual([2, "a,b"]);
+    expect(told).toEqual(["connecting", "connected"]);
+  });
+
+  it.each([true, false])(
+    "survive a loss, also when the change isn't answered yet (answered: %s)",
+    async (answered) => {
+      const { client, transport, answers } = setUpLive();
+      transport.last.connect();
+      client.subscribe("b");
+      await settle();
+      if (answered) {
+        answers[0]?.holds();
+        await settle();
+      }
+      // EventSource would come back with the channels of its URL.
+      transport.last.lose({ reconnects: true });
+      answers[0]?.holds();
+      // Before heartbeats are missed, which has it connect anew in any case.
+      await vi.advanceTimersByTimeAsync(10_000);
+      expect(transport.streams).toHaveLength(2);
+      expect([transport.unclosed.length, transport.last.query("channels")]).toEqual([1, "a,b"]);
+      // The next stream is as its URL says: there it is left to EventSource again.
+      transport.last.connect("c1", true);
+      transport.last.lose({ reconnects: true });
+      await vi.advanceTimersByTimeAsync(60_000);
+      expect(transport.streams).toHaveLength(2);
+    },
+  );
+
+  it("are had by another connection while the open one isn't known to be there", async () => {
+    const { client, transport, asked } = setUpLive();
+    client.subscribe("b");
+    await untilOpened(transport, 2);
+    transport.last.connect();
+    transport.last.lose({ reconnects: true });
+    client.subscribe("c");
+    await untilOpened(transport, 3);
+    expect([asked, transport.last.query("channels")]).toEqual([[], "a,b,c"]);
+  });
+
+  it("are had by another connection where no heartbeat would say where the stream is", async () => {
+    const { client, transport, asked } = setUpLive({ heartbeatTimeout: 0 });
+    transport.last.connect();
+    client.subscribe("b");
+    await untilOpened(transport, 2);
+    expect(asked).toEqual([]);
+  });
+
+  it("are left alone once the client is closed", async () => {
+    const { client, transport, answers } = setUpLive();
+    transport.last.connect();
+    client.subscribe("b");
+    await settle();
+    client.close();
+    answers[0]?.fails();
+    await settle();
+    expect([transport.streams.length, vi.getTimerCount()]).toEqual([1, 0]);
   });
 });
 

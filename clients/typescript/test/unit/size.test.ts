@@ -23,6 +23,7 @@ it.each([
   ["index.ts", "FoghornClient", 4_096],
   ["fetch/index.ts", "fetchTransport", 2_048],
   ["compression/index.ts", "decompress", 1_024],
+  ["live/index.ts", "liveChanges", 1_024],
   ["tabs/index.ts", "SharedFoghornClient", 5_120],
   ["react/index.ts", "FoghornProvider, useEvents, useFoghorn", 5_120],
   ["index.ts", "FoghornError", 400],

@@ -962,8 +962,9 @@ impl Reactor {
             return None;
         };
         let (courses, told_stale) = (change::go_on(&subscription, courses, head)?, *told_stale);
+        let heartbeat = subscription.heartbeat.then(|| self.hub.clock.now());
         let cursor = subscription.cursor(&courses);
-        let bytes = self.coded(key, |coder| coder.text(&keep_alive(&cursor, None)));
+        let bytes = self.coded(key, |coder| coder.text(&keep_alive(&cursor, heartbeat)));
         self.append_rest(key, &bytes, Then::CatchUp(subscription, courses, told_stale));
         self.write_rest(key);
         Some(cursor)
@@ -977,8 +978,9 @@ impl Reactor {
         self.join(key, subscription);
         let view = &self.views[self.listeners[key as usize].view as usize];
         let (cursor, stale) = (view.cursor(&self.seen), view.stale);
+        let heartbeat = view.subscription.heartbeat.then(|| self.hub.clock.now());
         let bytes = self.coded(key, |coder| {
-            coder.text(&keep_alive(&cursor, None));
+            coder.text(&keep_alive(&cursor, heartbeat));
             if stale != told_stale {
                 coder.text(&notice(stale, &cursor));
             }

@@ -2,6 +2,7 @@
 import { decompress } from "../../../src/compression/index.js";
 import { fetchTransport } from "../../../src/fetch/index.js";
 import { FoghornClient, type FoghornOptions } from "../../../src/index.js";
+import { liveChanges } from "../../../src/live/index.js";
 
 /** What a client on the page has heard, and what it says of itself. */
 export interface Heard {
@@ -16,19 +17,21 @@ export interface Heard {
   readonly recovered: boolean[];
 }
 
-export interface Opening extends Omit<FoghornOptions, "transport" | "decode"> {
+export interface Opening extends Omit<FoghornOptions, "transport" | "decode" | "change"> {
   url: string;
   types: readonly string[];
   transport?: "fetch";
   /** Whether it is known by a token of the test's own, a new one each time: `fetch` sends it, others get a ticket. */
   mints?: boolean;
+  /** Whether its stream is changed when its channels do. */
+  changes?: boolean;
   /** Whether it unpacks what publishers have compressed. */
   decompresses?: boolean;
 }
 
 const records: Record<string, Heard> = {};
 
-function open(name: string, { types, transport, mints, decompresses, ...options }: Opening): void {
+function open(name: string, { types, transport, mints, changes, decompresses, ...options }: Opening): void {
   const events: string[] = [];
   const statuses: string[] = [];
   const errors: string[] = [];
@@ -38,6 +41,7 @@ function open(name: string, { types, transport, mints, decompresses, ...options 
     ...options,
     ...(transport === "fetch" ? { transport: fetchTransport(mints ? { headers: bearer } : {}) } : {}),
     ...(transport === undefined && mints ? { prepare: withTicket } : {}),
+    ...(changes ? { change: liveChanges(mints ? { headers: bearer } : {}) } : {}),
     ...(decompresses ? { decode: decompress() } : {}),
     onStatus: (status) => statuses.push(status),
     onError: (error) => {
