@@ -36,13 +36,13 @@ pub struct Policy {
     #[serde(default = "yes")]
     pub replay: bool,
     /// Whether a listener that is behind, or is sent batches, is owed only the newest event of each channel.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_off")]
     pub latest: bool,
     /// Bytes of the smallest event that compressed streams are sent compressed, as an SSE frame; 0 for none.
-    #[serde(default = "compress_from_default")]
+    #[serde(default = "compress_from_default", skip_serializing_if = "is_compress_from_default")]
     pub compress_from: usize,
     /// Whether it is known who listens.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_off")]
     pub presence: bool,
     /// Event types that metrics count by name; all others are counted as `other`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -71,6 +71,17 @@ fn retention_default() -> Duration {
 
 fn compress_from_default() -> usize {
     COMPRESS_FROM_DEFAULT
+}
+
+/// What is as it is by default isn't written down: stored policies are read by versions that don't know the key.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_off(on: &bool) -> bool {
+    !on
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_compress_from_default(bytes: &usize) -> bool {
+    *bytes == COMPRESS_FROM_DEFAULT
 }
 
 fn yes() -> bool {

@@ -21,6 +21,7 @@ use foghorn_auth::{Authenticator, Caller, Refusal};
 use foghorn_bus::gateways::Gateways;
 use foghorn_bus::subscriptions::SubscriptionError;
 use foghorn_core::cursor::Cursor;
+use foghorn_core::event::EVENT_TYPE_BYTES_MAX;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::Position;
 use foghorn_core::reason::StreamEnd;
@@ -191,12 +192,16 @@ impl Api {
                 None => return Err(self.refused(&why)),
             },
         };
-        let mut response = match self.heard(&opener.caller, topics, types, begin).await {
-            Ok(heard) => self.open(&opener, headers, &query, heard, address).await?,
-            Err(why) => {
-                tracing::debug!(%why, "what a stream was changed to can't be looked up");
-                self.over_at_once(StreamEnd::SubscriptionUnavailable)
-            }
+        let mut response = match self.takes_no_more() {
+            // Before anything is asked of others for it.
+            Some(response) => response,
+            None => match self.heard(&opener.caller, topics, types, begin).await {
+                Ok(heard) => self.open(&opener, headers, &query, heard, address).await?,
+                Err(why) => {
+                    tracing::debug!(%why, "what a stream was changed to can't be looked up");
+                    self.over_at_once(StreamEnd::SubscriptionUnavailable)
+                }
+            },
         };
         // Also where the stream is over at once: its client comes back, and the ticket is spent.
         let cookies = opener.cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie));
@@ -235,9 +240,6 @@ impl Api {
             return Ok(self.stream_later(limited));
         }
         let hub = &self.shared.hub;
-        if let Some(response) = self.takes_no_more() {
-            return Ok(response);
-        }
         self.check_cursor_fits(&subscription)?;
         if let Err(limited) = self.limits.check_streams() {
             return Ok(self.stream_later(limited));
@@ -249,7 +251,7 @@ impl Api {
             self.note_stream(Action::Refused, caller, address, &all, Line { reason, ..Line::default() });
             return Ok(self.stream_refused_a_place());
         };
-        // Others may have come while the place was asked for.
+        // Others may have come while others were asked.
         if let Some(response) = self.takes_no_more() {
             return Ok(response);
         }
@@ -283,12 +285,23 @@ impl Api {
         let Some(id) = cursor.subscription() else { return Ok(as_asked(begin)) };
         let hub = &self.shared.hub;
         Ok(match self.keeper.find(hub, id, caller, original).await? {
+            // Changed by a token that may hear more than the ticket by which it comes back.
+            Found::Changed { topics, .. } if self.is_confined_from(caller, &topics) => {
+                as_asked(Begin::AfterUnknown(cursor))
+            }
             Found::Changed { topics, types, kept } => {
                 Heard { topics, types, original, kept: Some(kept), begin }
             }
             Found::OtherUrl => as_asked(begin),
             Found::Gone => as_asked(Begin::AfterUnknown(cursor)),
         })
+    }
+
+    /// Whether a caller by a ticket for some channels may not hear all of these.
+    fn is_confined_from(&self, caller: &Caller, topics: &[Pattern]) -> bool {
+        let policies = self.shared.hub.policies();
+        let is_refused = |topic| self.auth.check_listen(caller, topic, policies).is_err();
+        caller.identity().is_some_and(|identity| identity.confined.is_some()) && topics.iter().any(is_refused)
     }
 
     /// A stream that is refused for now.
@@ -534,12 +547,17 @@ fn types(query: &Query) -> Result<Vec<String>, Problem> {
     if are_types(&types) {
         return Ok(types);
     }
-    Err(bad_value("events", &format!("is a list of 1 to {TYPES_MAX} event types, separated by commas")))
+    Err(bad_value(
+        "events",
+        &format!(
+            "is a list of 1 to {TYPES_MAX} event types of 1 to {EVENT_TYPE_BYTES_MAX} bytes, separated by commas"
+        ),
+    ))
 }
 
 /// Whether a listener may ask for these event types.
 pub(crate) fn are_types(types: &[String]) -> bool {
-    types.len() <= TYPES_MAX && !types.iter().any(String::is_empty)
+    types.len() <= TYPES_MAX && types.iter().all(|name| (1..=EVENT_TYPE_BYTES_MAX).contains(&name.len()))
 }
 
 /// How a stream is to be sent its events.

@@ -97,6 +97,9 @@ struct Known {
     held: HashMap<u64, Held>,
     /// Who lived, as each gateway saw it when it had told all its streams.
     told: HashMap<GatewayName, u64>,
+    /// Whether the others have had time to say that they live. Until then this gateway may decide, as others see it,
+    /// and not know whom to hear first.
+    acquainted: bool,
     /// For which view agreement was waited for in vain.
     given_up: Option<u64>,
 }
@@ -156,7 +159,11 @@ impl Places {
         let asked = Ask::Admit { user: Hex::user(user), stream: Hex::stream(stream), since };
         let entry = Entry { stream, since, noted: Instant::now() };
         let outcome = match self.ask(self.members.owner(user), asked, DECIDED_WITHIN).await {
-            Ok(Answer { admitted: Some(false), .. }) => PlaceOutcome::Refused,
+            Ok(Answer { admitted: Some(false), .. }) => {
+                self.metrics.place(PlaceOutcome::Refused);
+                place.refused();
+                return None;
+            }
             Ok(Answer { admitted: Some(true), .. }) => {
                 self.known.lock().own.add(user, entry);
                 PlaceOutcome::Admitted
@@ -164,11 +171,8 @@ impl Places {
             Ok(_) | Err(_) => self.admit_by_own(user, entry),
         };
         self.metrics.place(outcome);
-        if outcome == PlaceOutcome::Refused {
-            place.refused();
-            return None;
-        }
-        Some(place)
+        // Whoever decides may have let it in, and the answer was lost: it is told when the place is given back.
+        (outcome != PlaceOutcome::Refused).then_some(place)
     }
 
     /// Nobody decides: by the streams here alone.

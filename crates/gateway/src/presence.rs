@@ -166,6 +166,10 @@ impl Api {
         })?;
         let caller = self.caller(headers, &query).await?;
         self.check_listen(&caller, &Pattern::from(&channel))?;
+        if let Err(limited) = self.limits.check_subject(&caller) {
+            let what = "more is asked of gateways by this subject than gateway.subject_per_minute allows";
+            return Err(self.too_many(limited, what));
+        }
         let hub = &self.shared.hub;
         if !hub.policies().counts_presence(channel.as_str()) {
             let title = "Nobody is counted on this channel";

@@ -140,7 +140,8 @@ impl Gateway {
         tokio::time::sleep(self.api.shared.config.drain_delay).await;
         stop_accepting();
         drain(&self.api.shared.hub, &self.api.shared.config).await;
-        self.tasks.abort_all();
+        // What still says that this gateway lives is over before it says that it leaves.
+        self.tasks.shutdown().await;
         self.api.shared.hub.places.leave().await;
     }
 }

@@ -71,7 +71,7 @@ impl Wanted {
         });
         let topics = topics.transpose().map_err(|problem| problem.member("key", "channels"))?;
         if said.events.as_ref().is_some_and(|types| !are_types(types)) {
-            let what = format!("events: are at most {TYPES_MAX} event types, none of them empty");
+            let what = format!("events: are at most {TYPES_MAX} event types, of 1 to 128 bytes");
             return Err(malformed(&what).member("key", "events"));
         }
         Ok(Wanted { client_id, topics, types: said.events })

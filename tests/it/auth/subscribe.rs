@@ -105,6 +105,26 @@ async fn a_fresh_token_prolongs_a_live_stream_which_is_told_again_before_its_new
     assert!((changed - 2.0).abs() < 0.1, "{changed}");
 }
 
+/// A block of only `id:` moves a browser's cursor without a word to the page.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_with_heartbeats_says_by_one_from_where_a_change_holds() {
+    let issuer = Issuer::new();
+    let server = issuer.standalone("", &[]).await;
+    let path = "/api/events?channels=open.a&heartbeat=1";
+    // Served by a reactor, and by a task.
+    let connection = Http2::connect(&server.url("")).await.unwrap();
+    let alone = SseClient::connect(&server.url(path), &[]).await.unwrap();
+    for mut stream in [alone, connection.listen(path, &[]).await.unwrap()] {
+        let id = live(&mut stream).await;
+        let reply = ask(&server, &[], &json!({ "clientId": id, "channels": ["open.b"] })).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        // Sooner than the first that keeps a quiet stream alive.
+        let blocks = stream.collect_until(Duration::from_secs(8), |b| b.event_type() == "heartbeat").await;
+        let said = blocks.iter().rev().find_map(|block| block.id.as_deref());
+        assert_eq!(said, reply.body["cursor"].as_str(), "{blocks:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_changed_by_its_own_principal_alone_who_gets_no_more_than_by_opening_one() {
     let issuer = Issuer::new();

@@ -1,6 +1,6 @@
 //! Gateways tell each other that they live, and which streams they have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,7 @@ impl Places {
                     self.members.forget_silent().into_iter().for_each(|silent| self.is_gone(silent));
                     self.say(String::new()).await;
                     if began.elapsed() >= ACQUAINTED_WITHIN || self.limit.most == 0 {
+                        self.now_acquainted();
                         part.ready();
                         beat = Instant::now() + BEAT.mul_f64(0.9 + 0.2 * fastrand::f64());
                     } else {
@@ -68,6 +69,13 @@ impl Places {
                     }
                 }
             }
+        }
+    }
+
+    /// The others have had their time.
+    fn now_acquainted(&self) {
+        if !std::mem::replace(&mut self.known.lock().acquainted, true) {
+            self.agreements.send_modify(|changes| *changes += 1);
         }
     }
 
@@ -133,7 +141,8 @@ impl Places {
     fn is_agreed(&self) -> bool {
         let (view, others) = (self.members.view(), self.members.others());
         let known = self.known.lock();
-        known.given_up == Some(view) || others.iter().all(|other| known.told.get(other) == Some(&view))
+        let have_told = || others.iter().all(|other| known.told.get(other) == Some(&view));
+        known.given_up == Some(view) || known.acquainted && have_told()
     }
 
     fn has_told(&self, gateway: GatewayName, view: u64) {
@@ -186,6 +195,7 @@ impl Places {
 
     async fn compare_with_all(&self) {
         let view = self.members.view();
+        self.forget_strangers();
         let mut by_owner: HashMap<GatewayName, Vec<(User, ClientId, i64)>> = HashMap::new();
         for (user, entry) in self.known.lock().own.iter() {
             let stream = (user, entry.stream, entry.since);
@@ -197,6 +207,16 @@ impl Places {
             self.compare_with(owner, view, streams)
         });
         drop(join_all(compared.collect::<Vec<_>>()).await);
+    }
+
+    /// What a gateway that is gone asked for, or told, may have been taken in after it was known to be gone.
+    fn forget_strangers(&self) {
+        let members: HashSet<_> = self.members.others().into_iter().chain([self.members.own()]).collect();
+        let mut known = self.known.lock();
+        known.told.retain(|gateway, _| members.contains(gateway));
+        known
+            .decided
+            .retain(|_, entry| members.contains(&entry.stream.gateway()) || entry.noted.elapsed() < YOUNG);
     }
 
     async fn compare_with(&self, owner: GatewayName, view: u64, streams: Vec<(User, ClientId, i64)>) {
