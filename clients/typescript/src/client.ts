@@ -137,7 +137,10 @@ export class FoghornClient<Events extends object = AnyEvents> extends BaseClient
     }
     this.#drop();
     this.#asked = this.channels;
-    const url = streamUrl(this.#address, this.#options, this.#asked, this.lastEventId);
+    // What follows the dot names what a stream was changed to: the address says that by itself here, also to a server
+    // that has forgotten it.
+    const cursor = this.#options.change ? this.lastEventId.replace(/\..*/, "") : this.lastEventId;
+    const url = streamUrl(this.#address, this.#options, this.#asked, cursor);
     // Also of the way there: a connection that is never answered is as dead as one that falls silent.
     this.#watchdog.heard();
     if (this.#options.prepare === undefined) {

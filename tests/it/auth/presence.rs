@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use super::{Issuer, bearer};
 use crate::deployment::Cluster;
 
-const POLICY: &str = "[[policy]]\npattern = \"room.*\"\naccess = \"authenticated\"\npresence = true\n\
+// It asks more often than one may by default.
+const CONFIG: &str = "[gateway]\nsubject_per_minute = 60000\nsubject_burst = 10000\n\
+                      [[policy]]\npattern = \"room.*\"\naccess = \"authenticated\"\npresence = true\n\
                       [[policy]]\npattern = \"hall.*\"\naccess = \"public\"\npresence = true\n";
 
 async fn listen(server: &Foghorn, channels: &str, token: Option<&str>) -> (SseClient, String) {
@@ -44,7 +46,7 @@ fn counted(reply: &Reply) -> (Value, Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn how_many_listen_at_all_gateways_may_know_who_may_listen_and_who_they_are_operators() {
     let issuer = Issuer::new();
-    let mut cluster = Cluster::start_closed(&issuer.config(POLICY)).await;
+    let mut cluster = Cluster::start_closed(&issuer.config(CONFIG)).await;
     cluster.ready().await;
     for gateway in &cluster.gateways {
         until("gateways to know each other", PATIENCE, async || {
