@@ -200,7 +200,7 @@ async fn who_decided_and_dies_is_replaced_within_a_stated_time_and_until_then_a_
         assert_eq!(gateways[0].open(&user).await.is_some(), admitted);
     }
     assert!(died.elapsed() < Duration::from_secs(1), "nobody waits for the dead");
-    tokio::time::sleep_until(died + Duration::from_secs(6)).await;
+    tokio::time::sleep_until(died + Duration::from_secs(7)).await;
     assert!(gateways.iter().all(|gateway| gateway.places.members.others().len() == 1));
     assert!(gateways[1].open(&user).await.is_none(), "five of four by now");
 }
