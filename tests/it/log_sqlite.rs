@@ -10,6 +10,8 @@ use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{OpenError, SqliteLog, SqliteOptions};
+use foghorn_tests::PATIENCE;
+use foghorn_tests::wait::until;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use tempfile::TempDir;
@@ -125,7 +127,11 @@ async fn another_number_of_shards_is_refused_and_changes_nothing() {
     };
     let before = contents();
     let two = SqliteOptions { shards: ShardCount::new(2).unwrap(), ..SqliteOptions::at(directory.path()) };
-    let error = SqliteLog::open(two).await.err().unwrap();
+    // A process that another test is just starting has inherited the lock until it becomes that process.
+    let error = until("the lock to be let go", PATIENCE, async || {
+        SqliteLog::open(two.clone()).await.err().filter(|error| !matches!(error, OpenError::Locked(..)))
+    })
+    .await;
     assert!(matches!(error, OpenError::Shards { found: 1, .. }), "{error}");
     assert!(error.to_string().contains("--shards 1") && error.to_string().contains("--data"), "{error}");
     assert!(contents() == before, "the refused start changed the directory");
