@@ -21,7 +21,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use foghorn_auth::config::Algorithm;
 use foghorn_auth::mint::SigningKey;
+use foghorn_tests::PATIENCE;
 use foghorn_tests::foghorn::Foghorn;
+use foghorn_tests::sse::{NoBlock, SseClient};
 use serde_json::{Value, json};
 
 use crate::deployment::{CLOSED, standalone};
@@ -45,6 +47,23 @@ access = "authenticated"
 pattern = "user.*"
 access = "owner"
 "#;
+
+/// Whether a stream is live; else it has to be one that is told why it is not and to come back so many milliseconds
+/// later or more, and nothing else.
+async fn is_live_or_told(stream: &mut SseClient, reason: &str, retry_ms: u64) -> bool {
+    assert_eq!(stream.status(), 200);
+    let blocks = stream
+        .collect_until(PATIENCE, |block| ["stream-live", "stream-end"].contains(&block.event_type()))
+        .await;
+    let last = blocks.last().unwrap();
+    if last.event_type() == "stream-live" {
+        return true;
+    }
+    assert_eq!((last.json()["reason"].clone(), blocks.len()), (json!(reason), 1), "{blocks:?}");
+    assert!(last.retry.is_some_and(|wait| wait >= retry_ms), "{last:?}");
+    assert!(matches!(stream.next_within(PATIENCE).await, Err(NoBlock::End)));
+    false
+}
 
 /// Keys and the configuration that knows them: an HMAC secret as `mac`, a pair on P-256 as `ec`.
 struct Issuer {

@@ -544,7 +544,7 @@ impl Connection {
                 if self.membership.waiter.is_leaving() {
                     return Err(StreamEnd::Drain);
                 }
-                if let Some(end) = self.life.is_ended() {
+                if let Some(end) = self.life.due_end() {
                     return Err(end);
                 }
                 if other() {
@@ -623,7 +623,7 @@ impl Connection {
         let live = matches!(self.phase, Phase::Live);
         let Some(time) = self.subscription.form.gathered_for().filter(|_| live) else { return };
         let until = Instant::now() + time;
-        while !self.membership.waiter.is_leaving() && self.life.is_ended().is_none() && !self.is_asked() {
+        while !self.membership.waiter.is_leaving() && self.life.due_end().is_none() && !self.is_asked() {
             // It will have to look.
             self.membership.waiter.unmark();
             self.settled = false;
@@ -704,9 +704,9 @@ impl Life {
         }
     }
 
-    /// Whether it is to end, and why.
-    fn is_ended(&self) -> Option<StreamEnd> {
-        self.seat.as_ref().and_then(Seat::is_ended)
+    /// Why it is to end, if it is.
+    fn due_end(&self) -> Option<StreamEnd> {
+        self.seat.as_ref().and_then(Seat::due_end)
     }
 
     /// Returns when its term is over, with why.

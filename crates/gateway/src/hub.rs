@@ -299,7 +299,7 @@ impl Hub {
     }
 
     /// Has every stream look whether it is to end.
-    pub(crate) fn look_for_ended(&self) {
+    pub(crate) fn look_for_endings(&self) {
         self.end_looks.fetch_add(1, Ordering::SeqCst);
         self.mark_all();
         self.wake_reactors();

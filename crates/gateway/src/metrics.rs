@@ -231,6 +231,16 @@ impl PlaceOutcome {
     }
 }
 
+/// Counters are there from the start: one that appears with its first count shows no increase.
+fn begin_at_zero<L>(family: &Family<L, Counter>, labels: impl IntoIterator<Item = L>)
+where
+    L: Clone + std::hash::Hash + Eq,
+{
+    for label in labels {
+        drop(family.get_or_create(&label));
+    }
+}
+
 /// The gateway's metrics. Cheap to clone; clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -393,37 +403,17 @@ impl Metrics {
             "From the journal's time of an event to the last socket that it was written to, over bare HTTP/1.1; of those that are done at once the oldest",
             m.delivery_latency.0.clone(),
         );
-        drop(m.delivered.get_or_create(&TypeLabel { r#type: OTHER.to_owned() }));
-        for refusal in Refusal::CODES {
-            drop(m.refused.get_or_create(&ReasonLabel { reason: refusal }));
-        }
-        for reason in ResetReason::ALL {
-            drop(m.resets.get_or_create(&ReasonLabel { reason: reason.as_str() }));
-        }
-        for end in StreamEnd::ALL {
-            drop(m.ended.get_or_create(&ReasonLabel { reason: end.as_str() }));
-        }
-        for by in By::ALL {
-            drop(m.limited.get_or_create(&ByLabel { by: by.as_str() }));
-        }
-        for how in [How::Asked, How::Shared] {
-            drop(m.replays.get_or_create(&how.label()));
-        }
-        for outcome in TicketOutcome::ALL {
-            drop(m.tickets.get_or_create(&outcome.label()));
-        }
-        for outcome in ChangeOutcome::ALL {
-            drop(m.changes.get_or_create(&outcome.label()));
-        }
-        for outcome in KeptOutcome::ALL {
-            drop(m.kept.get_or_create(&outcome.label()));
-        }
-        for outcome in PlaceOutcome::ALL {
-            drop(m.places.get_or_create(&outcome.label()));
-        }
-        for source in [Source::Ring, Source::Log] {
-            drop(m.replayed.get_or_create(&source.label()));
-        }
+        begin_at_zero(&m.delivered, [TypeLabel { r#type: OTHER.to_owned() }]);
+        begin_at_zero(&m.refused, Refusal::CODES.iter().map(|reason| ReasonLabel { reason }));
+        begin_at_zero(&m.resets, ResetReason::ALL.map(|reason| ReasonLabel { reason: reason.as_str() }));
+        begin_at_zero(&m.ended, StreamEnd::ALL.map(|end| ReasonLabel { reason: end.as_str() }));
+        begin_at_zero(&m.limited, By::ALL.map(|by| ByLabel { by: by.as_str() }));
+        begin_at_zero(&m.replays, [How::Asked, How::Shared].map(How::label));
+        begin_at_zero(&m.tickets, TicketOutcome::ALL.map(TicketOutcome::label));
+        begin_at_zero(&m.changes, ChangeOutcome::ALL.map(ChangeOutcome::label));
+        begin_at_zero(&m.kept, KeptOutcome::ALL.map(KeptOutcome::label));
+        begin_at_zero(&m.places, PlaceOutcome::ALL.map(PlaceOutcome::label));
+        begin_at_zero(&m.replayed, [Source::Ring, Source::Log].map(Source::label));
         m
     }
 

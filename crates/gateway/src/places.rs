@@ -35,7 +35,7 @@ use crate::client_id::ClientId;
 use crate::members::Members;
 use crate::metrics::{Metrics, PlaceOutcome};
 use message::{Answer, Ask, Hex};
-use roll::{Entry, Judged, Roll, User, digests, part_of};
+use roll::{Entry, Roll, User, digests, part_of};
 
 /// How long whoever opens a stream waits for the gateway that decides.
 const DECIDED_WITHIN: Duration = Duration::from_millis(2500);
@@ -178,9 +178,10 @@ impl Places {
     /// Nobody decides: by the streams here alone.
     fn admit_by_own(&self, user: User, entry: Entry) -> PlaceOutcome {
         let mut ousted = Vec::new();
-        let judged = self.known.lock().own.admit(user, entry, self.limit.most, self.makes_room(&mut ousted));
+        let room = self.makes_room(&mut ousted);
+        let admitted = self.known.lock().own.admit(user, entry, self.limit.most, room);
         self.oust(ousted);
-        if judged == Judged::Refused { PlaceOutcome::Refused } else { PlaceOutcome::Unchecked }
+        if admitted { PlaceOutcome::Unchecked } else { PlaceOutcome::Refused }
     }
 
     fn makes_room<'a>(&self, ousted: &'a mut Vec<ClientId>) -> Option<&'a mut Vec<ClientId>> {
@@ -311,9 +312,9 @@ impl Places {
         self.until_agreed().await;
         let mut ousted = Vec::new();
         let room = self.makes_room(&mut ousted);
-        let judged = self.known.lock().decided.admit(user, entry, self.limit.most, room);
+        let admitted = self.known.lock().decided.admit(user, entry, self.limit.most, room);
         self.have_ousted(ousted).await;
-        judged != Judged::Refused
+        admitted
     }
 
     /// Has the gateways of streams end them.

@@ -35,7 +35,7 @@ pub struct RingEvent {
     /// Both forms compressed, made when the first compressed stream wants one of them; none where that isn't worth it.
     deflated: [OnceLock<Option<Box<Deflated>>>; 2],
     /// Where the bytes of what is made here are counted, in a ring.
-    envelopes: Option<Arc<AtomicUsize>>,
+    made_bytes: Option<Arc<AtomicUsize>>,
     /// Bytes that its ring was given before it.
     offset: usize,
 }
@@ -44,12 +44,12 @@ impl RingEvent {
     /// Wraps an event of the log, which no ring holds.
     pub fn new(feed: FeedEvent, delivered: Counter) -> Self {
         let (envelope, deflated) = Default::default();
-        RingEvent { feed, delivered, envelope, deflated, envelopes: None, offset: 0 }
+        RingEvent { feed, delivered, envelope, deflated, made_bytes: None, offset: 0 }
     }
 
-    fn counted(feed: FeedEvent, delivered: Counter, envelopes: Arc<AtomicUsize>, offset: usize) -> Self {
+    fn counted(feed: FeedEvent, delivered: Counter, made_bytes: Arc<AtomicUsize>, offset: usize) -> Self {
         let (envelope, deflated) = Default::default();
-        RingEvent { feed, delivered, envelope, deflated, envelopes: Some(envelopes), offset }
+        RingEvent { feed, delivered, envelope, deflated, made_bytes: Some(made_bytes), offset }
     }
 
     /// The block without its `id:` line, in the form asked for.
@@ -61,8 +61,8 @@ impl RingEvent {
             let feed = &self.feed;
             let made =
                 sse::envelope(&feed.channel, feed.event_type.as_ref(), feed.time, feed.frame.without_id());
-            if let Some(envelopes) = &self.envelopes {
-                envelopes.fetch_add(made.len(), Ordering::Relaxed);
+            if let Some(made_bytes) = &self.made_bytes {
+                made_bytes.fetch_add(made.len(), Ordering::Relaxed);
             }
             made
         })
@@ -71,7 +71,7 @@ impl RingEvent {
     /// The same compressed, if its policy says that it is worth it, and it becomes smaller. Never of an event that no
     /// ring holds: it would be compressed for one stream alone.
     pub(crate) fn deflated(&self, envelope: bool, policies: &Policies) -> Option<&Deflated> {
-        let counted = self.envelopes.as_ref()?;
+        let counted = self.made_bytes.as_ref()?;
         let made = self.deflated[usize::from(envelope)].get_or_init(|| {
             let (block, least) =
                 (self.block(envelope), policies.of(self.feed.channel.as_str()).compress_from);
@@ -84,7 +84,7 @@ impl RingEvent {
     }
 
     /// Bytes of what was made here.
-    fn envelope_len(&self) -> usize {
+    fn made_len(&self) -> usize {
         let deflated = self.deflated.iter().filter_map(|made| made.get()?.as_deref());
         self.envelope.get().map_or(0, Bytes::len) + deflated.map(Deflated::len).sum::<usize>()
     }
@@ -92,8 +92,8 @@ impl RingEvent {
 
 impl Drop for RingEvent {
     fn drop(&mut self) {
-        if let Some(envelopes) = &self.envelopes {
-            envelopes.fetch_sub(self.envelope_len(), Ordering::Relaxed);
+        if let Some(made_bytes) = &self.made_bytes {
+            made_bytes.fetch_sub(self.made_len(), Ordering::Relaxed);
         }
     }
 }
@@ -112,8 +112,8 @@ pub struct Ring {
     bytes: usize,
     /// Bytes of all events that it was given.
     pushed: usize,
-    /// Bytes of envelopes that listeners asked for, and of what is compressed.
-    envelopes: Arc<AtomicUsize>,
+    /// Bytes of the envelopes and compressed forms that listeners asked for.
+    made_bytes: Arc<AtomicUsize>,
     bytes_max: usize,
 }
 
@@ -165,7 +165,7 @@ impl Ring {
             channels: HashMap::new(),
             bytes: 0,
             pushed: 0,
-            envelopes: Arc::default(),
+            made_bytes: Arc::default(),
             bytes_max,
         }
     }
@@ -212,7 +212,7 @@ impl Ring {
 
     /// Bytes it takes, envelopes and book-keeping included.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.envelopes.load(Ordering::Relaxed)
+        self.bytes + self.made_bytes.load(Ordering::Relaxed)
     }
 
     /// The oldest event it holds.
@@ -251,8 +251,8 @@ impl Ring {
         }
         let head = self.head;
         for feed in batch.events.iter().filter(|event| event.seq > head) {
-            let envelopes = self.envelopes.clone();
-            self.push(Arc::new(RingEvent::counted(feed.clone(), counter(feed), envelopes, self.pushed)));
+            let made_bytes = self.made_bytes.clone();
+            self.push(Arc::new(RingEvent::counted(feed.clone(), counter(feed), made_bytes, self.pushed)));
         }
         self.head = batch.to;
         self.remember(batch.to, batch.to_digest);
@@ -345,12 +345,12 @@ impl Ring {
 
     fn evict(&mut self) {
         // Looked at once: an envelope's bytes are only given back when nobody sends it any more.
-        let mut envelopes = self.envelopes.load(Ordering::Relaxed);
-        while self.bytes + envelopes > self.bytes_max
+        let mut made_bytes = self.made_bytes.load(Ordering::Relaxed);
+        while self.bytes + made_bytes > self.bytes_max
             && let Some(event) = self.events.pop_front()
         {
             self.bytes -= cost(&event);
-            envelopes = envelopes.saturating_sub(event.envelope_len());
+            made_bytes = made_bytes.saturating_sub(event.made_len());
             self.floor = event.feed.seq;
             if let Some(of_channel) = self.channels.get_mut(&event.feed.channel) {
                 of_channel.pop_front();

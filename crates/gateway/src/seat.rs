@@ -60,7 +60,7 @@ impl Seat {
 
     /// What its term asks for now. By the time of day, as tokens are.
     pub(crate) fn due(&self) -> Due {
-        if let Some(end) = self.is_ended() {
+        if let Some(end) = self.due_end() {
             return Due::End(end);
         }
         let Some(term) = &self.term else { return Due::Nothing(None) };
@@ -73,9 +73,9 @@ impl Seat {
         }
     }
 
-    /// Whether it is to end: an operator has revoked it, or what it was opened with, or its user has opened too many
+    /// Why it is to end, if it is: an operator has revoked it, or what it was opened with, or its user has opened too many
     /// since.
-    pub(crate) fn is_ended(&self) -> Option<StreamEnd> {
+    pub(crate) fn due_end(&self) -> Option<StreamEnd> {
         let identity = self.term.as_ref().map(|term| &*term.identity);
         if self.hub.revocations.closes(self.client_id.get(), identity) {
             return Some(StreamEnd::Revoked);

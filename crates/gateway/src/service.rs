@@ -96,7 +96,7 @@ impl Gateway {
             tasks.spawn(ingest.run());
         }
         let (revoked, ousted) = (ports.auth.revocations().changes(), places.oustings());
-        tasks.spawn(look_for_ended(hub.clone(), revoked, ousted));
+        tasks.spawn(look_for_endings(hub.clone(), revoked, ousted));
         let lives = ports.health.part("members", "NATS, to hear which gateways live");
         tasks.spawn(places.clone().keep_up(lives));
         tasks.spawn(places.clone().keep_told());
@@ -147,7 +147,11 @@ impl Gateway {
 }
 
 /// Has all streams look whether they are to end, whenever some may be.
-async fn look_for_ended(hub: Arc<Hub>, mut revoked: watch::Receiver<u64>, mut ousted: watch::Receiver<u64>) {
+async fn look_for_endings(
+    hub: Arc<Hub>,
+    mut revoked: watch::Receiver<u64>,
+    mut ousted: watch::Receiver<u64>,
+) {
     loop {
         let changed = tokio::select! {
             changed = revoked.changed() => changed,
@@ -156,7 +160,7 @@ async fn look_for_ended(hub: Arc<Hub>, mut revoked: watch::Receiver<u64>, mut ou
         if changed.is_err() {
             return;
         }
-        hub.look_for_ended();
+        hub.look_for_endings();
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

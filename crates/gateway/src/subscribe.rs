@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use foghorn_auth::{Caller, Refusal};
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::gateways::{About, AskError, Asked, Question, Questions};
+use foghorn_core::event::EVENT_TYPE_BYTES_MAX;
 use foghorn_core::pattern::Pattern;
 use foghorn_http::Response;
 use foghorn_http::body::{Unaccounted, json as json_response, read_json, with_type};
@@ -71,7 +72,8 @@ impl Wanted {
         });
         let topics = topics.transpose().map_err(|problem| problem.member("key", "channels"))?;
         if said.events.as_ref().is_some_and(|types| !are_types(types)) {
-            let what = format!("events: are at most {TYPES_MAX} event types, of 1 to 128 bytes");
+            let what =
+                format!("events: are at most {TYPES_MAX} event types, of 1 to {EVENT_TYPE_BYTES_MAX} bytes");
             return Err(malformed(&what).member("key", "events"));
         }
         Ok(Wanted { client_id, topics, types: said.events })

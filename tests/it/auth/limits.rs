@@ -8,7 +8,7 @@ use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{Reply, metric, request};
 use foghorn_tests::http2::Http2;
 use foghorn_tests::nats::NatsServer;
-use foghorn_tests::sse::{Block, NoBlock, SseClient};
+use foghorn_tests::sse::{Block, SseClient};
 use foghorn_tests::tls;
 use foghorn_tests::wait::until;
 use futures::future::join_all;
@@ -54,18 +54,7 @@ async fn open(server: &Foghorn, address: &str, token: Option<&str>) -> SseClient
 
 /// Whether a stream is live; else it has to be one that is told to come back later.
 async fn is_live(stream: &mut SseClient) -> bool {
-    assert_eq!(stream.status(), 200);
-    let blocks = stream
-        .collect_until(PATIENCE, |block| ["stream-live", "stream-end"].contains(&block.event_type()))
-        .await;
-    let last = blocks.last().unwrap();
-    if last.event_type() == "stream-live" {
-        return true;
-    }
-    assert_eq!((last.json()["reason"].clone(), blocks.len()), (json!("limited"), 1), "{blocks:?}");
-    assert!(last.retry.is_some_and(|wait| wait >= 1000), "{last:?}");
-    assert!(matches!(stream.next_within(PATIENCE).await, Err(NoBlock::End)));
-    false
+    super::is_live_or_told(stream, "limited", 1000).await
 }
 
 async fn live_of(streams: usize, open: impl AsyncFn(usize) -> SseClient) -> (usize, Vec<SseClient>) {

@@ -113,6 +113,30 @@ async fn a_ticket_opens_one_stream_which_its_cookie_resumes_without_loss_also_af
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_a_ticket_that_was_changed_to_more_than_the_ticket_allows_is_reset_and_not_refused() {
+    let issuer = Issuer::new();
+    let server = issuer.standalone("", &[]).await;
+    let ann = issuer.token("ann", &json!({ "subscribe": ["members.>"] }));
+    let ticket = ticket(&server, &ann, Some(&json!({ "channels": ["members.a"] }))).await;
+    let first = open(&server, &ticket, CHANNEL, &[]).await;
+    let cookie = cookie(&first);
+    let first = Listener::of(first).await;
+    let change = json!({ "clientId": first.connected["clientId"], "channels": ["members.b"] });
+    let url = server.url("/api/events/subscribe");
+    let headers = [("authorization", &*bearer(&ann))];
+    let changed = request(Method::POST, &url, &headers, Some(&change)).await.unwrap();
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let cursor = changed.body["cursor"].as_str().unwrap();
+    drop(first);
+    let headers = [("cookie", cookie.as_str()), ("last-event-id", cursor)];
+    let mut again = open(&server, &ticket, CHANNEL, &headers).await;
+    assert_eq!(again.status(), 200);
+    let blocks = again.collect_until(PATIENCE, |block| block.event_type() == "stream-live").await;
+    let reset = blocks.iter().find(|block| block.event_type() == "stream-reset");
+    assert_eq!(reset.map(|block| block.json()["reason"].clone()), Some(json!("subscription")), "{blocks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cookie_opens_no_other_tickets_url() {
     let issuer = Issuer::new();
     let server = issuer.standalone("", &[]).await;

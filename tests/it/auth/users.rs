@@ -23,18 +23,7 @@ async fn open(server: &Foghorn, token: &str) -> SseClient {
 
 /// A stream that is live; none when it was refused, as streams are.
 async fn live(mut stream: SseClient) -> Option<SseClient> {
-    assert_eq!(stream.status(), 200);
-    let blocks = stream
-        .collect_until(PATIENCE, |block| ["stream-live", "stream-end"].contains(&block.event_type()))
-        .await;
-    let last = blocks.last().unwrap();
-    if last.event_type() == "stream-live" {
-        return Some(stream);
-    }
-    assert_eq!((last.json()["reason"].clone(), blocks.len()), (json!("too-many-streams"), 1), "{blocks:?}");
-    assert!(last.retry.is_some_and(|wait| wait >= 5000), "{last:?}");
-    assert!(matches!(stream.next_within(PATIENCE).await, Err(NoBlock::End)));
-    None
+    super::is_live_or_told(&mut stream, "too-many-streams", 5000).await.then_some(stream)
 }
 
 /// The live ones of so many streams that each user opens at once, each in turn at another gateway.

@@ -77,6 +77,7 @@ pub(super) async fn bad_queries_say_what_is_wrong(d: Arc<Deployment>) {
         ("/api/events?channels=a..b".to_owned(), 400, "bad-channel", "token 2"),
         ("/api/events?channels=a.%3E.b".to_owned(), 400, "bad-channel", "last token"),
         (format!("/api/events?channels={many}"), 400, "too-many-channels", "101"),
+        (format!("/api/events?channels=a&events={}", "e".repeat(129)), 400, "bad-query", "128 bytes"),
         ("/api/events?channels=a&since=yesterday".to_owned(), 400, "bad-query", "RFC 3339"),
         ("/api/events?channels=a&last=0".to_owned(), 400, "bad-query", "whole number"),
         ("/api/events?channels=a&last=1&since=1m".to_owned(), 400, "bad-query", "exclude"),

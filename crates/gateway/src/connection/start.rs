@@ -49,7 +49,7 @@ impl Connection {
             Ok(resolved) => resolved,
             Err(end) => return self.finish(end),
         };
-        if let Some(end) = self.life.is_ended() {
+        if let Some(end) = self.life.due_end() {
             return self.finish(end);
         }
         self.courses = resolved.courses;

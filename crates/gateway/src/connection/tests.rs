@@ -302,7 +302,7 @@ async fn a_stream_that_is_revoked_ends_wherever_it_is_and_sends_nothing_more() {
     let mut connection = quiet.listen("a", &[], Begin::Now);
     until(&mut connection, "stream-live").await;
     quiet.hub.revocations.apply([revoked]);
-    quiet.hub.look_for_ended();
+    quiet.hub.look_for_endings();
     quiet.hub.apply(&batch(1, 10, 11, "a", None, "too late"));
     let (read, _) = until(&mut connection, "stream-end").await;
     assert!(read.contains(ending) && !read.contains("too late"), "{read}");

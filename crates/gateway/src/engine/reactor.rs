@@ -236,7 +236,7 @@ impl Reactor {
             }
             self.let_go();
             self.answer_asked();
-            self.end_ended();
+            self.end_due();
             self.inbox.set_staying(self.listeners.len() - self.leaving);
             self.sweep_waiting();
             let busy = more || !self.waiting.is_empty();
@@ -338,7 +338,7 @@ impl Reactor {
     fn push_gathered(&mut self, key: Key) {
         let pool = &mut self.pool;
         let Some(view) = self.views.get_mut(key as usize) else { return };
-        if view.push_gathered(|| pool.pop().unwrap_or_default()) {
+        if view.push_gathered(self.hub.policies(), || pool.pop().unwrap_or_default()) {
             self.wait_for_turn(key);
         }
     }
@@ -1008,13 +1008,13 @@ impl Reactor {
     }
 
     /// Ends the streams that are to end.
-    fn end_ended(&mut self) {
+    fn end_due(&mut self) {
         let looks = self.hub.end_looks();
         if std::mem::replace(&mut self.end_looks, looks) == looks {
             return;
         }
         let ended = |(key, listener): (usize, &Listener)| {
-            let end = listener.seat.is_ended().filter(|_| !listener.ends())?;
+            let end = listener.seat.due_end().filter(|_| !listener.ends())?;
             Some((narrow(key), end))
         };
         let ended: Vec<(Key, StreamEnd)> = self.listeners.iter().filter_map(ended).collect();

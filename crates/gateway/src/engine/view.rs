@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use foghorn_core::channel::Channel;
 use foghorn_core::cursor::Cursor;
 use foghorn_core::policy::{COMPRESS_FROM_DEFAULT, Policies};
 use foghorn_core::position::{Epoch, Position};
@@ -212,10 +213,18 @@ impl View {
     }
 
     /// Appends what is gathered as one item. Whether there was anything.
-    pub(super) fn push_gathered(&mut self, empty: impl FnOnce() -> Box<Outbox>) -> bool {
+    pub(super) fn push_gathered(&mut self, policies: &Policies, empty: impl FnOnce() -> Box<Outbox>) -> bool {
         let Some(gathered) = self.gathered.take() else { return false };
         let Gathered { mut block, events, .. } = *gathered;
-        self.push(Item::Batch(events), empty, |coder| put_batch(coder, &mut block));
+        // Not even beside others: the length of the whole would tell of it.
+        let never = |channel: &Channel| policies.of(channel.as_str()).compress_from == 0;
+        let compress = self.subscription.gzip
+            && block.len() >= COMPRESS_FROM_DEFAULT
+            && !events.iter().any(|(_, event)| never(&event.feed.channel));
+        self.push(Item::Batch(events), empty, |coder| match compress {
+            true => put_deflated(coder, |out| block.write(out)),
+            false => coder.write(|out| block.write(out)),
+        });
         true
     }
 
@@ -314,13 +323,10 @@ pub(super) fn put_event(
     }
 }
 
-/// Appends what was gathered, compressed for all members of a view together.
-fn put_batch(coder: &mut Coder<'_>, block: &mut Gathering) {
-    if !coder.compresses() || block.len() < COMPRESS_FROM_DEFAULT {
-        return coder.write(|out| block.write(out));
-    }
+/// Appends what `write` writes, compressed if it becomes smaller by that.
+fn put_deflated(coder: &mut Coder<'_>, write: impl FnOnce(&mut Vec<u8>)) {
     let mut text = Vec::new();
-    block.write(&mut text);
+    write(&mut text);
     match Deflated::of(&text) {
         Some(deflated) => coder.deflated(&deflated),
         None => coder.text(&text),
@@ -332,11 +338,13 @@ mod tests {
     use std::collections::HashMap;
 
     use foghorn_core::pattern::Pattern;
+    use foghorn_core::policy::Policy;
     use foghorn_core::shard::ShardCount;
     use prometheus_client::metrics::counter::Counter;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::subscription::Form;
     use crate::testing::batch;
 
     #[derive(Debug, Clone)]
@@ -375,6 +383,30 @@ mod tests {
             }
         }
         view.end_round();
+    }
+
+    #[test]
+    fn what_is_never_to_be_compressed_is_not_beside_others_in_a_batch_either() {
+        let never = Policy { compress_from: 0, ..Policy::new(Pattern::parse("secret.*").unwrap()) };
+        let policies = Policies::new(vec![never]).unwrap();
+        let sent = |channels: [&str; 2]| {
+            let subscription = Subscription {
+                gzip: true,
+                form: Form::Batch { millis: 10 },
+                ..Subscription::new(&[Pattern::parse(">").unwrap()], ShardCount::ONE)
+            };
+            let mut view = View::new(Arc::new(subscription), false);
+            let seen = [Seen { epoch: Epoch::new(1), at: 0 }];
+            for (seq, channel) in (1..).zip(channels) {
+                let event = batch(1, seq - 1, seq, channel, None, &"x".repeat(4000)).events.remove(0);
+                let event = Arc::new(RingEvent::new(event, Counter::default()));
+                view.gather(Shard::ZERO, &event, &seen, 0, false);
+            }
+            assert!(view.push_gathered(&policies, Box::default));
+            view.outbox().unwrap().after(0).len()
+        };
+        assert!(sent(["a", "b"]) < 1000);
+        assert!(sent(["a", "secret.b"]) > 8000);
     }
 
     proptest! {

@@ -166,6 +166,10 @@ impl Places {
     /// Compares what others decide by with what is here, every few seconds and when it changes who lives, until the
     /// gateway ends.
     pub(crate) async fn keep_compared(self: Arc<Self>) {
+        if self.limit.most == 0 {
+            // Nobody decides anything.
+            return;
+        }
         let mut views = self.views.subscribe();
         loop {
             let pause = COMPARE_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64());

@@ -19,17 +19,6 @@ pub(super) struct Entry {
     pub(super) noted: Instant,
 }
 
-/// What becomes of one who has as many streams as they may and opens another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Judged {
-    /// There is room.
-    Admitted,
-    /// There is none.
-    Refused,
-    /// There is, without these.
-    Instead,
-}
-
 /// Streams in parts, by their users: two gateways compare them part by part.
 #[derive(Debug, Default)]
 pub(super) struct Roll {
@@ -45,32 +34,28 @@ pub(super) fn part_of(user: User) -> u8 {
 }
 
 impl Roll {
-    /// Takes a stream in if its user has fewer than `most` by then. To make room, the oldest ones are taken out into
-    /// `ousted`, if that is given.
+    /// Takes a stream in if its user has fewer than `most` by then, and says whether it did. To make room, the oldest
+    /// ones are taken out into `ousted`, if that is given.
     pub(super) fn admit(
         &mut self,
         user: User,
         entry: Entry,
         most: usize,
         ousted: Option<&mut Vec<ClientId>>,
-    ) -> Judged {
+    ) -> bool {
         let entries = self.users.entry(user).or_default();
         // Asked twice.
         if entries.iter().any(|other| other.stream == entry.stream) {
-            return Judged::Admitted;
+            return true;
         }
         let too_many = (entries.len() + 1).saturating_sub(most);
-        let judged = match ousted {
-            _ if too_many == 0 => Judged::Admitted,
-            None => return Judged::Refused,
-            Some(ousted) => {
-                entries.sort_by_key(|entry| entry.since);
-                ousted.extend(entries.drain(..too_many.min(entries.len())).map(|entry| entry.stream));
-                Judged::Instead
-            }
-        };
+        if too_many > 0 {
+            let Some(ousted) = ousted else { return false };
+            entries.sort_by_key(|entry| entry.since);
+            ousted.extend(entries.drain(..too_many.min(entries.len())).map(|entry| entry.stream));
+        }
         entries.push(entry);
-        judged
+        true
     }
 
     /// Takes a stream in, whatever its user may have.
@@ -138,18 +123,15 @@ mod tests {
     fn a_user_has_no_more_streams_than_allowed_and_makes_room_by_the_oldest() {
         let mut roll = Roll::default();
         let admit = |roll: &mut Roll, number| roll.admit(7, entry(1, number), 2, None);
-        assert_eq!([3, 1, 1, 2].map(|n| admit(&mut roll, n)), {
-            use Judged::{Admitted, Refused};
-            [Admitted, Admitted, Admitted, Refused]
-        });
-        assert_eq!(roll.admit(8, entry(1, 4), 2, None), Judged::Admitted, "others have their own");
+        assert_eq!([3, 1, 1, 2].map(|n| admit(&mut roll, n)), [true, true, true, false]);
+        assert!(roll.admit(8, entry(1, 4), 2, None), "others have their own");
         let mut ousted = Vec::new();
-        assert_eq!(roll.admit(7, entry(2, 5), 2, Some(&mut ousted)), Judged::Instead);
+        assert!(roll.admit(7, entry(2, 5), 2, Some(&mut ousted)));
         assert_eq!((ousted, roll.len()), (vec![stream(1, 1)], 3));
         // More than allowed came to be when nobody could be asked.
         roll.add(7, entry(3, 6));
         let mut ousted = Vec::new();
-        assert_eq!(roll.admit(7, entry(2, 7), 2, Some(&mut ousted)), Judged::Instead);
+        assert!(roll.admit(7, entry(2, 7), 2, Some(&mut ousted)));
         assert_eq!(ousted, [stream(1, 3), stream(2, 5)]);
         roll.remove(7, stream(3, 6));
         roll.remove(7, stream(2, 7));

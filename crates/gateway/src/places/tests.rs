@@ -19,6 +19,8 @@ struct Net {
     notices: broadcast::Sender<Bytes>,
     /// Ends of streams are lost on the way.
     loses_ends: std::sync::atomic::AtomicBool,
+    /// Answers to who asks for a place are lost on the way.
+    loses_places: std::sync::atomic::AtomicBool,
 }
 
 /// How long comparing takes, so that a lot can happen meanwhile.
@@ -39,7 +41,12 @@ impl Gateways for Port {
             let asked = self.0.reachable.lock().get(&gateway).and_then(Weak::upgrade);
             let asked = asked.ok_or(AskError::Nobody)?;
             tokio::time::sleep(Duration::from_millis(1)).await;
-            Ok(asked.answer_to(&question.body).await.into())
+            let answer = asked.answer_to(&question.body).await;
+            if self.0.loses_places.load(Ordering::SeqCst) && question.body.starts_with(b"{\"ask\":\"admit\"")
+            {
+                return Err(AskError::Unavailable("lost".to_owned()));
+            }
+            Ok(answer.into())
         }
         .boxed()
     }
@@ -107,7 +114,7 @@ impl Gateway {
 
 fn net() -> Arc<Net> {
     let (reachable, notices) = (Mutex::default(), broadcast::channel(1000).0);
-    Arc::new(Net { reachable, notices, loses_ends: false.into() })
+    Arc::new(Net { reachable, notices, loses_ends: false.into(), loses_places: false.into() })
 }
 
 async fn gateways(net: &Arc<Net>, count: usize, limit: Limit) -> Vec<Gateway> {
@@ -240,6 +247,43 @@ async fn ends_that_are_lost_on_the_way_are_found_by_comparing() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     let opened = race(&gateways, 9).await;
     (0..USERS.len()).for_each(|user| assert_eq!(of(user, &opened), 3, "{}", USERS[user]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_whose_answer_was_lost_is_free_again_where_no_stream_has_it() {
+    let net = net();
+    let gateways = gateways(&net, 2, limit(1, Beyond::Reject)).await;
+    let [asks, decides] = &gateways[..] else { panic!("two") };
+    let owner = decides.places.members.own();
+    let user = (0..).map(|n| format!("u{n}"));
+    let user = user.into_iter().find(|user| asks.places.members.owner(someone(user).principal()) == owner);
+    let user = user.unwrap();
+    net.loses_places.store(true, Ordering::SeqCst);
+    // By its own streams alone, and not one more.
+    let first = asks.open(&user).await.unwrap();
+    assert!(asks.open(&user).await.is_none());
+    net.loses_places.store(false, Ordering::SeqCst);
+    asks.places.closed(first);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(asks.open(&user).await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_gateway_says_after_it_is_known_to_be_gone_is_forgotten() {
+    let net = net();
+    let gateways = gateways(&net, 2, limit(1, Beyond::Reject)).await;
+    let [here, _] = &gateways[..] else { panic!("two") };
+    let gone = GatewayName::random();
+    let user = someone("ann").principal();
+    let entry = Entry { stream: ClientId::random(gone), since: 0, noted: Instant::now() };
+    here.places.replace(gone, &[part_of(user)], vec![(user, entry)], Some(7));
+    let known = || {
+        let known = here.places.known.lock();
+        (known.decided.len(), known.told.contains_key(&gone))
+    };
+    assert_eq!(known(), (1, true));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(known(), (0, false));
 }
 
 #[tokio::test(start_paused = true)]
