@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foghorn_auth::token::Identity;
+use foghorn_core::channel::Channel;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::time::Timestamp;
 
@@ -98,6 +99,11 @@ impl Seat {
     /// Whose it is, when that is somebody's: what its newest token says.
     pub(crate) fn identity(&self) -> Option<&Arc<Identity>> {
         self.term.as_ref().map(|term| &term.identity)
+    }
+
+    /// The channel that its user hears unasked.
+    pub(crate) fn own_channel(&self) -> Option<&Channel> {
+        self.identity()?.own.as_ref()
     }
 
     /// The stream is over.
