@@ -63,6 +63,9 @@ pub enum Access {
     Authenticated,
     /// `user.<id>` and what is below: the user of that id, nobody else whatever their credential says.
     Owner,
+    /// Whoever's credential names it, and whom the webhook authoriser allows it. The only one by which a webhook may
+    /// grant anything, listening and publishing alike.
+    Webhook,
 }
 
 fn retention_default() -> Duration {
@@ -221,6 +224,11 @@ impl Policies {
     pub fn counts_presence(&self, channel: &str) -> bool {
         // Nearly nobody says so.
         self.sorted.iter().any(|policy| policy.presence) && self.of(channel).presence
+    }
+
+    /// Whether a webhook is asked about some channels.
+    pub fn ask_webhook(&self) -> bool {
+        self.sorted.iter().any(|policy| policy.access == Some(Access::Webhook))
     }
 
     /// Whether only the newest event of a channel is owed to who is behind.
