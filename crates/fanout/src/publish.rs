@@ -25,6 +25,7 @@ use foghorn_telemetry::shutdown::Shutdown;
 use crate::config::Config;
 use crate::error::PublishError;
 use crate::metrics::Metrics;
+use crate::pack::pack;
 use crate::room::{RequestRoom, Room, Rooms, bytes_of};
 
 /// Where an event came in, for metrics.
@@ -278,10 +279,17 @@ impl Publisher {
 
     fn parse(&self, mut input: PublishInput) -> Result<NewEntry, EventError> {
         let traceparent = input.traceparent.take();
-        let event = input.into_event()?;
+        let mut event = input.into_event()?;
         let cluster = self.journal.frame_bytes();
-        let policy = self.policies.of(event.channel.as_str()).event_bytes;
-        event.check_size(policy.map_or(cluster, |bytes| bytes.min(cluster)))?;
+        let policy = self.policies.of(event.channel.as_str());
+        // Of what its publisher gave: how much of it is left then is nobody's business to know beforehand.
+        event.check_size(policy.event_bytes.map_or(cluster, |bytes| bytes.min(cluster)))?;
+        if (1..=event.data.len()).contains(&policy.compress_data_from)
+            && let Some(packed) = pack(&event.data)
+        {
+            self.metrics.packed(event.data.len(), packed.len());
+            event.data = packed;
+        }
         let key = match &event.id {
             Some(id) => Key::of(&event.channel, id),
             // So that our own retry never doubles.
