@@ -14,6 +14,7 @@ mod subscribe;
 mod tickets;
 mod tokens;
 mod users;
+mod webhook;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -91,6 +91,8 @@ pub struct Question {
     pub about: About,
     /// The token of whoever wants to know; the gateway that is asked verifies it itself.
     pub token: Option<Secret>,
+    /// What a webhook authoriser is to be told of their request, if there is one.
+    pub context: Option<Secret>,
     /// What they said.
     pub body: Bytes,
 }

@@ -41,6 +41,10 @@ pub struct Policy {
     /// Bytes of the smallest event that compressed streams are sent compressed, as an SSE frame; 0 for none.
     #[serde(default = "compress_from_default", skip_serializing_if = "is_compress_from_default")]
     pub compress_from: usize,
+    /// Bytes of the smallest data that are stored and sent as `{"compressed":true,"payload":"…"}`, gzip in base64; 0 for
+    /// none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub compress_data_from: usize,
     /// Whether it is known who listens.
     #[serde(default, skip_serializing_if = "is_off")]
     pub presence: bool,
@@ -63,6 +67,9 @@ pub enum Access {
     Authenticated,
     /// `user.<id>` and what is below: the user of that id, nobody else whatever their credential says.
     Owner,
+    /// Whoever's credential names it, and whom the webhook authoriser allows it. The only one by which a webhook may
+    /// grant anything, listening and publishing alike.
+    Webhook,
 }
 
 fn retention_default() -> Duration {
@@ -82,6 +89,11 @@ fn is_off(on: &bool) -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_compress_from_default(bytes: &usize) -> bool {
     *bytes == COMPRESS_FROM_DEFAULT
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_none(bytes: &usize) -> bool {
+    *bytes == 0
 }
 
 fn yes() -> bool {
@@ -152,6 +164,7 @@ impl Policy {
             replay: true,
             latest: false,
             compress_from: COMPRESS_FROM_DEFAULT,
+            compress_data_from: 0,
             presence: false,
             metric_types: Vec::new(),
             access: None,
@@ -221,6 +234,11 @@ impl Policies {
     pub fn counts_presence(&self, channel: &str) -> bool {
         // Nearly nobody says so.
         self.sorted.iter().any(|policy| policy.presence) && self.of(channel).presence
+    }
+
+    /// Whether a webhook is asked about some channels.
+    pub fn ask_webhook(&self) -> bool {
+        self.sorted.iter().any(|policy| policy.access == Some(Access::Webhook))
     }
 
     /// Whether only the newest event of a channel is owed to who is behind.

@@ -17,6 +17,7 @@ pub mod publish;
 
 pub mod room;
 
+mod pack;
 mod pipeline;
 
 pub mod http;

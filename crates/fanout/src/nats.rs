@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use foghorn_auth::Requester;
 use foghorn_bus::nats::{NatsRequest, REQUEST_HEADERS, Requests};
 use foghorn_core::event::Ttl;
 use foghorn_core::secret::Secret;
 use foghorn_http::hint::{near_match, shown};
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use http::{HeaderMap, HeaderValue, header};
 
 use crate::error::PublishError;
 use crate::http::single;
@@ -82,6 +84,14 @@ impl From<&NatsRequest> for Request {
     }
 }
 
+impl Request {
+    /// What of it a webhook may be told.
+    fn forwardable(&self) -> HeaderMap {
+        let value = self.authorization.as_ref().and_then(|value| HeaderValue::from_str(value.reveal()).ok());
+        value.map(|value| (header::AUTHORIZATION, value)).into_iter().collect()
+    }
+}
+
 /// Waits for room no longer than over HTTP: its sender would have given up before it is published.
 async fn answer(publisher: &Publisher, request: Request) -> Answer {
     let refused = |error: &PublishError| publisher.refused(Door::Nats, error);
@@ -91,8 +101,9 @@ async fn answer(publisher: &Publisher, request: Request) -> Answer {
     publisher.check_may(&caller).inspect_err(refused)?;
     publisher.check_rate(&caller, 1).inspect_err(refused)?;
     let _room = publisher.room(1, request.data.len()).await.inspect_err(refused)?;
+    let context = publisher.auth.context(&request.forwardable(), None);
     let input = input(request).inspect_err(refused)?;
-    publisher.publish(Door::Nats, &caller, input).await
+    publisher.publish(Door::Nats, &Requester { caller, context }, input).await
 }
 
 fn input(request: Request) -> Result<PublishInput, PublishError> {

@@ -13,6 +13,7 @@ mod process;
 mod revocations;
 mod router;
 mod tickets;
+mod webhook;
 
 mod token;
 

@@ -243,7 +243,7 @@ impl Places {
             return Ok(self.answer(ask).await);
         }
         let body = serde_json::to_vec(&ask).map_err(|error| AskError::Unavailable(error.to_string()))?;
-        let question = Question { about: About::Users, token: None, body: body.into() };
+        let question = Question { about: About::Users, token: None, context: None, body: body.into() };
         let asked = timeout(within, self.gateways.ask(gateway, question)).await;
         let asked = asked.unwrap_or_else(|_| Err(AskError::Unavailable("no answer in time".to_owned())));
         let read = |bytes: bytes::Bytes| {

@@ -4,6 +4,7 @@
 //! stream costs nothing elsewhere, and a gateway that is gone takes its streams along.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,6 +159,7 @@ impl Api {
         headers: &HeaderMap,
         query: Option<&str>,
         channel: &str,
+        address: Option<IpAddr>,
     ) -> Result<Response, Problem> {
         let query = Query::parse(query, &[TOKEN])?;
         let channel = Channel::parse(channel).map_err(|error| {
@@ -165,7 +167,9 @@ impl Api {
                 .detail(format!("channel: {error}"))
         })?;
         let caller = self.caller(headers, &query).await?;
-        self.check_listen(&caller, &Pattern::from(&channel))?;
+        let by = self.requester(caller, headers, address);
+        self.check_listen(&by, &Pattern::from(&channel)).await?;
+        let caller = by.caller;
         if let Err(limited) = self.limits.check_subject(&caller) {
             let what = "more is asked of gateways by this subject than gateway.subject_per_minute allows";
             return Err(self.too_many(limited, what));
@@ -197,7 +201,7 @@ impl Api {
 
     async fn ask_presence(&self, gateway: GatewayName, channel: &Channel) -> Counted {
         let body = channel.as_str().to_owned().into_bytes().into();
-        let question = Question { about: About::Presence, token: None, body };
+        let question = Question { about: About::Presence, token: None, context: None, body };
         let answer = timeout(ANSWERED_WITHIN, self.gateways.ask(gateway, question)).await;
         let answer = answer.ok().and_then(Result::ok);
         let counted = answer.and_then(|answer| serde_json::from_slice(&answer).ok());

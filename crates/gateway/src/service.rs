@@ -95,8 +95,10 @@ impl Gateway {
             };
             tasks.spawn(ingest.run());
         }
-        let (revoked, ousted) = (ports.auth.revocations().changes(), places.oustings());
-        tasks.spawn(look_for_endings(hub.clone(), revoked, ousted));
+        let reasons = [ports.auth.revocations().changes(), places.oustings(), hub.grants.endings()];
+        tasks.spawn(look_for_endings(hub.clone(), reasons));
+        let (granted, auth) = (hub.clone(), ports.auth.clone());
+        tasks.spawn(async move { granted.grants.renew(&auth).await });
         let lives = ports.health.part("members", "NATS, to hear which gateways live");
         tasks.spawn(places.clone().keep_up(lives));
         tasks.spawn(places.clone().keep_told());
@@ -147,15 +149,13 @@ impl Gateway {
 }
 
 /// Has all streams look whether they are to end, whenever some may be.
-async fn look_for_endings(
-    hub: Arc<Hub>,
-    mut revoked: watch::Receiver<u64>,
-    mut ousted: watch::Receiver<u64>,
-) {
+async fn look_for_endings(hub: Arc<Hub>, reasons: [watch::Receiver<u64>; 3]) {
+    let [mut revoked, mut ousted, mut withdrawn] = reasons;
     loop {
         let changed = tokio::select! {
             changed = revoked.changed() => changed,
             changed = ousted.changed() => changed,
+            changed = withdrawn.changed() => changed,
         };
         if changed.is_err() {
             return;

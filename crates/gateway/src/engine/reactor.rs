@@ -980,12 +980,9 @@ impl Reactor {
             self.due_in(key, self.until_term(key, least));
         }
         let expires = self.listeners.get(key as usize)?.seat.identity().map(|identity| identity.expires);
+        ask.made(&self.hub, granted.subscription.as_deref());
         let cursor = match granted.subscription {
-            Some(subscription) => {
-                let (hub, user) = (&self.hub, ask.caller.subject());
-                hub.presence.hears(ask.client_id, user, &subscription, hub.policies());
-                self.listen_to(key, subscription)?
-            }
+            Some(subscription) => self.listen_to(key, subscription)?,
             None => self.cursor_of(key)?,
         };
         Some(Ok(Changed { cursor, expires, kept }))

@@ -1,0 +1,227 @@
+//! What open streams hear by the word of the webhook authoriser. It is asked again before its word ends; a stream whose
+//! grant isn't renewed by then ends.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use foghorn_auth::audit::{Action, Line};
+use foghorn_auth::webhook::Grant;
+use foghorn_auth::{Authenticator, Refusal};
+use foghorn_core::pattern::Pattern;
+use foghorn_core::reason::StreamEnd;
+
+use crate::client_id::ClientId;
+use crate::http::DOOR;
+
+/// Streams whose grants are asked for again at a time.
+const RENEWED_AT_A_TIME: usize = 64;
+/// Streams that are taken up together: the next look is when all of them are done.
+const TAKEN_TOGETHER: usize = 1024;
+/// How long after it was asked in vain the webhook is asked again, and up to twice as long by chance.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The grants of a gateway's streams.
+#[derive(Debug)]
+pub(crate) struct Grants {
+    held: Mutex<Held>,
+    /// Streams that are to end.
+    ending: AtomicUsize,
+    /// Changes whenever there are more of them.
+    endings: watch::Sender<u64>,
+    /// Told when something is due sooner than before.
+    sooner: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// By the keys of their ids.
+    streams: HashMap<u64, Stream>,
+    /// When each is due, and which.
+    due: BTreeSet<(Instant, u64)>,
+    next_number: u64,
+}
+
+#[derive(Debug)]
+struct Stream {
+    id: ClientId,
+    subject: Option<Arc<str>>,
+    grants: Vec<Grant>,
+    due: Instant,
+    /// Which set of grants of all that there ever were.
+    number: u64,
+    end: Option<StreamEnd>,
+}
+
+/// A stream's grants while they are asked for.
+struct Due {
+    key: u64,
+    number: u64,
+    grants: Vec<Grant>,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Grants {
+            held: Mutex::default(),
+            ending: AtomicUsize::new(0),
+            endings: watch::channel(0).0,
+            sooner: Notify::new(),
+        }
+    }
+}
+
+impl Grants {
+    /// A stream, somebody's or nobody's, hears by these from now on, and by no others.
+    pub(crate) fn hears(&self, id: ClientId, subject: Option<&str>, grants: Vec<Grant>) {
+        let mut held = self.held.lock();
+        self.forget(&mut held, id.key());
+        let Some(due) = grants.iter().map(|grant| grant.due).min() else { return };
+        held.next_number += 1;
+        let number = held.next_number;
+        let subject = subject.map(Arc::from);
+        held.streams.insert(id.key(), Stream { id, subject, grants, due, number, end: None });
+        held.due.insert((due, id.key()));
+        if held.due.first() == Some(&(due, id.key())) {
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Whether a stream hears this by a grant.
+    pub(crate) fn allows(&self, id: ClientId, topic: &Pattern) -> bool {
+        let held = self.held.lock();
+        let stream = held.streams.get(&id.key()).filter(|stream| stream.id == id && stream.end.is_none());
+        stream.is_some_and(|stream| stream.grants.iter().any(|grant| grant.topic == *topic))
+    }
+
+    /// A stream is over.
+    pub(crate) fn closed(&self, id: ClientId) {
+        self.forget(&mut self.held.lock(), id.key());
+    }
+
+    /// Why a stream is to end, if it is.
+    pub(crate) fn due_end(&self, id: ClientId) -> Option<StreamEnd> {
+        if self.ending.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        self.held.lock().streams.get(&id.key()).filter(|stream| stream.id == id)?.end
+    }
+
+    /// Changes whenever streams are to end.
+    pub(crate) fn endings(&self) -> watch::Receiver<u64> {
+        self.endings.subscribe()
+    }
+
+    fn forget(&self, held: &mut Held, key: u64) {
+        let Some(stream) = held.streams.remove(&key) else { return };
+        held.due.remove(&(stream.due, key));
+        self.ending.fetch_sub(usize::from(stream.end.is_some()), Ordering::SeqCst);
+    }
+
+    /// Asks again for what is due, until the gateway ends.
+    pub(crate) async fn renew(&self, auth: &Authenticator) {
+        loop {
+            let due = self.due().await;
+            stream::iter(due)
+                .for_each_concurrent(RENEWED_AT_A_TIME, |due| self.renew_stream(auth, due))
+                .await;
+        }
+    }
+
+    /// The streams that are due, as soon as some are; those that are longest first.
+    async fn due(&self) -> Vec<Due> {
+        loop {
+            let wait = {
+                let mut held = self.held.lock();
+                let now = Instant::now();
+                let mut due = Vec::new();
+                while due.len() < TAKEN_TOGETHER
+                    && let Some((_, key)) = held.due.first().copied().filter(|(at, _)| *at <= now)
+                {
+                    held.due.pop_first();
+                    let stream = held.streams.get(&key);
+                    due.extend(stream.map(|s| Due { key, number: s.number, grants: s.grants.clone() }));
+                }
+                if !due.is_empty() {
+                    return due;
+                }
+                held.due.first().map(|(at, _)| *at - now)
+            };
+            tokio::select! {
+                () = self.sooner.notified() => {}
+                () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)) => {}
+            }
+        }
+    }
+
+    async fn renew_stream(&self, auth: &Authenticator, due: Due) {
+        let Due { key, number, mut grants } = due;
+        let mut retry = None;
+        for grant in &mut grants {
+            let now = Instant::now();
+            if grant.due > now {
+                continue;
+            }
+            // Nobody who doesn't get a turn goes on without an answer.
+            let renewed = if grant.ends > now { Some(auth.renew(grant).await) } else { None };
+            match renewed {
+                Some(Ok(renewed)) => *grant = renewed,
+                Some(Err(refusal)) if refusal.passes_after().is_none() => {
+                    return self.end(auth, key, number, StreamEnd::AccessWithdrawn, &refusal);
+                }
+                Some(Err(refusal)) if grant.ends <= Instant::now() => {
+                    return self.end(auth, key, number, StreamEnd::AuthoriserUnavailable, &refusal);
+                }
+                None => {
+                    let refusal = Refusal::AuthoriserUnavailable {
+                        what: "listening to",
+                        to: grant.topic.to_string(),
+                        seconds: 0,
+                    };
+                    return self.end(auth, key, number, StreamEnd::AuthoriserUnavailable, &refusal);
+                }
+                Some(Err(_)) => {
+                    let again = now + RETRY.mul_f64(1.0 + fastrand::f64());
+                    retry = Some(again.min(grant.ends));
+                }
+            }
+        }
+        self.renewed(key, number, grants, retry);
+    }
+
+    fn renewed(&self, key: u64, number: u64, grants: Vec<Grant>, retry: Option<Instant>) {
+        let mut held = self.held.lock();
+        let Held { streams, due, .. } = &mut *held;
+        // Or it hears something else by now, or is over.
+        let Some(stream) = streams.get_mut(&key).filter(|stream| stream.number == number) else { return };
+        let now = Instant::now();
+        let next = grants.iter().map(|grant| grant.due).filter(|at| *at > now).chain(retry).min();
+        stream.grants = grants;
+        stream.due = next.unwrap_or(now);
+        due.insert((stream.due, key));
+    }
+
+    fn end(&self, auth: &Authenticator, key: u64, number: u64, end: StreamEnd, refusal: &Refusal) {
+        let mut held = self.held.lock();
+        let Some(stream) = held.streams.get_mut(&key).filter(|stream| stream.number == number) else {
+            return;
+        };
+        stream.end = Some(end);
+        self.ending.fetch_add(1, Ordering::SeqCst);
+        let (id, subject) = (stream.id, stream.subject.clone());
+        drop(held);
+        if let Some(room) = auth.audit.room(Action::Refused) {
+            let (stream, reason) = (id.to_string(), Some(refusal.code()));
+            let on = refusal.channel().unwrap_or_default();
+            let (stream, subject) = (Some(stream.as_str()), subject.as_deref());
+            room.say(&Line { door: DOOR, subject, stream, on, reason, ..Line::default() });
+        }
+        self.endings.send_modify(|endings| *endings += 1);
+    }
+}
