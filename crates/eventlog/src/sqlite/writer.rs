@@ -247,7 +247,7 @@ impl Writer {
             let mut query = sqlx::query(AssertSqlSafe(insert_sql(HEAD, 10, chunk.len())));
             for (shard, record, traceparent) in chunk {
                 let event = &record.event;
-                let class = self.policies.of(event.channel.as_str()).class();
+                let class = self.policies.class_of(event);
                 if done.classes.insert((*shard, class)) {
                     // Retention goes by the floors: from now on it looks after this class.
                     sqlx::query(
