@@ -8,6 +8,7 @@ mod jwks;
 mod limits;
 mod matrix;
 mod presence;
+mod presence_events;
 mod revocation;
 mod streams;
 mod subscribe;

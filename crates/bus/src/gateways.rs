@@ -66,6 +66,8 @@ pub enum About {
     Users,
     /// Who listens to a channel.
     Presence,
+    /// Who has come and gone, where listeners are told.
+    Listeners,
 }
 
 impl About {
@@ -75,12 +77,14 @@ impl About {
             About::Stream => "stream",
             About::Users => "users",
             About::Presence => "presence",
+            About::Listeners => "listeners",
         }
     }
 
     /// What that word means; none: it is of another version.
     pub fn parse(word: &str) -> Option<Self> {
-        [About::Stream, About::Users, About::Presence].into_iter().find(|about| about.as_str() == word)
+        let all = [About::Stream, About::Users, About::Presence, About::Listeners];
+        all.into_iter().find(|about| about.as_str() == word)
     }
 }
 

@@ -28,6 +28,7 @@ pub mod grpc;
 mod grpc_stream;
 
 pub mod nats;
+mod presence;
 
 pub mod relay;
 

@@ -37,6 +37,8 @@ pub enum Door {
     Grpc,
     /// A request on `foghorn.publish.<channel>`.
     Nats,
+    /// A gateway's, of who listens.
+    Presence,
 }
 
 /// What the answer is to promise.
@@ -129,12 +131,12 @@ pub(crate) struct Accepted {
 
 /// Publishes. Shared by all doors.
 pub struct Publisher {
-    journal: Arc<dyn Journal>,
+    pub(crate) journal: Arc<dyn Journal>,
     log: Arc<dyn EventLog>,
-    policies: Arc<Policies>,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) config: Config,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
     rooms: Rooms,
     /// What each subject publishes.
@@ -455,6 +457,7 @@ impl Door {
             Door::Http => "http",
             Door::Grpc => "grpc",
             Door::Nats => "nats",
+            Door::Presence => "presence",
         }
     }
 }

@@ -70,6 +70,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             tickets,
             subscriptions: Arc::new(MemorySubscriptions::default()),
             gateways: Arc::new(Alone),
+            announcer: fanout.publisher(),
             proxies,
             clock: Clock::default(),
             health: process.health.clone(),

@@ -141,6 +141,11 @@ impl Places {
         Places::new(Limit::default(), GatewayName::random(), Arc::new(Alone), metrics)
     }
 
+    /// Grows when it changes who lives.
+    pub(crate) fn views(&self) -> watch::Receiver<u64> {
+        self.views.subscribe()
+    }
+
     // Streams here
 
     /// A place for a stream of a user; none when they have as many as they may. Who has no token has no limit.

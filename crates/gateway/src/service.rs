@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use foghorn_auth::Authenticator;
 use foghorn_auth::revocation::Store;
+use foghorn_bus::announce::Announcer;
 use foghorn_bus::clock::Clock;
 use foghorn_bus::gateways::{GatewayName, Gateways};
 use foghorn_bus::live::LiveFeed;
@@ -29,6 +30,7 @@ use crate::kept::Keeper;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::places::Places;
+use crate::presence::tell::Teller;
 use crate::subscribe;
 pub use crate::ticket::Tickets;
 
@@ -57,6 +59,8 @@ pub struct Ports {
     pub subscriptions: Arc<dyn Subscriptions>,
     /// The other gateways, whose streams may be asked for here.
     pub gateways: Arc<dyn Gateways>,
+    /// Who publishes who comes and goes.
+    pub announcer: Arc<dyn Announcer>,
     /// What counts as now.
     pub clock: Clock,
     /// Told when the rings are warm.
@@ -103,6 +107,13 @@ impl Gateway {
         tasks.spawn(places.clone().keep_up(lives));
         tasks.spawn(places.clone().keep_told());
         tasks.spawn(places.keep_compared());
+        if hub.policies().tell_presence() {
+            hub.presence.tells(config.presence_debounce);
+            let (gateways, announcer) = (ports.gateways.clone(), ports.announcer);
+            let teller = Teller { hub: hub.clone(), gateways, announcer };
+            tasks.spawn(teller.clone().keep_saying());
+            tasks.spawn(teller.keep_telling());
+        }
         let counted = hub.clone();
         tasks.spawn(async move {
             loop {

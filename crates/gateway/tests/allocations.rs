@@ -21,7 +21,7 @@ use foghorn_bus::live::LiveFeed as _;
 use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
-use foghorn_bus::memory::{Alone, MemoryLive, MemorySubscriptions, MemoryTickets};
+use foghorn_bus::memory::{Alone, MemoryLive, MemorySubscriptions, MemoryTickets, Mute};
 use foghorn_bus::metrics::Metrics;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
@@ -130,6 +130,7 @@ impl Stage {
             subscriptions: Arc::new(MemorySubscriptions::default()),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
+            announcer: Arc::new(Mute),
             clock: Clock::default(),
             health: health.clone(),
         };

@@ -250,7 +250,7 @@ impl Writer {
         const HEAD: &str =
             "INSERT INTO events (position, time_us, class, channel, type, id, ttl, key, traceparent, data)";
         for (shard, record, _) in &done.records {
-            let class = self.policies.of(record.event.channel.as_str()).class();
+            let class = self.policies.class_of(&record.event);
             if done.classes.insert((*shard, class)) {
                 // Retention goes by the floors: from now on it looks after this class.
                 script.add("INSERT OR IGNORE INTO floors (shard, class, floor, swept) VALUES (?, ?, 0, 0)");
@@ -266,7 +266,7 @@ impl Writer {
                 let event = &record.event;
                 script.bind(position(*shard, record.seq))?;
                 script.bind(record.time.as_micros())?;
-                script.bind(i64::from(self.policies.of(event.channel.as_str()).class().0))?;
+                script.bind(i64::from(self.policies.class_of(event).0))?;
                 script.bind(event.channel.as_str())?;
                 script.bind(event.event_type.as_ref().map(EventType::as_str))?;
                 script.bind(event.id.as_ref().map(|id| id.as_str()))?;
