@@ -196,12 +196,14 @@ impl Bus {
     /// Takes requests that are sent to `foghorn.publish.<channel>`, sharing them with every other
     /// process of `group`.
     pub async fn serve_requests(&self, group: &str) -> Result<Requests, BusError> {
-        Requests::open(self, request::PREFIX, group).await
+        Requests::open(self, request::PREFIX, group, self.0.main.clone()).await
     }
 
     /// Takes what gateways want published on `foghorn.presence.<channel>`, likewise.
     pub async fn serve_presence(&self, group: &str) -> Result<Requests, BusError> {
-        Requests::open(self, announce::PREFIX, group).await
+        // Where NATS lets it answer what it is asked, and nothing else, only the connection that was asked may.
+        let answers = self.requests_link().await?.clone();
+        Requests::open(self, announce::PREFIX, group, answers).await
     }
 
     /// Has whoever serves that publish who comes and goes.

@@ -274,30 +274,36 @@ impl Publisher {
     }
 
     async fn allowed(&self, by: &Requester, input: PublishInput) -> Result<NewEntry, PublishError> {
-        let entry = self.parse(input)?;
+        let mut entry = self.parse(input)?;
         self.auth.check_publish(by, &entry.event.channel, &self.policies).await?;
+        self.pack(&mut entry.event);
         Ok(entry)
     }
 
     fn parse(&self, mut input: PublishInput) -> Result<NewEntry, EventError> {
         let traceparent = input.traceparent.take();
-        let mut event = input.into_event()?;
+        let event = input.into_event()?;
         let cluster = self.journal.frame_bytes();
         let policy = self.policies.of(event.channel.as_str());
         // Of what its publisher gave: how much of it is left then is nobody's business to know beforehand.
         event.check_size(policy.event_bytes.map_or(cluster, |bytes| bytes.min(cluster)))?;
-        if (1..=event.data.len()).contains(&policy.compress_data_from)
-            && let Some(packed) = pack(&event.data)
-        {
-            self.metrics.packed(event.data.len(), packed.len());
-            event.data = packed;
-        }
         let key = match &event.id {
             Some(id) => Key::of(&event.channel, id),
             // So that our own retry never doubles.
             None => Key::invented(rand::random()),
         };
         Ok(NewEntry { event, key, traceparent })
+    }
+
+    /// Compresses data, where the policy says so and it makes them fewer.
+    fn pack(&self, event: &mut Event) {
+        let least = self.policies.of(event.channel.as_str()).compress_data_from;
+        if (1..=event.data.len()).contains(&least)
+            && let Some(packed) = pack(&event.data)
+        {
+            self.metrics.packed(event.data.len(), packed.len());
+            event.data = packed;
+        }
     }
 
     /// Begins to append events of one channel, in their order. One such run of a channel at a time is up

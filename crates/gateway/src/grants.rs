@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt as _};
+use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -22,8 +23,6 @@ use crate::http::DOOR;
 
 /// Streams whose grants are asked for again at a time.
 const RENEWED_AT_A_TIME: usize = 64;
-/// Streams that are taken up together: the next look is when all of them are done.
-const TAKEN_TOGETHER: usize = 1024;
 /// How long after it was asked in vain the webhook is asked again, and up to twice as long by chance.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -126,22 +125,26 @@ impl Grants {
 
     /// Asks again for what is due, until the gateway ends.
     pub(crate) async fn renew(&self, auth: &Authenticator) {
+        let mut renewing = FuturesUnordered::new();
         loop {
-            let due = self.due().await;
-            stream::iter(due)
-                .for_each_concurrent(RENEWED_AT_A_TIME, |due| self.renew_stream(auth, due))
-                .await;
+            let room = RENEWED_AT_A_TIME - renewing.len();
+            tokio::select! {
+                due = self.due(room), if room > 0 => {
+                    renewing.extend(due.into_iter().map(|due| self.renew_stream(auth, due)));
+                }
+                Some(()) = renewing.next() => {}
+            }
         }
     }
 
-    /// The streams that are due, as soon as some are; those that are longest first.
-    async fn due(&self) -> Vec<Due> {
+    /// The streams that are due, as soon as some are, at most so many; those that are longest first. Cancel-safe.
+    async fn due(&self, most: usize) -> Vec<Due> {
         loop {
             let wait = {
                 let mut held = self.held.lock();
                 let now = Instant::now();
                 let mut due = Vec::new();
-                while due.len() < TAKEN_TOGETHER
+                while due.len() < most
                     && let Some((_, key)) = held.due.first().copied().filter(|(at, _)| *at <= now)
                 {
                     held.due.pop_first();
@@ -160,51 +163,52 @@ impl Grants {
         }
     }
 
+    /// Asks about all of a stream's grants that are due, together, as they were asked about when it began.
     async fn renew_stream(&self, auth: &Authenticator, due: Due) {
-        let Due { key, number, mut grants } = due;
-        let mut retry = None;
-        for grant in &mut grants {
+        let Due { key, number, grants } = due;
+        let asked = grants.into_iter().map(|grant| async move {
             let now = Instant::now();
-            if grant.due > now {
-                continue;
-            }
-            // Nobody who doesn't get a turn goes on without an answer.
-            let renewed = if grant.ends > now { Some(auth.renew(grant).await) } else { None };
-            match renewed {
-                Some(Ok(renewed)) => *grant = renewed,
+            let renewed = match () {
+                () if grant.due > now => None,
+                // Nobody who doesn't get a turn goes on without an answer.
+                () if grant.ends <= now => Some(Err(unanswered(&grant))),
+                () => Some(auth.renew(&grant).await),
+            };
+            (grant, renewed)
+        });
+        let (mut grants, mut next) = (Vec::new(), None::<Instant>);
+        for (grant, renewed) in join_all(asked).await {
+            let now = Instant::now();
+            let (grant, again) = match renewed {
+                None => (grant.clone(), grant.due),
+                Some(Ok(renewed)) => (renewed.clone(), renewed.due),
                 Some(Err(refusal)) if refusal.passes_after().is_none() => {
                     return self.end(auth, key, number, StreamEnd::AccessWithdrawn, &refusal);
                 }
-                Some(Err(refusal)) if grant.ends <= Instant::now() => {
-                    return self.end(auth, key, number, StreamEnd::AuthoriserUnavailable, &refusal);
-                }
-                None => {
-                    let refusal = Refusal::AuthoriserUnavailable {
-                        what: "listening to",
-                        to: grant.topic.to_string(),
-                        seconds: 0,
-                    };
+                Some(Err(refusal)) if grant.ends <= now => {
                     return self.end(auth, key, number, StreamEnd::AuthoriserUnavailable, &refusal);
                 }
                 Some(Err(_)) => {
                     let again = now + RETRY.mul_f64(1.0 + fastrand::f64());
-                    retry = Some(again.min(grant.ends));
+                    (grant.clone(), again.min(grant.ends))
                 }
-            }
+            };
+            next = Some(next.map_or(again, |next| next.min(again)));
+            grants.push(grant);
         }
-        self.renewed(key, number, grants, retry);
+        if let Some(next) = next {
+            self.renewed(key, number, grants, next);
+        }
     }
 
-    fn renewed(&self, key: u64, number: u64, grants: Vec<Grant>, retry: Option<Instant>) {
+    fn renewed(&self, key: u64, number: u64, grants: Vec<Grant>, next: Instant) {
         let mut held = self.held.lock();
         let Held { streams, due, .. } = &mut *held;
         // Or it hears something else by now, or is over.
         let Some(stream) = streams.get_mut(&key).filter(|stream| stream.number == number) else { return };
-        let now = Instant::now();
-        let next = grants.iter().map(|grant| grant.due).filter(|at| *at > now).chain(retry).min();
         stream.grants = grants;
-        stream.due = next.unwrap_or(now);
-        due.insert((stream.due, key));
+        stream.due = next;
+        due.insert((next, key));
     }
 
     fn end(&self, auth: &Authenticator, key: u64, number: u64, end: StreamEnd, refusal: &Refusal) {
@@ -224,4 +228,9 @@ impl Grants {
         }
         self.endings.send_modify(|endings| *endings += 1);
     }
+}
+
+/// Whose answer ended before it could be asked for again.
+fn unanswered(grant: &Grant) -> Refusal {
+    Refusal::AuthoriserUnavailable { what: "listening to", to: grant.topic.to_string(), seconds: 0 }
 }

@@ -125,6 +125,11 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     // What a gateway has a fan-out publish, and is answered.
     let mut told = SseClient::connect(&gateway.url("/api/events?channels=told.a"), &headers).await.unwrap();
     told.collect_until(PATIENCE, |block| block.event_type() == "presence").await;
+    until("the gateway to be answered", PATIENCE, async || {
+        let told = metric(gateway.admin(), "foghorn_gateway_presence_events_total").await;
+        (told >= 1.0).then_some(())
+    })
+    .await;
     assert_eq!(metric(gateway.admin(), "foghorn_gateway_presence_failures_total").await, 0.0);
 
     nats.kill();

@@ -54,7 +54,13 @@ pub struct NatsRequest {
 }
 
 impl Requests {
-    pub(super) async fn open(bus: &Bus, prefix: &'static str, group: &str) -> Result<Self, BusError> {
+    /// Answers go over this connection.
+    pub(super) async fn open(
+        bus: &Bus,
+        prefix: &'static str,
+        group: &str,
+        answers: Link,
+    ) -> Result<Self, BusError> {
         let subject = format!("{prefix}>");
         let what = format!("subscribe to {subject} in the group {group:?}");
         let shared = Shared { link: bus.requests_link().await?.clone(), subject, group: group.to_owned() };
@@ -62,7 +68,7 @@ impl Requests {
         let messages = Pumped::lasting(shared, bytes, dropped)
             .await
             .map_err(|error| BusError::Refused { what, why: error.to_string() })?;
-        Ok(Requests { prefix, messages, answers: bus.0.main.clone(), metrics: bus.0.metrics.clone() })
+        Ok(Requests { prefix, messages, answers, metrics: bus.0.metrics.clone() })
     }
 
     /// The next request; `None` when there will be none any more. Cancel-safe.

@@ -57,6 +57,9 @@ const JOIN_BYTES: usize = 64 * 1024;
 /// Outboxes kept for their memory, and how much of it each may keep.
 const POOL: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
+/// Streams of one user that hear the own channel by themselves. They are written to at once: more share a view, which has
+/// its turns.
+const OWN_MOST: usize = 64;
 const NO_VIEW: Key = Key::MAX;
 /// The epoch of a ring that has not begun.
 const NOWHERE: Epoch = Epoch::new(0);
@@ -1182,7 +1185,8 @@ impl Reactor {
     fn join(&mut self, key: Key, subscription: Arc<Subscription>) {
         let listener = &mut self.listeners[key as usize];
         let own = listener.seat.own_channel().filter(|_| subscription.form.gathered_for().is_none());
-        let common = own.and_then(|own| Some((own, subscription.without(own)?)));
+        let few = |own: &&Channel| self.by_own.get(*own).is_none_or(|streams| streams.len() < OWN_MOST);
+        let common = own.filter(few).and_then(|own| Some((own, subscription.without(own)?)));
         listener.own = common.is_some();
         let subscription = match common {
             Some((own, common)) => {

@@ -121,6 +121,8 @@ struct Room {
     anonymous_since: Option<Instant>,
     /// Whether another gateway tells.
     silent: bool,
+    /// How long somebody has to be gone before that one can have told it.
+    untold_for: Duration,
     /// Nothing is told before.
     next: Option<Instant>,
     /// Nor before this; then how many there are.
@@ -182,6 +184,7 @@ impl Roster {
             return;
         }
         let room = self.rooms.entry(channel.clone()).or_default();
+        room.untold_for = self.debounce.saturating_sub(PAUSE);
         if is_new && now < self.settled {
             room.settles = Some(self.settled);
         }
@@ -277,8 +280,10 @@ impl Room {
         }
         if listens {
             let user: Arc<str> = user.into();
-            // What another tells may have been told, or not: when that one is gone, it is told again.
-            if self.left.remove(&user).is_some() && self.silent {
+            // What another tells may have been told, or not: when that one is gone, it is told again. Not who is back
+            // before it can have been, as when a gateway says anew who listens there.
+            let long = |since: Instant| now.duration_since(since) >= self.untold_for;
+            if self.left.remove(&user).is_some_and(long) && self.silent {
                 self.told.remove(&user);
             }
             if !self.told.contains(&user) {
@@ -527,6 +532,22 @@ mod tests {
         assert_eq!(stage.told_within(10), ["count 4"]);
         stage.says(2, &[("eve", 0), ("dan", 1)]);
         assert_eq!(stage.told_within(10), ["join dan 5", "leave eve 4"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_there_is_no_news_when_a_gateway_says_anew_who_listens_there() {
+        let mut stage = Stage { tells: false, ..Stage::new() };
+        let users: Vec<_> = (0..30).map(|n| format!("u{n}")).collect();
+        let there: Vec<_> = users.iter().map(|user| (user.as_str(), 1)).collect();
+        stage.says(1, &there);
+        assert_eq!(stage.told_within(20), [""; 0]);
+        // The other one is gone, and before anything else has changed here.
+        stage.tells = true;
+        stage.roster.hear(&Report { gateway: 1, anew: true, changes: Vec::new(), sum: None }, stage.now);
+        stage.says(1, &there);
+        assert_eq!(stage.told_within(20), [""; 0]);
+        stage.says(1, &[("u0", 0)]);
+        assert_eq!(stage.told_within(20), ["leave u0 29"]);
     }
 
     #[tokio::test(start_paused = true)]
