@@ -234,3 +234,90 @@ impl Grants {
 fn unanswered(grant: &Grant) -> Refusal {
     Refusal::AuthoriserUnavailable { what: "listening to", to: grant.topic.to_string(), seconds: 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use bytes::Bytes;
+    use foghorn_auth::webhook::{Authoriser, Failure, Webhook};
+    use foghorn_auth::{Caller, Requester};
+    use foghorn_bus::gateways::GatewayName;
+    use foghorn_core::policy::{Access, Policies, Policy};
+    use foghorn_core::time::Timestamp;
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+
+    use super::*;
+
+    /// Allows `short` for ten seconds and everything else for five minutes, each after a quarter of a second.
+    #[derive(Clone, Default)]
+    struct Slow {
+        denies: Arc<AtomicBool>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Authoriser for Slow {
+        fn ask(&self, question: Bytes) -> BoxFuture<'_, Result<Bytes, Failure>> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let short = question.windows(5).any(|word| word == b"short");
+            let denied = short && self.denies.load(Ordering::SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                Ok(Bytes::from_static(match (denied, short) {
+                    (true, _) => b"{\"allow\":false}",
+                    (_, true) => b"{\"allow\":true,\"ttl\":10}",
+                    _ => b"{\"allow\":true,\"ttl\":300}",
+                }))
+            }
+            .boxed()
+        }
+    }
+
+    async fn stream(
+        auth: &Authenticator,
+        grants: &Grants,
+        topics: impl IntoIterator<Item = String>,
+    ) -> ClientId {
+        let policy = Policy { access: Some(Access::Webhook), ..Policy::new(Pattern::parse(">").unwrap()) };
+        let policies = Policies::new(vec![policy]).unwrap();
+        let by = Requester::from(Caller::Anonymous);
+        let topics: Vec<_> = topics.into_iter().map(|topic| Pattern::parse(topic).unwrap()).collect();
+        let granted = join_all(topics.iter().map(|topic| auth.check_listen(&by, topic, &policies))).await;
+        let granted = granted.into_iter().filter_map(Result::unwrap).collect();
+        let id = ClientId::random(GatewayName::new(1));
+        grants.hears(id, None, granted);
+        id
+    }
+
+    fn auth(authoriser: &Slow) -> Authenticator {
+        let webhook = Webhook::new(&foghorn_auth::config::Webhook::default(), authoriser.clone());
+        let keys = foghorn_auth::keys::Keys::default();
+        Authenticator::new(&foghorn_auth::config::Config::default(), keys, false, Timestamp::default)
+            .with_webhook(Some(webhook))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_with_many_grants_goes_on_while_each_is_asked_about_in_time() {
+        let (authoriser, grants) = (Slow::default(), Grants::default());
+        let auth = auth(&authoriser);
+        // One after the other they would take longer than their answers hold.
+        let id = stream(&auth, &grants, (0..50).map(|n| format!("short.{n}"))).await;
+        assert!(tokio::time::timeout(Duration::from_secs(60), grants.renew(&auth)).await.is_err());
+        assert_eq!(grants.due_end(id), None);
+        assert!(authoriser.asked.load(Ordering::SeqCst) > 5 * 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_withdrawn_ends_a_stream_in_time_whatever_else_it_may_hear() {
+        let (authoriser, grants) = (Slow::default(), Grants::default());
+        let auth = auth(&authoriser);
+        let topics = ["short".to_owned()].into_iter().chain((0..20).map(|n| format!("long.{n}")));
+        let id = stream(&auth, &grants, topics).await;
+        assert!(tokio::time::timeout(Duration::from_secs(295), grants.renew(&auth)).await.is_err());
+        assert_eq!(grants.due_end(id), None);
+        authoriser.denies.store(true, Ordering::SeqCst);
+        assert!(tokio::time::timeout(Duration::from_secs(11), grants.renew(&auth)).await.is_err());
+        assert_eq!(grants.due_end(id), Some(StreamEnd::AccessWithdrawn));
+    }
+}
