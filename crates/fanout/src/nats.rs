@@ -24,17 +24,27 @@ use crate::publish::{Ack, Door, PublishInput, Publisher, Target, traceparent};
 /// The queue group in which all replicas take requests.
 pub const GROUP: &str = "foghorn-fanout";
 
-/// Answers `requests` until there are none any more. At shutdown it takes no new ones, and answers those
-/// that came already. As many at a time as [`Config::parallel_appends`](crate::config::Config) and the
-/// room for events being published allow; the rest wait in the bus's bounded queue.
-pub async fn serve(publisher: Arc<Publisher>, mut requests: Requests) {
+/// Answers publishers. As many at a time as [`Config::parallel_appends`](crate::config::Config) and the room for events
+/// being published allow.
+pub async fn serve(publisher: Arc<Publisher>, requests: Requests) {
     let most = publisher.config.parallel_appends;
+    answer_all(&publisher, requests, most, |request| handle(&publisher, request)).await;
+}
+
+/// Answers `requests` until there are none any more. At shutdown it takes no new ones, and answers those that came already.
+/// At most so many at a time; the rest wait in the bus's bounded queue.
+pub(crate) async fn answer_all<F: Future<Output = ()>>(
+    publisher: &Publisher,
+    mut requests: Requests,
+    most: usize,
+    handle: impl Fn(NatsRequest) -> F,
+) {
     let mut under_way = FuturesUnordered::new();
     let mut draining = false;
     loop {
         tokio::select! {
             request = requests.next(), if under_way.len() < most => match request {
-                Some(request) => under_way.push(handle(&publisher, request)),
+                Some(request) => under_way.push(handle(request)),
                 None => break,
             },
             Some(()) = under_way.next(), if !under_way.is_empty() => {}

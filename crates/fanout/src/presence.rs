@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::FutureExt as _;
-use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use foghorn_bus::Future;
 use foghorn_bus::announce::{AnnounceError, Announcer};
@@ -14,29 +13,15 @@ use foghorn_core::entry::{Key, NewEntry};
 use foghorn_core::event::{Event, EventType};
 
 use crate::error::PublishError;
+use crate::nats::answer_all;
 use crate::publish::{Ack, Door, Publisher};
 
-/// Those that are published at a time. The rest wait in the bus's bounded queue.
+/// Those that are published at a time.
 const PARALLEL: usize = 64;
 
-/// Answers gateways' requests until there are none any more, or it is time to drain.
-pub(crate) async fn serve(publisher: Arc<Publisher>, mut requests: Requests) {
-    let mut under_way = FuturesUnordered::new();
-    let mut draining = false;
-    loop {
-        tokio::select! {
-            request = requests.next(), if under_way.len() < PARALLEL => match request {
-                Some(request) => under_way.push(handle(&publisher, request)),
-                None => break,
-            },
-            Some(()) = under_way.next(), if !under_way.is_empty() => {}
-            () = publisher.shutdown.wait(), if !draining => {
-                draining = true;
-                requests.drain();
-            }
-        }
-    }
-    while under_way.next().await.is_some() {}
+/// Answers gateways.
+pub(crate) async fn serve(publisher: Arc<Publisher>, requests: Requests) {
+    answer_all(&publisher, requests, PARALLEL, |request| handle(&publisher, request)).await;
 }
 
 async fn handle(publisher: &Publisher, request: NatsRequest) {

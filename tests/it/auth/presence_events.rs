@@ -6,10 +6,10 @@ use foghorn_tests::PATIENCE;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{metric, post, request};
 use foghorn_tests::sse::{Block, SseClient};
-use foghorn_tests::wait::until;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::users::knows;
 use super::{Issuer, bearer};
 use crate::deployment::Cluster;
 
@@ -101,10 +101,7 @@ async fn who_comes_and_goes_is_told_in_a_cluster_and_so_is_who_was_lost_with_a_g
     let mut cluster = Cluster::start_closed(&issuer.config(CONFIG)).await;
     cluster.ready().await;
     for gateway in &cluster.gateways {
-        until("gateways to know each other", PATIENCE, async || {
-            (metric(gateway.admin(), "foghorn_gateway_members").await > 1.5).then_some(())
-        })
-        .await;
+        knows(gateway, 2.0).await;
     }
     let [here, there] = &cluster.gateways[..] else { panic!("two gateways") };
     who_comes_and_goes_is_told(&issuer, here, there, &cluster.fanouts[0]).await;

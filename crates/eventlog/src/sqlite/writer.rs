@@ -249,9 +249,11 @@ impl Writer {
     ) -> sqlx::Result<()> {
         const HEAD: &str =
             "INSERT INTO events (position, time_us, class, channel, type, id, ttl, key, traceparent, data)";
-        for (shard, record, _) in &done.records {
-            let class = self.policies.class_of(&record.event);
-            if done.classes.insert((*shard, class)) {
+        let class_of =
+            |(_, record, _): &(Shard, Record, Option<String>)| self.policies.class_of(&record.event);
+        let classes: Vec<RetentionClass> = done.records.iter().map(class_of).collect();
+        for ((shard, ..), class) in done.records.iter().zip(&classes) {
+            if done.classes.insert((*shard, *class)) {
                 // Retention goes by the floors: from now on it looks after this class.
                 script.add("INSERT OR IGNORE INTO floors (shard, class, floor, swept) VALUES (?, ?, 0, 0)");
                 script.bind(i64::from(shard.get()))?;
@@ -259,14 +261,14 @@ impl Writer {
                 script.run(connection).await?;
             }
         }
-        let mut rest = done.records.as_slice();
+        let (mut rest, mut classes) = (done.records.as_slice(), classes.iter());
         while let Some(chunk) = next_chunk(&mut rest) {
             script.add(&insert_sql(HEAD, 10, chunk.len()));
-            for (shard, record, traceparent) in chunk {
+            for ((shard, record, traceparent), class) in chunk.iter().zip(classes.by_ref()) {
                 let event = &record.event;
                 script.bind(position(*shard, record.seq))?;
                 script.bind(record.time.as_micros())?;
-                script.bind(i64::from(self.policies.class_of(event).0))?;
+                script.bind(i64::from(class.0))?;
                 script.bind(event.channel.as_str())?;
                 script.bind(event.event_type.as_ref().map(EventType::as_str))?;
                 script.bind(event.id.as_ref().map(|id| id.as_str()))?;

@@ -692,21 +692,22 @@ impl Reactor {
 
     /// What one stream alone is to be written, behind all that it is being written: a chunk, as its client takes it.
     fn coded(&mut self, key: Key, write: impl FnOnce(&mut Coder<'_>)) -> Vec<u8> {
-        self.count_written(key);
         let mut bytes = Vec::new();
+        self.put_for(key, &mut bytes, write);
+        bytes
+    }
+
+    fn put_for(&mut self, key: Key, out: &mut Vec<u8>, write: impl FnOnce(&mut Coder<'_>)) {
+        self.count_written(key);
         let listener = self.listeners.get_mut(key as usize);
         let written = listener.and_then(|listener| listener.gzip.as_mut());
-        put_coded(&mut bytes, written.map(|written| &mut written.sum), write);
-        bytes
+        put_coded(out, written.map(|written| &mut written.sum), write);
     }
 
     /// Writes one stream that has been written everything what is for it alone.
     fn say(&mut self, key: Key, write: impl FnOnce(&mut Coder<'_>)) {
-        self.count_written(key);
         let mut bytes = std::mem::take(&mut self.alone);
-        let listener = self.listeners.get_mut(key as usize);
-        let written = listener.and_then(|listener| listener.gzip.as_mut());
-        put_coded(&mut bytes, written.map(|written| &mut written.sum), write);
+        self.put_for(key, &mut bytes, write);
         self.send_alone(key, &bytes);
         bytes.clear();
         bytes.shrink_to(POOLED_BYTES);
