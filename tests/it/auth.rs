@@ -7,6 +7,7 @@ mod doors;
 mod jwks;
 mod limits;
 mod matrix;
+mod policies;
 mod presence;
 mod presence_events;
 mod revocation;

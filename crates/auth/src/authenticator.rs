@@ -209,6 +209,15 @@ impl Authenticator {
         webhook.map_or_else(Context::default, |webhook| webhook.forward().of(headers, address))
     }
 
+    /// Whose stream it is that was opened by this identity, or without one.
+    pub fn caller_of(&self, identity: Option<&Arc<Identity>>) -> Caller {
+        match identity {
+            Some(identity) => Caller::Known(identity.clone()),
+            None if self.open => Caller::Unchecked,
+            None => Caller::Anonymous,
+        }
+    }
+
     /// What claims and policies say to `caller`, who wants to listen to what `asked` matches.
     pub fn check_claims(
         &self,
@@ -217,6 +226,16 @@ impl Authenticator {
         policies: &Policies,
     ) -> Result<Granted, Refusal> {
         self.check_caller(caller)?;
+        self.check_policies(caller, asked, policies)
+    }
+
+    /// The same, whether or not the caller's token is still good.
+    pub fn check_policies(
+        &self,
+        caller: &Caller,
+        asked: &Pattern,
+        policies: &Policies,
+    ) -> Result<Granted, Refusal> {
         let granted = access::may_listen(caller, asked, policies)?;
         // A policy may speak of one that this process hasn't got.
         if granted == Granted::IfTheWebhookAllows && self.webhook.is_none() {

@@ -12,6 +12,7 @@ pub mod live;
 pub mod log;
 
 pub mod lease;
+pub mod policies;
 pub mod subscriptions;
 pub mod tickets;
 

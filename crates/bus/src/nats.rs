@@ -29,6 +29,7 @@ mod pump;
 mod request;
 
 mod lease;
+mod policies;
 mod revocations;
 mod subscriptions;
 mod tickets;
@@ -53,6 +54,7 @@ pub use self::gateways::NatsGateways;
 pub use self::journal::NatsJournal;
 pub use self::lease::NatsLeases;
 pub use self::live::NatsLive;
+pub use self::policies::{NatsPolicies, POLICIES_BUCKET, SeenPolicies, StoredPolicies, WrittenPolicies};
 pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
 pub use self::revocations::{Look, NatsRevocations, RecordError, Seen};
 pub use self::subscriptions::NatsSubscriptions;
@@ -181,6 +183,18 @@ impl Bus {
     /// What was revoked, `most` at a time, kept in a bucket that is created if need be.
     pub async fn revocations(&self, most: usize) -> Result<NatsRevocations, BusError> {
         NatsRevocations::open(self, most).await
+    }
+
+    /// The cluster's policies, for those who read them.
+    pub fn policies(&self) -> NatsPolicies {
+        NatsPolicies::new(self)
+    }
+
+    /// The same for those who write them, kept in a bucket that is created if need be.
+    pub async fn policies_to_write(&self) -> Result<NatsPolicies, BusError> {
+        let policies = NatsPolicies::new(self);
+        policies.ensure(self).await?;
+        Ok(policies)
     }
 
     /// Tickets that wait to be redeemed, `most` at a time, kept in a bucket that is created if need be.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::event::{Event, EventType, FRAME_BYTES_MAX};
+use crate::event::{Event, EventError, EventType, FRAME_BYTES_MAX};
 use crate::pattern::Pattern;
 
 /// How long events are kept when no policy says otherwise.
@@ -191,6 +191,16 @@ pub enum PolicyError {
     /// Too many types.
     #[error("policy {0}: metric_types lists more than {METRIC_TYPES_MAX} types; each is a metric label")]
     MetricTypes(Pattern),
+    /// A type that no event can have.
+    #[error("policy {pattern}: metric_types: {name:?}: {why}")]
+    MetricType {
+        /// The policy's.
+        pattern: Pattern,
+        /// What was given.
+        name: String,
+        /// What is wrong with it.
+        why: EventError,
+    },
     /// Channels that have no owner.
     #[error("policy {0}: access = \"owner\" is for channels under user. alone, such as user.*")]
     Owner(Pattern),
@@ -251,6 +261,13 @@ impl Policy {
         }
         if self.metric_types.len() > METRIC_TYPES_MAX {
             return Err(PolicyError::MetricTypes(pattern()));
+        }
+        for name in &self.metric_types {
+            EventType::parse(name.as_str()).map_err(|why| PolicyError::MetricType {
+                pattern: pattern(),
+                name: name.clone(),
+                why,
+            })?;
         }
         if self.access == Some(Access::Owner) && !Pattern::users().covers(&self.pattern) {
             return Err(PolicyError::Owner(pattern()));

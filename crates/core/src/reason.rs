@@ -43,7 +43,7 @@ pub enum StreamEnd {
     CredentialUnavailable,
     /// The webhook authoriser that it needs the word of doesn't answer now.
     AuthoriserUnavailable,
-    /// The webhook authoriser that had allowed what it hears allows it no more.
+    /// The webhook authoriser that had allowed what it hears allows it no more, or policies have changed and don't.
     AccessWithdrawn,
     /// What it was changed to hear is kept where nobody answers now.
     SubscriptionUnavailable,

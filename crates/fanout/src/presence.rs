@@ -51,7 +51,7 @@ impl Announcer for Publisher {
 impl Publisher {
     async fn append_presence(&self, channel: Channel, data: String) -> Result<(), PublishError> {
         // Whatever a gateway says: a policy alone has users told of.
-        if !self.policies.tells_presence(channel.as_str()) {
+        if !self.policies.get().tells_presence(channel.as_str()) {
             let why = format!("{channel}: its policy doesn't say presence = \"events\"");
             return Err(PublishError::invalid("bad-event", why));
         }

@@ -14,10 +14,10 @@ use foghorn_auth::audit::{Action, Line};
 use foghorn_auth::{Authenticator, Caller, Requester};
 use foghorn_bus::journal::{AppendError, Appended, Journal};
 use foghorn_bus::log::{Committed, EventLog};
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_core::channel::Channel;
 use foghorn_core::entry::{Key, NewEntry};
 use foghorn_core::event::{Event, EventError, EventId, EventType, Ttl, parse_data};
-use foghorn_core::policy::Policies;
 use foghorn_core::position::Position;
 use foghorn_http::limit::{Exceeded, Limiter};
 use foghorn_telemetry::shutdown::Shutdown;
@@ -133,7 +133,7 @@ pub(crate) struct Accepted {
 pub struct Publisher {
     pub(crate) journal: Arc<dyn Journal>,
     log: Arc<dyn EventLog>,
-    pub(crate) policies: Arc<Policies>,
+    pub(crate) policies: SharedPolicies,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
@@ -148,7 +148,7 @@ impl Publisher {
     pub fn new(
         journal: Arc<dyn Journal>,
         log: Arc<dyn EventLog>,
-        policies: Arc<Policies>,
+        policies: SharedPolicies,
         auth: Arc<Authenticator>,
         config: Config,
         metrics: Metrics,
@@ -179,7 +179,7 @@ impl Publisher {
 
     /// An error for whoever may publish nothing at all.
     pub(crate) fn check_may(&self, caller: &Caller) -> Result<(), PublishError> {
-        Ok(self.auth.check_publisher(caller, &self.policies)?)
+        Ok(self.auth.check_publisher(caller, &self.policies.get())?)
     }
 
     /// Counts the events of a request, all or none of them: some alone would turn a channel's order around when
@@ -275,7 +275,7 @@ impl Publisher {
 
     async fn allowed(&self, by: &Requester, input: PublishInput) -> Result<NewEntry, PublishError> {
         let mut entry = self.parse(input)?;
-        self.auth.check_publish(by, &entry.event.channel, &self.policies).await?;
+        self.auth.check_publish(by, &entry.event.channel, &self.policies.get()).await?;
         self.pack(&mut entry.event);
         Ok(entry)
     }
@@ -284,7 +284,8 @@ impl Publisher {
         let traceparent = input.traceparent.take();
         let event = input.into_event()?;
         let cluster = self.journal.frame_bytes();
-        let policy = self.policies.of(event.channel.as_str());
+        let policies = self.policies.get();
+        let policy = policies.of(event.channel.as_str());
         // Of what its publisher gave: how much of it is left then is nobody's business to know beforehand.
         event.check_size(policy.event_bytes.map_or(cluster, |bytes| bytes.min(cluster)))?;
         let key = match &event.id {
@@ -297,7 +298,7 @@ impl Publisher {
 
     /// Compresses data, where the policy says so and it makes them fewer.
     fn pack(&self, event: &mut Event) {
-        let least = self.policies.of(event.channel.as_str()).compress_data_from;
+        let least = self.policies.get().of(event.channel.as_str()).compress_data_from;
         if (1..=event.data.len()).contains(&least)
             && let Some(packed) = pack(&event.data)
         {

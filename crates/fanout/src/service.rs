@@ -11,7 +11,7 @@ use foghorn_bus::lease::Leases;
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::nats::Requests;
-use foghorn_core::policy::Policies;
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_http::client::Proxies;
 use foghorn_rpc::v1::publisher_server::PublisherServer;
 use foghorn_telemetry::health::{Health, Part};
@@ -70,7 +70,7 @@ impl Fanout {
     /// shard's journal has answered. `config` has been [checked](Config::check).
     pub fn new(
         ports: Ports,
-        policies: Arc<Policies>,
+        policies: SharedPolicies,
         config: Config,
         health: &Health,
         shutdown: Shutdown,

@@ -437,7 +437,7 @@ pub(crate) fn bench(config: Config) -> Bench {
     let publisher = Publisher::new(
         Arc::new(journal.clone()),
         log.clone(),
-        Arc::new(Policies::new(vec![small, told]).unwrap()),
+        Policies::new(vec![small, told]).unwrap().into(),
         Arc::new(foghorn_auth::Authenticator::open()),
         config,
         Metrics::register(&mut registry),

@@ -10,7 +10,7 @@ use foghorn_telemetry::logging::LogFormat;
 
 use crate::client::healthcheck;
 use crate::config::{self, Config};
-use crate::{client, cluster, outbox, standalone, token};
+use crate::{client, cluster, outbox, policies, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]
@@ -42,6 +42,8 @@ enum Command {
     Doctor(client::doctor::Args),
     /// Check or show the configuration
     Config(ConfigCommand),
+    /// Change the policies of a running cluster
+    Policies(PoliciesCommand),
     /// Make and look at tokens, for development
     Token(token::Args),
     /// Ask an admin port whether its process is ready (exit code 0) or not (1)
@@ -214,6 +216,37 @@ struct OutboxServe {
 }
 
 #[derive(Debug, Args)]
+struct PoliciesCommand {
+    #[command(subcommand)]
+    command: PoliciesAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum PoliciesAction {
+    /// Have all services take over the policies of a file, in place of those they are configured with
+    Apply {
+        /// TOML, with [[policy]] tables as in the configuration, and nothing else
+        file: PathBuf,
+        #[command(flatten)]
+        bus: PoliciesBus,
+    },
+    /// Print the policies that the services were given
+    Show(PoliciesBus),
+    /// Withdraw them: those that each service is configured with hold again
+    Clear(PoliciesBus),
+}
+
+/// Where they are kept.
+#[derive(Debug, Args)]
+struct PoliciesBus {
+    #[command(flatten)]
+    common: Common,
+    /// NATS URLs, separated by commas [default: nats://127.0.0.1:4222]
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct ConfigCommand {
     #[command(subcommand)]
     command: ConfigAction,
@@ -263,6 +296,13 @@ pub(crate) fn run() -> ExitCode {
         Command::Bench(args) => client(client::bench::run(args)),
         Command::Doctor(args) => client(client::doctor::run(&args)),
         Command::Config(args) => config_command(&args.command),
+        Command::Policies(PoliciesCommand { command }) => match command {
+            PoliciesAction::Apply { file, bus } => {
+                service(bus.load(), |config| policies::apply(config, file))
+            }
+            PoliciesAction::Show(bus) => service(bus.load(), policies::show),
+            PoliciesAction::Clear(bus) => service(bus.load(), policies::clear),
+        },
         Command::Token(args) => client(token::run(&args)),
         Command::Healthcheck(args) => client(healthcheck::run(&args)),
     }
@@ -354,6 +394,14 @@ impl OutboxServe {
         let mut config = self.database.load()?;
         self.cluster.apply(&mut config);
         self.logs.apply(&mut config);
+        Ok(config)
+    }
+}
+
+impl PoliciesBus {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.common.load()?;
+        config.nats.url = self.nats.unwrap_or(config.nats.url);
         Ok(config)
     }
 }

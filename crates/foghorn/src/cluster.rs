@@ -21,7 +21,6 @@ use foghorn_core::shard::Shard;
 use foghorn_eventlog::postgres::writer::TRIM_BEHIND_DEFAULT;
 use foghorn_eventlog::postgres::{MigrateError, PostgresOptions};
 use foghorn_eventlog::service::Service as EventLogService;
-use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_fanout::service::{Fanout, NatsDoors, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 use foghorn_rpc::client::RemoteEventLog;
@@ -30,6 +29,7 @@ use foghorn_telemetry::health::Part;
 
 use crate::config::{Config, given};
 use crate::jwks;
+use crate::policies::{self, Reader};
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
 use crate::{revocations, tickets};
 
@@ -53,6 +53,9 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let tickets = tickets::of_cluster(&bus, &process).await.map_err(bus_error)?;
     let Some(tickets) = tickets else { return Ok(()) };
 
+    let Some(policies) = policies::of_cluster(&bus, &config, Reader::Asking, &process).await? else {
+        return Ok(());
+    };
     let subscriptions = process.unless_stopped(bus.subscriptions(SUBSCRIPTIONS_MAX)).await;
     let Some(subscriptions) = subscriptions else { return Ok(()) };
     let subscriptions = Arc::new(subscriptions.map_err(bus_error)?);
@@ -62,7 +65,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         feed: Arc::new(bus.live(parameters.shards)),
         log,
         shards: parameters.shards,
-        policies: config.checked_policies().map_err(Misconfigured)?,
+        policies,
         auth,
         revocations: kept,
         tickets,
@@ -108,6 +111,9 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     if kept.is_none() {
         return Ok(());
     }
+    let Some(policies) = policies::of_cluster(&bus, &config, Reader::Asking, &process).await? else {
+        return Ok(());
+    };
     process.unready_when_stopping();
     let connection = bus.clone();
     process.watch(nats, move || {
@@ -124,7 +130,6 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
     };
-    let policies = config.checked_policies().map_err(Misconfigured)?;
     let fanout = Fanout::new(
         ports,
         policies,
@@ -171,12 +176,14 @@ pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     let place = postgres_options(&config).place();
     let postgres = process.health.part("postgres", format!("PostgreSQL at {place}"));
     let metrics = foghorn_eventlog::metrics::Metrics::register(&mut process.registry.write());
-    let policies = config.checked_policies().map_err(Misconfigured)?;
+    let Some(policies) = policies::of_cluster(&bus, &config, Reader::Keeping, &process).await? else {
+        return Ok(());
+    };
     let service = EventLogService {
         postgres: postgres_options(&config),
         journal: Arc::new(journal),
         leases: Arc::new(leases),
-        policies: SharedPolicies::from((*policies).clone()),
+        policies,
         trim_behind: TRIM_BEHIND_DEFAULT,
         metrics,
     };
@@ -240,7 +247,7 @@ pub(crate) async fn connect(
     Ok(Some((bus, waiting)))
 }
 
-fn nats_options(config: &Config, service: &str) -> NatsOptions {
+pub(crate) fn nats_options(config: &Config, service: &str) -> NatsOptions {
     let nats = &config.nats;
     let credentials = if !nats.credentials.as_os_str().is_empty() {
         Some(Credentials::File(nats.credentials.clone()))

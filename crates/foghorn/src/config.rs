@@ -23,7 +23,7 @@ use foghorn_http::guard::Guard;
 use foghorn_http::tls::{ClientFiles, Identity};
 use foghorn_telemetry::logging::LogFormat;
 
-pub(crate) use read::{ADDRESS, environment, read};
+pub(crate) use read::{ADDRESS, environment, policies_to_toml, read, read_policies};
 pub(crate) use secrets::without_secrets;
 
 /// Everything that can be configured.
@@ -50,6 +50,9 @@ pub(crate) struct Config {
     /// What holds for which channels.
     #[serde(rename = "policy")]
     pub policies: Vec<Policy>,
+    /// The file that all of this is from, if it is from one.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 /// What logs look like and how much they say.
@@ -213,6 +216,7 @@ impl Default for Config {
             gateway: foghorn_gateway::config::Config::default(),
             fanout: foghorn_fanout::config::Config::default(),
             policies: Vec::new(),
+            file: None,
         }
     }
 }

@@ -9,6 +9,7 @@ mod standalone;
 mod jwks;
 mod outbox;
 mod page;
+mod policies;
 mod process;
 mod revocations;
 mod router;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use foghorn_bus::backoff::{Backoff, Rarely};
 use foghorn_bus::journal::Journal;
 use foghorn_bus::log::EventLog;
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_eventlog::postgres::{MigrateError, PostgresOptions, migrate_by};
 use foghorn_eventlog::sqlite::SqliteLog;
 use foghorn_outbox::metrics::Metrics;
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::cluster::{bus_error, connect, migrate_error, parameters, remote_log};
 use crate::config::Config;
+use crate::policies::{self, Reader};
 use crate::process::{Misconfigured, Process, check_exposure, spawn_admin};
 
 /// `foghorn outbox install`.
@@ -53,7 +55,10 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let parameters = parameters(&config)?;
     let Some(journal) = process.unless_stopped(bus.journal(&parameters)).await else { return Ok(()) };
     let journal = Arc::new(journal.map_err(bus_error)?);
-    let publisher = publisher(&config, journal, remote_log(&config, &process)?, &process)?;
+    let Some(policies) = policies::of_cluster(&bus, &config, Reader::Keeping, &process).await? else {
+        return Ok(());
+    };
+    let publisher = publisher(&config, journal, remote_log(&config, &process)?, policies, &process)?;
     let place = place(&config);
     let part = process.health.part("outbox", format!("the outbox in PostgreSQL at {place}"));
     process.unready_when_stopping();
@@ -64,12 +69,13 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
 pub(crate) fn drain_into(
     config: &Config,
     log: Arc<SqliteLog>,
+    policies: SharedPolicies,
     process: &Process,
 ) -> anyhow::Result<JoinHandle<()>> {
     if !config.outbox.is_configured() {
         return Ok(tokio::spawn(async {}));
     }
-    let publisher = publisher(config, log.clone(), log, process)?;
+    let publisher = publisher(config, log.clone(), log, policies, process)?;
     let (place, shutdown) = (place(config), process.shutdown.clone());
     Ok(tokio::spawn(async move {
         if let Err(error) = drain(&publisher, None, &place, &shutdown).await {
@@ -82,11 +88,11 @@ fn publisher(
     config: &Config,
     journal: Arc<dyn Journal>,
     log: Arc<dyn EventLog>,
+    policies: SharedPolicies,
     process: &Process,
 ) -> anyhow::Result<OutboxPublisher> {
     let outbox = Outbox::new(&config.outbox.postgres)
         .map_err(|error| Misconfigured(format!("outbox.postgres: {error}")))?;
-    let policies = config.checked_policies().map_err(Misconfigured)?;
     let metrics = Metrics::register(&mut process.registry.write());
     Ok(OutboxPublisher { outbox, journal, log, policies, metrics })
 }

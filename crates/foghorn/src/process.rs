@@ -180,7 +180,7 @@ pub(crate) fn authenticator(config: &Config, open: bool) -> Result<Arc<Authentic
         (false, true) => tracing::warn!("whoever has no credential may publish and listen to everything"),
         _ => {}
     }
-    config.check_webhook().map_err(Misconfigured)?;
+    config.check_webhook(&config.policies).map_err(Misconfigured)?;
     let webhook = webhook::of(&config.auth).map_err(Misconfigured)?;
     let clock = Clock::default();
     let authenticator = Authenticator::new(&config.auth, keys, open, move || clock.now());

@@ -15,6 +15,7 @@ use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 use crate::config::Config;
 use crate::jwks;
 use crate::outbox;
+use crate::policies;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
 use crate::revocations;
 use crate::router::Router;
@@ -32,12 +33,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let process = Process::start()?;
     jwks::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
-    let log = open_log(&config, &process).await?;
+    let policies = policies::of_standalone(&config, &process)?;
+    let log = open_log(&config, policies.clone(), &process).await?;
 
     let data = (!config.standalone.ephemeral).then_some(config.standalone.data.as_path());
     let kept = revocations::of_standalone(data, auth.revocations(), &process)?;
     let tickets = tickets::of_standalone(data)?;
-    let policies = config.checked_policies().map_err(Misconfigured)?;
     let shards = config.shard_count().map_err(Misconfigured)?;
     let proxies = config.http.proxies().map_err(Misconfigured)?;
     let bus_metrics = foghorn_bus::metrics::Metrics::register(&mut process.registry.write());
@@ -64,7 +65,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             feed,
             log: log.clone(),
             shards,
-            policies,
+            policies: policies.clone(),
             auth,
             revocations: kept,
             tickets,
@@ -95,7 +96,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         let log = log.clone();
         async move { log.run_retention().await }
     });
-    let outbox = outbox::drain_into(&config, log.clone(), &process)?;
+    let outbox = outbox::drain_into(&config, log.clone(), policies, &process)?;
     let fanout = tokio::spawn(fanout.run(None));
 
     process.shutdown.wait().await;
@@ -113,17 +114,20 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open_log(config: &Config, process: &Process) -> anyhow::Result<Arc<SqliteLog>> {
+async fn open_log(
+    config: &Config,
+    policies: SharedPolicies,
+    process: &Process,
+) -> anyhow::Result<Arc<SqliteLog>> {
     let place = if config.standalone.ephemeral {
         SqliteOptions::in_memory()
     } else {
         SqliteOptions::at(&config.standalone.data)
     };
-    let policies = config.checked_policies().map_err(Misconfigured)?;
     let options = SqliteOptions {
         shards: config.shard_count().map_err(Misconfigured)?,
         frame_bytes: config.limits.event_bytes,
-        policies: SharedPolicies::from((*policies).clone()),
+        policies,
         metrics: foghorn_eventlog::metrics::Metrics::register(&mut process.registry.write()),
         ..place
     };

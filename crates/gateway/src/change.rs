@@ -14,6 +14,7 @@ use foghorn_auth::webhook::Grant;
 use foghorn_auth::{Authenticator, Caller, Refusal};
 use foghorn_core::cursor::Cursor;
 use foghorn_core::pattern::Pattern;
+use foghorn_core::policy::Policies;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use foghorn_http::problem::Problem;
@@ -36,6 +37,8 @@ pub(crate) struct Ask {
     /// What of that the webhook has allowed; none: as before.
     pub(crate) grants: Option<Vec<Grant>>,
     pub(crate) auth: Arc<Authenticator>,
+    /// By which its caller may hear that.
+    pub(crate) policies: Arc<Policies>,
     pub(crate) answer: oneshot::Sender<Result<Changed, Problem>>,
 }
 
@@ -81,6 +84,9 @@ impl Ask {
             (Some(_) | None, Caller::Known(_)) => return Err(others()),
             (None, Caller::Unchecked | Caller::Anonymous) => None,
         };
+        if !Arc::ptr_eq(&self.policies, &hub.policies()) {
+            return Err(unreachable("the policies have changed meanwhile"));
+        }
         let mut wanted = now.clone();
         match &self.shards {
             Some(shards) => wanted.shards.clone_from(shards),
@@ -103,7 +109,7 @@ impl Ask {
     /// Whether a stream may go on hearing this by the caller's token. What the webhook had allowed the same principal
     /// holds on until it is asked again; it isn't asked here, where a reactor would wait for it.
     fn still_hears(&self, hub: &Hub, topic: &Pattern) -> Result<(), Refusal> {
-        match self.auth.check_claims(&self.caller, topic, hub.policies())? {
+        match self.auth.check_claims(&self.caller, topic, &hub.policies())? {
             access::Granted::Yes => Ok(()),
             access::Granted::IfTheWebhookAllows if hub.grants.allows(self.client_id, topic) => Ok(()),
             access::Granted::IfTheWebhookAllows => Err(Refusal::Denied {
@@ -116,7 +122,7 @@ impl Ask {
     /// It was granted: what follows from what the stream hears now, if that is something else.
     pub(crate) fn made(&self, hub: &Hub, subscription: Option<&Subscription>) {
         if let Some(subscription) = subscription {
-            hub.presence.hears(self.client_id, self.caller.subject(), subscription, hub.policies());
+            hub.presence.hears(self.client_id, self.caller.subject(), subscription, &hub.policies());
         }
         if let Some(grants) = &self.grants {
             hub.grants.hears(self.client_id, self.caller.subject(), grants.clone());

@@ -21,6 +21,7 @@ use foghorn_bus::backoff::Backoff;
 use foghorn_bus::gateways::GatewayName;
 use foghorn_bus::log::{EventLog, LogError};
 use foghorn_core::batch::Batch;
+use foghorn_core::policy::Policies;
 use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::time::Timestamp;
 use foghorn_http::problem::Problem;
@@ -164,6 +165,14 @@ impl Connection {
         Connection::of(shared, stream, Phase::Begin(Box::new(begin)))
     }
 
+    /// What it hears was granted by these, if not by those of now.
+    pub(crate) fn granted_by(mut self, policies: Arc<Policies>) -> Self {
+        if let Some(seat) = &mut self.life.seat {
+            seat.granted_by(policies);
+        }
+        self
+    }
+
     /// It lasts no longer than its term.
     pub(crate) fn until(mut self, term: Option<Term>) -> Self {
         if let Some(seat) = &mut self.life.seat {
@@ -279,6 +288,9 @@ impl Connection {
             // After the mark was taken off: who lets it go marks it last.
             if self.membership.waiter.is_leaving() {
                 return self.finish(StreamEnd::Drain);
+            }
+            if let Some(end) = self.life.keep_granted(&self.subscription) {
+                return self.finish(end);
             }
             let mut chunk = self.chunk();
             match self.life.due() {
@@ -428,7 +440,8 @@ impl Connection {
             let at = (self.turn + step) % self.courses.len();
             let mut course = self.courses[at];
             let topics = &self.subscription.shards[at].1;
-            let (mut events, mut looked) = (Newest::new(self.shared.hub.policies()), 0);
+            let policies = self.shared.hub.policies();
+            let (mut events, mut looked) = (Newest::new(&policies), 0);
             let mut room = self.chunk_bytes.saturating_sub(chunk.len());
             if room == 0 {
                 self.turn = at;
@@ -464,7 +477,7 @@ impl Connection {
             self.shared.hub.metrics.superseded.inc_by(events.superseded());
             for event in events.into_events() {
                 self.courses[at].at = event.feed.seq;
-                chunk.event(&event, &self.courses, self.shared.hub.policies());
+                chunk.event(&event, &self.courses, &policies);
                 event.delivered.inc();
             }
             self.courses[at].at = reached;
@@ -545,7 +558,7 @@ impl Connection {
                 if self.membership.waiter.is_leaving() {
                     return Err(StreamEnd::Drain);
                 }
-                if let Some(end) = self.life.due_end() {
+                if let Some(end) = self.life.due_end(&self.subscription) {
                     return Err(end);
                 }
                 if other() {
@@ -624,7 +637,10 @@ impl Connection {
         let live = matches!(self.phase, Phase::Live);
         let Some(time) = self.subscription.form.gathered_for().filter(|_| live) else { return };
         let until = Instant::now() + time;
-        while !self.membership.waiter.is_leaving() && self.life.due_end().is_none() && !self.is_asked() {
+        while !self.membership.waiter.is_leaving()
+            && self.life.due_end(&self.subscription).is_none()
+            && !self.is_asked()
+        {
             // It will have to look.
             self.membership.waiter.unmark();
             self.settled = false;
@@ -706,8 +722,14 @@ impl Life {
     }
 
     /// Why it is to end, if it is.
-    fn due_end(&self) -> Option<StreamEnd> {
-        self.seat.as_ref().and_then(Seat::due_end)
+    fn due_end(&self, subscription: &Subscription) -> Option<StreamEnd> {
+        let seat = self.seat.as_ref()?;
+        seat.due_end().or_else(|| seat.withdrawn(subscription))
+    }
+
+    /// Looks whether policies that have changed still grant what it hears; why it is to end if not.
+    fn keep_granted(&mut self, subscription: &Subscription) -> Option<StreamEnd> {
+        self.seat.as_mut()?.keep_granted(subscription)
     }
 
     /// Returns when its term is over, with why.
@@ -749,7 +771,8 @@ fn take_page(
     chunk: &mut Chunk,
 ) -> u64 {
     let before = chunk.events();
-    let mut events = Newest::new(shared.hub.policies());
+    let policies = shared.hub.policies();
+    let mut events = Newest::new(&policies);
     for feed in page.events.iter().filter(|event| subscription.wants_type(event)) {
         events.push(&feed.channel, feed);
     }
@@ -758,7 +781,7 @@ fn take_page(
         courses[at].at = feed.seq;
         let delivered = shared.hub.counter(feed);
         delivered.inc();
-        chunk.event(&RingEvent::new(feed.clone(), delivered), courses, shared.hub.policies());
+        chunk.event(&RingEvent::new(feed.clone(), delivered), courses, &policies);
     }
     courses[at].at = courses[at].at.max(page.to);
     let sent = chunk.events() - before;

@@ -180,6 +180,7 @@ mod tests {
                 types: None,
                 grants: None,
                 auth,
+                policies: Arc::default(),
                 answer,
             },
             answered,

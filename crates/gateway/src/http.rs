@@ -25,6 +25,7 @@ use foghorn_bus::subscriptions::SubscriptionError;
 use foghorn_core::cursor::Cursor;
 use foghorn_core::event::EVENT_TYPE_BYTES_MAX;
 use foghorn_core::pattern::Pattern;
+use foghorn_core::policy::Policies;
 use foghorn_core::position::Position;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::time::Timestamp;
@@ -222,9 +223,10 @@ impl Api {
     ) -> Result<Response, Problem> {
         let Opener { caller, cookies } = opener;
         let Heard { topics, types, original, kept, begin } = heard;
+        let policies = self.shared.hub.policies();
         let may_hear = topics.iter().try_for_each(|topic| self.check_claims(caller, topic));
         may_hear.map_err(|why| self.refused(&why).of(caller.subject()))?;
-        let all = [&caller.implied(self.shared.hub.policies())[..], &topics].concat();
+        let all = [&caller.implied(&policies)[..], &topics].concat();
         if all.is_empty() {
             return Err(self.refused(&Refusal::NoCredential("listening to broadcast".to_owned())));
         }
@@ -246,7 +248,7 @@ impl Api {
         let hub = &self.shared.hub;
         self.check_cursor_fits(&subscription)?;
         let by = self.requester(caller.clone(), headers, address);
-        let grants = match self.check_all(&by, &topics).await {
+        let grants = match self.check_all(&by, &topics, &policies).await {
             Ok(grants) => grants,
             Err(why) => match why.passes_after() {
                 Some(seconds) => {
@@ -287,9 +289,10 @@ impl Api {
         );
         let term = caller.identity().cloned();
         let term = term.map(|identity| Term::new(identity, self.auth.expiring_notice()));
-        hub.presence.hears(client_id, caller.subject(), &subscription, hub.policies());
+        hub.presence.hears(client_id, caller.subject(), &subscription, &policies);
         hub.grants.hears(client_id, caller.subject(), grants);
-        let connection = Connection::new(self.shared.clone(), subscription, begin, client_id).until(term);
+        let connection = Connection::new(self.shared.clone(), subscription, begin, client_id);
+        let connection = connection.granted_by(policies).until(term);
         place.taken();
         Ok(stream_of(connection))
     }
@@ -484,18 +487,22 @@ impl Api {
 
     /// Whether somebody may listen to something as far as claims and policies say.
     fn check_claims(&self, caller: &Caller, topic: &Pattern) -> Result<(), Refusal> {
-        self.auth.check_claims(caller, topic, self.shared.hub.policies()).map(|_| ())
+        self.auth.check_claims(caller, topic, &self.shared.hub.policies()).map(|_| ())
     }
 
     /// Whether somebody may listen to something, once.
     pub(crate) async fn check_listen(&self, by: &Requester, topic: &Pattern) -> Result<(), Problem> {
-        let checked = self.auth.check_listen(by, topic, self.shared.hub.policies()).await;
+        let checked = self.auth.check_listen(by, topic, &self.shared.hub.policies()).await;
         checked.map(|_| ()).map_err(|why| self.refused(&why).of(by.caller.subject()))
     }
 
     /// Whether somebody may listen to all of this, and what of it by a grant of the webhook's.
-    pub(crate) async fn check_all(&self, by: &Requester, topics: &[Pattern]) -> Result<Vec<Grant>, Refusal> {
-        let policies = self.shared.hub.policies();
+    pub(crate) async fn check_all(
+        &self,
+        by: &Requester,
+        topics: &[Pattern],
+        policies: &Policies,
+    ) -> Result<Vec<Grant>, Refusal> {
         let asked = topics.iter().map(|topic| self.auth.check_listen(by, topic, policies));
         Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }

@@ -11,8 +11,10 @@ use std::time::Instant;
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 
+use foghorn_auth::Authenticator;
 use foghorn_auth::revocation::Revocations;
 use foghorn_bus::clock::Clock;
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
 use foghorn_core::policy::Policies;
@@ -125,7 +127,9 @@ pub struct Hub {
     shards: Vec<ShardHub>,
     count: ShardCount,
     ring_bytes: usize,
-    policies: Arc<Policies>,
+    policies: SharedPolicies,
+    /// Who knows what streams may hear when policies change; none where nothing is checked.
+    auth: Option<Arc<Authenticator>>,
     /// Streams, whoever serves them.
     open: AtomicUsize,
     /// Those that are served in tasks.
@@ -160,7 +164,7 @@ impl Hub {
     pub fn new(
         count: ShardCount,
         ring_bytes: usize,
-        policies: Arc<Policies>,
+        policies: impl Into<SharedPolicies>,
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
@@ -175,7 +179,8 @@ impl Hub {
             shards: count.shards().map(shard).collect(),
             count,
             ring_bytes: ring_bytes / usize::from(count.get()),
-            policies,
+            policies: policies.into(),
+            auth: None,
             open: AtomicUsize::new(0),
             connections: Mutex::default(),
             directory: Directory::default(),
@@ -195,9 +200,9 @@ impl Hub {
         }
     }
 
-    /// The same, whose streams end when they are revoked.
-    pub(crate) fn with_revocations(self, revocations: Arc<Revocations>) -> Self {
-        Hub { revocations, ..self }
+    /// The same, whose streams end when they are revoked, or when policies no longer grant what they hear.
+    pub(crate) fn with_auth(self, auth: Arc<Authenticator>) -> Self {
+        Hub { revocations: auth.revocations().clone(), auth: Some(auth), ..self }
     }
 
     /// The same, whose users may have only so many streams.
@@ -210,9 +215,14 @@ impl Hub {
         self.count
     }
 
-    /// What holds for which channels.
-    pub fn policies(&self) -> &Policies {
-        &self.policies
+    /// What holds for which channels now.
+    pub fn policies(&self) -> Arc<Policies> {
+        self.policies.get()
+    }
+
+    /// Who knows what streams may hear.
+    pub(crate) fn auth(&self) -> Option<&Authenticator> {
+        self.auth.as_deref()
     }
 
     /// Looks at a shard's ring; `None` until it has begun. No waiting inside: writers wait for readers.
@@ -222,7 +232,7 @@ impl Hub {
 
     /// The delivery counter of an event.
     pub fn counter(&self, event: &FeedEvent) -> Counter {
-        self.metrics.delivered(&self.policies, event)
+        self.metrics.delivered(&self.policies(), event)
     }
 
     /// Takes in a batch and marks those who listen to its channels.

@@ -114,7 +114,7 @@ impl Presence {
             let user: Option<Arc<str>> = user.map(Arc::from);
             for channel in &channels {
                 let listeners = present.channels.entry(channel.clone()).or_default();
-                listeners.told = policies.tells_presence(channel.as_str());
+                listeners.tell(channel, policies.tells_presence(channel.as_str()));
                 present.count(channel, user.as_ref(), |streams| streams + 1);
             }
             present.streams.insert(stream.key(), Stream { user, channels });
@@ -183,6 +183,16 @@ impl Present {
 }
 
 impl Listeners {
+    /// Whether they are told who comes and goes from now on; what they add up to follows when policies change that.
+    fn tell(&mut self, channel: &Channel, told: bool) {
+        if std::mem::replace(&mut self.told, told) == told {
+            return;
+        }
+        let users = self.users.keys().map(|user| part_of_sum(channel, Some(user), 1));
+        let all = users.fold(part_of_sum(channel, None, self.anonymous), |sum, part| sum ^ part);
+        self.sum = if told { all } else { 0 };
+    }
+
     /// How many streams of a user are spoken of: however many they have, one.
     fn said(&self, user: Option<&Arc<str>>) -> usize {
         user.map_or(self.anonymous, |user| usize::from(self.users.contains_key(user)))

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foghorn_auth::access::Granted;
 use foghorn_auth::token::Identity;
 use foghorn_core::channel::Channel;
+use foghorn_core::pattern::Pattern;
+use foghorn_core::policy::Policies;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::time::Timestamp;
 
 use crate::client_id::ClientId;
 use crate::hub::Hub;
+use crate::subscription::Subscription;
 
 /// Counts a stream as open, and says why it ended. Moves with the stream.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub(crate) struct Seat {
     hub: Arc<Hub>,
     client_id: ClientId,
     ended: bool,
+    /// The policies by which it was granted what it hears.
+    granted_by: Arc<Policies>,
     /// How long it may last, when that is limited. In a box of its own, as most streams of some gateways have none.
     term: Option<Box<Term>>,
 }
@@ -51,7 +57,41 @@ impl Seat {
     /// One more stream of this hub.
     pub(crate) fn take(hub: &Arc<Hub>, client_id: ClientId) -> Self {
         hub.opened(client_id);
-        Seat { hub: hub.clone(), client_id, ended: false, term: None }
+        Seat { hub: hub.clone(), client_id, ended: false, granted_by: hub.policies(), term: None }
+    }
+
+    /// What it hears was granted by these.
+    pub(crate) fn granted_by(&mut self, policies: Arc<Policies>) {
+        self.granted_by = policies;
+    }
+
+    /// Why it is to end, if policies have changed and no longer grant all that it hears. What they leave to the webhook
+    /// is granted by its word, which it is asked for when the client comes back.
+    pub(crate) fn withdrawn(&self, subscription: &Subscription) -> Option<StreamEnd> {
+        let policies = self.hub.policies();
+        let auth = self.hub.auth().filter(|_| !Arc::ptr_eq(&policies, &self.granted_by))?;
+        let caller = auth.caller_of(self.identity());
+        let hears = |topic: Pattern| match auth.check_policies(&caller, &topic, &policies) {
+            Ok(Granted::Yes) => true,
+            Ok(Granted::IfTheWebhookAllows) => self.hub.grants.allows(self.client_id, &topic),
+            Err(_) => false,
+        };
+        (!subscription.topics().all(hears)).then_some(StreamEnd::AccessWithdrawn)
+    }
+
+    /// The same; a stream that goes on has been granted what it hears by the policies of now, and is present by them.
+    pub(crate) fn keep_granted(&mut self, subscription: &Subscription) -> Option<StreamEnd> {
+        let policies = self.hub.policies();
+        if Arc::ptr_eq(&policies, &self.granted_by) {
+            return None;
+        }
+        let withdrawn = self.withdrawn(subscription);
+        if withdrawn.is_none() {
+            let subject = self.identity().map(|identity| &*identity.subject);
+            self.hub.presence.hears(self.client_id, subject, subscription, &policies);
+            self.granted_by = policies;
+        }
+        withdrawn
     }
 
     /// Limits how long it may last.

@@ -14,6 +14,7 @@ use foghorn_bus::clock::Clock;
 use foghorn_bus::gateways::{GatewayName, Gateways};
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_bus::subscriptions::Subscriptions;
 use foghorn_core::policy::Policies;
 use foghorn_core::shard::ShardCount;
@@ -45,8 +46,8 @@ pub struct Ports {
     pub log: Arc<dyn EventLog>,
     /// How many shards the cluster has.
     pub shards: ShardCount,
-    /// What holds for which channels.
-    pub policies: Arc<Policies>,
+    /// What holds for which channels; may change.
+    pub policies: SharedPolicies,
     /// Who may listen.
     pub auth: Arc<Authenticator>,
     /// Who is believed about whom they ask for.
@@ -82,8 +83,9 @@ impl Gateway {
         metrics.connections_max.set(i64::try_from(config.connections).unwrap_or(i64::MAX));
         let (name, gateways) = (GatewayName::random(), ports.gateways.clone());
         let places = Arc::new(Places::new(config.user_limit(), name, gateways, metrics.clone()));
-        let hub = Hub::new(ports.shards, config.ring_bytes, ports.policies, ports.clock, metrics);
-        let hub = hub.with_revocations(ports.auth.revocations().clone()).with_places(places.clone());
+        let policies = ports.policies;
+        let hub = Hub::new(ports.shards, config.ring_bytes, policies.clone(), ports.clock, metrics);
+        let hub = hub.with_auth(ports.auth.clone()).with_places(places.clone());
         let hub = Arc::new(hub);
         let mut tasks = JoinSet::new();
         for shard in ports.shards.shards() {
@@ -100,20 +102,16 @@ impl Gateway {
             tasks.spawn(ingest.run());
         }
         let reasons = [ports.auth.revocations().changes(), places.oustings(), hub.grants.endings()];
-        tasks.spawn(look_for_endings(hub.clone(), reasons));
+        tasks.spawn(look_for_endings(hub.clone(), reasons, policies.changes()));
         let (granted, auth) = (hub.clone(), ports.auth.clone());
         tasks.spawn(async move { granted.grants.renew(&auth).await });
         let lives = ports.health.part("members", "NATS, to hear which gateways live");
         tasks.spawn(places.clone().keep_up(lives));
         tasks.spawn(places.clone().keep_told());
         tasks.spawn(places.keep_compared());
-        if hub.policies().tell_presence() {
-            hub.presence.tells(config.presence_debounce);
-            let (gateways, announcer) = (ports.gateways.clone(), ports.announcer);
-            let teller = Teller { hub: hub.clone(), gateways, announcer };
-            tasks.spawn(teller.clone().keep_saying());
-            tasks.spawn(teller.keep_telling());
-        }
+        let (gateways, announcer) = (ports.gateways.clone(), ports.announcer);
+        let teller = Teller { hub: hub.clone(), gateways, announcer };
+        tasks.spawn(teller.once_told(policies.changes(), config.presence_debounce));
         let counted = hub.clone();
         tasks.spawn(async move {
             loop {
@@ -160,13 +158,18 @@ impl Gateway {
 }
 
 /// Has all streams look whether they are to end, whenever some may be.
-async fn look_for_endings(hub: Arc<Hub>, reasons: [watch::Receiver<u64>; 3]) {
+async fn look_for_endings(
+    hub: Arc<Hub>,
+    reasons: [watch::Receiver<u64>; 3],
+    mut policies: watch::Receiver<Arc<Policies>>,
+) {
     let [mut revoked, mut ousted, mut withdrawn] = reasons;
     loop {
         let changed = tokio::select! {
             changed = revoked.changed() => changed,
             changed = ousted.changed() => changed,
             changed = withdrawn.changed() => changed,
+            changed = policies.changed() => changed,
         };
         if changed.is_err() {
             return;

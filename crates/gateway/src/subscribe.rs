@@ -22,6 +22,7 @@ use foghorn_bus::backoff::Backoff;
 use foghorn_bus::gateways::{About, AskError, Asked, Question, Questions};
 use foghorn_core::event::EVENT_TYPE_BYTES_MAX;
 use foghorn_core::pattern::Pattern;
+use foghorn_core::policy::Policies;
 use foghorn_core::secret::Secret;
 use foghorn_http::Response;
 use foghorn_http::body::{Unaccounted, json as json_response, read_json, with_type};
@@ -185,14 +186,15 @@ impl Api {
         topics: Option<Vec<Pattern>>,
         types: Option<Vec<String>>,
     ) -> Result<Changed, Problem> {
+        let policies = self.shared.hub.policies();
         let wanted = match topics {
-            Some(topics) => Some(self.subscription_to(by, topics).await?),
+            Some(topics) => Some(self.subscription_to(by, topics, &policies).await?),
             None => None,
         };
         let (answer, answered) = oneshot::channel();
         let (shards, grants) = wanted.map(|(subscription, grants)| (subscription.shards, grants)).unzip();
         let (caller, auth) = (by.caller.clone(), self.auth.clone());
-        let ask = Ask { client_id, caller, shards, types, grants, auth, answer };
+        let ask = Ask { client_id, caller, shards, types, grants, auth, policies, answer };
         self.shared.hub.ask(ask).map_err(|why| match why {
             NotAsked::Unknown => change::unknown(),
             NotAsked::Busy => change::unreachable("several changes of it wait to be made"),
@@ -212,10 +214,11 @@ impl Api {
         &self,
         by: &Requester,
         topics: Vec<Pattern>,
+        policies: &Policies,
     ) -> Result<(Subscription, Vec<Grant>), Problem> {
-        let granted = self.check_all(by, &topics).await;
+        let granted = self.check_all(by, &topics, policies).await;
         let grants = granted.map_err(|why| self.refused(&why).of(by.caller.subject()))?;
-        let all = [by.caller.implied(self.shared.hub.policies()), topics].concat();
+        let all = [by.caller.implied(policies), topics].concat();
         if all.is_empty() {
             return Err(self.refused(&Refusal::NoCredential("listening to broadcast".to_owned())));
         }

@@ -95,7 +95,8 @@ impl Api {
             list.iter().map(|text| topic(text)).collect::<Result<Vec<_>, _>>()
         });
         let channels = channels.transpose()?;
-        let granted = self.check_all(&by, channels.as_deref().unwrap_or_default()).await;
+        let granted =
+            self.check_all(&by, channels.as_deref().unwrap_or_default(), &self.shared.hub.policies()).await;
         granted.map_err(|why| self.refused(&why).of(caller.subject()))?;
 
         let (ticket, mut life) = (Ticket::random(), self.auth.ticket_life());

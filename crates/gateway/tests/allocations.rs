@@ -23,6 +23,7 @@ use foghorn_bus::log::{
 };
 use foghorn_bus::memory::{Alone, MemoryLive, MemorySubscriptions, MemoryTickets, Mute};
 use foghorn_bus::metrics::Metrics;
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
 use foghorn_core::entry::Key;
@@ -123,7 +124,7 @@ impl Stage {
             feed: feed.clone(),
             log: Arc::new(EmptyLog),
             shards: ShardCount::ONE,
-            policies: Arc::default(),
+            policies: SharedPolicies::default(),
             auth: Arc::new(authenticator()),
             proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),

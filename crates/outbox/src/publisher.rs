@@ -11,8 +11,8 @@ use std::time::Duration;
 use foghorn_bus::backoff::{Backoff, Rarely};
 use foghorn_bus::journal::{AppendError, Journal, JournalError};
 use foghorn_bus::log::EventLog;
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_core::entry::NewEntry;
-use foghorn_core::policy::Policies;
 use foghorn_telemetry::shutdown::Shutdown;
 use futures::StreamExt;
 use futures::future::try_join_all;
@@ -56,7 +56,7 @@ pub struct OutboxPublisher {
     /// Where to look for what the journal has no more.
     pub log: Arc<dyn EventLog>,
     /// How large events may be.
-    pub policies: Arc<Policies>,
+    pub policies: SharedPolicies,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -342,7 +342,7 @@ impl Tenure<'_> {
         let mut round = Round::default();
         let mut runs: BTreeMap<&str, Vec<(i64, Duration, NewEntry)>> = BTreeMap::new();
         for row in &attempt.rows {
-            match make(row, waited, policies, journal.frame_bytes()) {
+            match make(row, waited, &policies.get(), journal.frame_bytes()) {
                 Ok(Made::Entry(entry)) => {
                     let run = runs.entry(row.channel.as_str()).or_default();
                     run.push((row.serial, row.age + waited, *entry));

@@ -346,7 +346,7 @@ impl Cluster {
             feed: Arc::new(SimLive::new(process, &self.subjects)),
             log,
             shards: self.world.shards,
-            policies: self.policies(),
+            policies: self.policies().into(),
             auth: Arc::new(Authenticator::open()),
             proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
@@ -370,7 +370,7 @@ impl Cluster {
         let publisher = Publisher::new(
             Arc::new(journal.clone()),
             log,
-            self.policies(),
+            self.policies().into(),
             Arc::new(Authenticator::open()),
             FanoutConfig::default(),
             metrics.clone(),

@@ -1,9 +1,11 @@
 //! Services of a cluster that believe nobody but each other: users of NATS that may do what they need and no more
 //! (`deploy/nats/accounts.conf`), and certificates between gateways, fan-outs and the event log.
 
+use std::process::Command;
+
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use foghorn_tests::PATIENCE;
-use foghorn_tests::env::checkout;
+use foghorn_tests::env::{checkout, foghorn as foghorn_binary};
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{metric, request};
 use foghorn_tests::nats::NatsServer;
@@ -21,11 +23,12 @@ use super::{Issuer, bearer};
 use crate::deployment::{CLOSED, Listener};
 
 /// The variable of `accounts.conf` for a user, and what it is set to.
-const PASSWORDS: [(&str, &str); 5] = [
+const PASSWORDS: [(&str, &str); 6] = [
     ("NATS_GATEWAY_PASSWORD", "of-gateways"),
     ("NATS_FANOUT_PASSWORD", "of-fanouts"),
     ("NATS_EVENTLOG_PASSWORD", "of-eventlogs"),
     ("NATS_OUTBOX_PASSWORD", "of-outboxes"),
+    ("NATS_OPERATOR_PASSWORD", "of-operators"),
     ("NATS_PUBLISHER_PASSWORD", "of-publishers"),
 ];
 
@@ -132,6 +135,20 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     .await;
     assert_eq!(metric(gateway.admin(), "foghorn_gateway_presence_failures_total").await, 0.0);
 
+    // What whoever operates them gives the services.
+    let policies = folder.path().join("policies.toml");
+    std::fs::write(&policies, "[[policy]]\npattern = \"members.>\"\naccess = \"public\"\n").unwrap();
+    let applied = Command::new(foghorn_binary())
+        .args(["policies", "apply", policies.to_str().unwrap(), "--nats", &url])
+        .envs(user("operator"))
+        .output()
+        .unwrap();
+    assert!(applied.status.success(), "{applied:?}");
+    until("the gateway to have it", PATIENCE, async || {
+        (metric(gateway.admin(), "foghorn_policies_revision ").await > 0.5).then_some(())
+    })
+    .await;
+
     nats.kill();
     nats.restart().await;
     until("an event after NATS is back", PATIENCE, async || {
@@ -158,6 +175,13 @@ async fn the_accounts_that_are_shipped_let_gateways_append_nothing_and_publisher
         ("gateway", Publish("$KV.FOGHORN_leases.relay.0")),
         ("gateway", Publish("$JS.API.STREAM.PURGE.FOGHORN_0")),
         ("gateway", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
+        ("gateway", Publish("$KV.FOGHORN_policies.policies")),
+        ("fanout", Publish("$KV.FOGHORN_policies.policies")),
+        ("eventlog", Publish("$KV.FOGHORN_policies.policies")),
+        ("operator", Publish("$KV.FOGHORN_epochs.0")),
+        ("operator", Publish("foghorn.journal.0.a")),
+        ("operator", Publish("$JS.API.STREAM.MSG.GET.FOGHORN_0")),
+        ("operator", Subscribe("foghorn.live.0")),
         ("fanout", Publish("_INBOX.gateway.a")),
         ("eventlog", Publish("foghorn.presence.a")),
         ("publisher", Publish("foghorn.presence.a")),

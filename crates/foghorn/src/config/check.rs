@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use foghorn_auth::keys::Keys;
-use foghorn_core::event::{EventType, FRAME_BYTES_MAX};
+use foghorn_core::event::FRAME_BYTES_MAX;
 use foghorn_core::policy::{Access, Policy};
 
 use super::{Config, EventLog, GrpcTls, Http, Nats, urls};
@@ -20,7 +20,6 @@ impl Config {
     pub(crate) fn check(&self) -> Result<(), String> {
         self.shard_count()?;
         self.checked_policies()?;
-        self.check_metric_types()?;
         self.gateway.check()?;
         self.fanout.check()?;
         self.http.check(self.gateway.connections)?;
@@ -74,9 +73,9 @@ impl Config {
     }
 
     /// Whether a webhook is there that policies speak of. An event log has policies, and asks nobody.
-    pub(crate) fn check_webhook(&self) -> Result<(), String> {
+    pub(crate) fn check_webhook(&self, policies: &[Policy]) -> Result<(), String> {
         let asks = |policy: &&Policy| policy.access == Some(Access::Webhook);
-        match self.policies.iter().find(asks) {
+        match policies.iter().find(asks) {
             Some(policy) if !self.auth.webhook.is_configured() => Err(format!(
                 "policy {}: access = \"webhook\" needs one to ask: give auth.webhook.url",
                 policy.pattern
@@ -85,22 +84,18 @@ impl Config {
         }
     }
 
-    /// Whether each policy's types are some.
-    fn check_metric_types(&self) -> Result<(), String> {
-        self.policies.iter().try_for_each(|policy| {
-            policy.metric_types.iter().try_for_each(|name| {
-                let parsed = EventType::parse(name.as_str()).map(|_| ());
-                parsed.map_err(|error| format!("policy {}: metric_types: {name:?}: {error}", policy.pattern))
-            })
-        })
-    }
-
     fn check_sizes(&self) -> Result<(), String> {
         let most = self.limits.event_bytes;
         if !(1024..=FRAME_BYTES_MAX).contains(&most) {
             return Err(format!("limits.event_bytes must be between 1024 and {FRAME_BYTES_MAX}, not {most}"));
         }
-        match self.policies.iter().find(|policy| policy.event_bytes.is_some_and(|bytes| bytes > most)) {
+        self.check_policy_sizes(&self.policies)
+    }
+
+    /// Whether no policy allows more than the cluster does.
+    pub(crate) fn check_policy_sizes(&self, policies: &[Policy]) -> Result<(), String> {
+        let most = self.limits.event_bytes;
+        match policies.iter().find(|policy| policy.event_bytes.is_some_and(|bytes| bytes > most)) {
             Some(policy) => {
                 Err(format!("policy {}: event_bytes is above limits.event_bytes ({most})", policy.pattern))
             }
@@ -284,11 +279,12 @@ mod tests {
     fn a_policy_that_speaks_of_a_webhook_needs_one() {
         let policy = "policy = [{ pattern = \"a\", access = \"webhook\" }]\n";
         let alone: Config = toml::from_str(policy).unwrap();
-        let error = alone.check_webhook().unwrap_err();
+        let error = alone.check_webhook(&alone.policies).unwrap_err();
         assert!(error.starts_with("policy a: ") && error.contains("auth.webhook.url"), "{error}");
         assert_eq!(alone.check(), Ok(()), "an event log asks nobody");
         let url = "auth.webhook.url = \"https://app.example.com/authorise\"";
-        assert_eq!(toml::from_str::<Config>(&format!("{policy}{url}")).unwrap().check_webhook(), Ok(()));
+        let both: Config = toml::from_str(&format!("{policy}{url}")).unwrap();
+        assert_eq!(both.check_webhook(&both.policies), Ok(()));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+
+use foghorn_core::policy::{Policies, Policy};
 
 use super::{Config, place, secrets};
 
@@ -41,7 +44,7 @@ pub(crate) fn read(
         None => (String::new(), Table::new()),
     };
     let given = overlay(&mut table, environment)?;
-    let config = Config::try_from_table(&table)?;
+    let config = Config { file: file.map(Path::to_owned), ..Config::try_from_table(&table)? };
     config.check().map_err(|error| {
         // The error begins with the key.
         let key = error.split([' ', ':']).next().unwrap_or_default();
@@ -56,6 +59,34 @@ pub(crate) fn read(
         }
     })?;
     Ok(config)
+}
+
+/// A file of policies and nothing else.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PoliciesFile {
+    #[serde(default, rename = "policy")]
+    policies: Vec<Policy>,
+}
+
+/// The policies of a file that has nothing else, checked against each other. The error names the place.
+pub(crate) fn read_policies(path: &Path) -> Result<Vec<Policy>, String> {
+    let named = |error: String| format!("{}: {error}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
+    let PoliciesFile { policies } = toml::from_str(&text).map_err(|error| named(explain(&text, &error)))?;
+    match Policies::new(policies.clone()) {
+        Ok(_) => Ok(policies),
+        Err(error) => {
+            let error = error.to_string();
+            let line = place::line_of(&text, &error).map_or(String::new(), |line| format!("line {line}: "));
+            Err(named(format!("{line}{error}")))
+        }
+    }
+}
+
+/// The text of such a file.
+pub(crate) fn policies_to_toml(policies: &[Policy]) -> Result<String, toml::ser::Error> {
+    toml::to_string(&PoliciesFile { policies: policies.to_vec() })
 }
 
 fn read_file(path: &Path) -> Result<(String, Table), String> {

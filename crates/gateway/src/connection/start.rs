@@ -49,7 +49,7 @@ impl Connection {
             Ok(resolved) => resolved,
             Err(end) => return self.finish(end),
         };
-        if let Some(end) = self.life.due_end() {
+        if let Some(end) = self.life.due_end(&self.subscription) {
             return self.finish(end);
         }
         self.courses = resolved.courses;

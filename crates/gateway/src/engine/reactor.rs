@@ -318,7 +318,9 @@ impl Reactor {
                 continue;
             }
             let pool = &mut self.pool;
-            view.push_event(shard, event, &self.seen, self.hub.policies(), || pool.pop().unwrap_or_default());
+            view.push_event(shard, event, &self.seen, &self.hub.policies(), || {
+                pool.pop().unwrap_or_default()
+            });
             self.pushed(key);
         }
         self.found = found;
@@ -344,7 +346,7 @@ impl Reactor {
             listener.keep_alive.active();
             let (hub, subscription) = (self.hub.clone(), view.subscription.clone());
             let id = id_of(&subscription, shard, event, &self.seen);
-            self.say(key, |coder| put_event(coder, event, &subscription, hub.policies(), || id));
+            self.say(key, |coder| put_event(coder, event, &subscription, &hub.policies(), || id));
             event.delivered.inc();
             self.note_written(event.feed.time);
         }
@@ -379,7 +381,7 @@ impl Reactor {
     fn push_gathered(&mut self, key: Key) {
         let pool = &mut self.pool;
         let Some(view) = self.views.get_mut(key as usize) else { return };
-        if view.push_gathered(self.hub.policies(), || pool.pop().unwrap_or_default()) {
+        if view.push_gathered(&self.hub.policies(), || pool.pop().unwrap_or_default()) {
             self.wait_for_turn(key);
         }
     }
@@ -449,7 +451,7 @@ impl Reactor {
             return;
         }
         self.bearers = self.bearers.wrapping_add(1);
-        entry.insert(Listener {
+        let entry = entry.insert(Listener {
             socket,
             seat: stream.seat,
             open,
@@ -466,10 +468,17 @@ impl Reactor {
             rest: None,
             gzip: sum.map(|sum| Box::new(Written { sum, view: Sum::default() })),
         });
+        // While it was on its way here nobody could have it look.
+        let withdrawn = entry.seat.keep_granted(&stream.subscription);
         self.join(key, stream.subscription);
         self.due_in(key, self.until_term(key, stream.keep_alive.least()));
         self.send_alone(key, &lacks);
-        // While it was on its way here nobody could see that it was meant.
+        if let Some(end) = withdrawn
+            && self.listeners.get(key as usize).is_some_and(|listener| !listener.ends())
+        {
+            self.finish(key, end);
+        }
+        // Nor could anybody see that it was meant.
         self.answer(key);
     }
 
@@ -489,7 +498,8 @@ impl Reactor {
             if course.epoch != seen.epoch || course.at > seen.at {
                 return None;
             }
-            let mut events = Newest::new(self.hub.policies());
+            let policies = self.hub.policies();
+            let mut events = Newest::new(&policies);
             let mut room = JOIN_BYTES.saturating_sub(bytes.len());
             let mut much = false;
             let reached = self.hub.with_ring(course.shard, |ring| {
@@ -518,7 +528,7 @@ impl Reactor {
                 } else {
                     put_coded(&mut bytes, sum.as_mut(), |coder| {
                         let id = || subscription.cursor(&courses);
-                        put_event(coder, &event, subscription, self.hub.policies(), id);
+                        put_event(coder, &event, subscription, &policies, id);
                     });
                 }
                 event.delivered.inc();
@@ -1078,11 +1088,17 @@ impl Reactor {
         if std::mem::replace(&mut self.end_looks, looks) == looks {
             return;
         }
-        let ended = |(key, listener): (usize, &Listener)| {
-            let end = listener.seat.due_end().filter(|_| !listener.ends())?;
+        let (views, shards) = (&self.views, self.hub.shard_count());
+        let ended = |(key, listener): (usize, &mut Listener)| {
+            if listener.ends() {
+                return None;
+            }
+            // One that has no view is on its way to a task, which looks.
+            let hears = views.get(listener.view as usize).map(|view| whole(shards, listener, view));
+            let end = listener.seat.due_end().or_else(|| listener.seat.keep_granted(&hears?))?;
             Some((narrow(key), end))
         };
-        let ended: Vec<(Key, StreamEnd)> = self.listeners.iter().filter_map(ended).collect();
+        let ended: Vec<(Key, StreamEnd)> = self.listeners.iter_mut().filter_map(ended).collect();
         ended.into_iter().for_each(|(key, end)| self.finish(key, end));
     }
 

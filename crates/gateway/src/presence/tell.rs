@@ -13,12 +13,14 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use xxhash_rust::xxh3::xxh3_128;
 
 use foghorn_bus::announce::{AnnounceError, Announcer};
 use foghorn_bus::gateways::{About, GatewayName, Gateways, Question};
 use foghorn_core::channel::Channel;
+use foghorn_core::policy::Policies;
 
 use super::message::{Change, Heard, Report};
 use super::roster::{Roster, Told};
@@ -130,6 +132,15 @@ impl Listeners {
 }
 
 impl Teller {
+    /// Has listeners told as soon as policies say so of any channel, until the gateway ends.
+    pub(crate) async fn once_told(self, mut changes: watch::Receiver<Arc<Policies>>, debounce: Duration) {
+        if changes.wait_for(|policies| policies.tell_presence()).await.is_err() {
+            return;
+        }
+        self.hub.presence.tells(debounce);
+        tokio::join!(self.clone().keep_saying(), self.keep_telling());
+    }
+
     // To those that look after channels
 
     /// Tells what changes here, and now and then what all of it adds up to, until the gateway ends.
