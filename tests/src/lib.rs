@@ -12,6 +12,7 @@ pub mod faults;
 pub mod foghorn;
 pub mod http;
 pub mod http2;
+pub mod kubernetes;
 pub mod load;
 pub mod nats;
 mod net;

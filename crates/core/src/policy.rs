@@ -248,6 +248,14 @@ impl Policy {
         if self.replay { RetentionClass(seconds) } else { RetentionClass::NONE }
     }
 
+    /// Whether both match some channels and neither is more specific, so that they can't hold together.
+    pub fn ties_with(&self, other: &Policy) -> bool {
+        match self.pattern.specificity(&other.pattern) {
+            Some(order) => order.is_eq(),
+            None => self.pattern.intersects(&other.pattern),
+        }
+    }
+
     fn check(&self) -> Result<(), PolicyError> {
         let pattern = || self.pattern.clone();
         if !(RETENTION_MIN..=RETENTION_MAX).contains(&self.retention) {
@@ -284,14 +292,8 @@ impl Policies {
     pub fn new(policies: Vec<Policy>) -> Result<Self, PolicyError> {
         for (at, policy) in policies.iter().enumerate() {
             policy.check()?;
-            for other in &policies[..at] {
-                let tie = match policy.pattern.specificity(&other.pattern) {
-                    Some(order) => order.is_eq(),
-                    None => policy.pattern.intersects(&other.pattern),
-                };
-                if tie {
-                    return Err(PolicyError::Tie(other.pattern.clone(), policy.pattern.clone()));
-                }
+            if let Some(other) = policies[..at].iter().find(|other| policy.ties_with(other)) {
+                return Err(PolicyError::Tie(other.pattern.clone(), policy.pattern.clone()));
             }
         }
         let mut sorted = policies;

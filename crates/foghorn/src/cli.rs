@@ -10,7 +10,7 @@ use foghorn_telemetry::logging::LogFormat;
 
 use crate::client::healthcheck;
 use crate::config::{self, Config};
-use crate::{client, cluster, outbox, policies, standalone, token};
+use crate::{client, cluster, operator, outbox, policies, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Eventlog(Eventlog),
     /// An outbox publisher: publishes what applications' transactions put into their PostgreSQL
     Outbox(Outbox),
+    /// An operator: takes ChannelPolicy objects of Kubernetes to the services
+    Operator(Operator),
     /// Publish events
     Publish(client::publish::Args),
     /// Listen to channels and patterns
@@ -183,6 +185,29 @@ enum OutboxCommand {
     Install(OutboxInstall),
 }
 
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Operator {
+    #[command(subcommand)]
+    command: Option<OperatorCommand>,
+    #[command(flatten)]
+    serve: OperatorServe,
+}
+
+#[derive(Debug, Subcommand)]
+enum OperatorCommand {
+    /// Print the custom resource definitions that have to be in Kubernetes, as YAML
+    Crds,
+}
+
+#[derive(Debug, Args)]
+struct OperatorServe {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
 /// Which database.
 #[derive(Debug, Args)]
 struct OutboxDatabase {
@@ -291,6 +316,8 @@ pub(crate) fn run() -> ExitCode {
             let (applications, publishers) = (args.application, args.publisher);
             service(args.database.load(), |config| outbox::install(config, applications, publishers))
         }
+        Command::Operator(Operator { command: None, serve }) => service(serve.load(), operator::serve),
+        Command::Operator(Operator { command: Some(OperatorCommand::Crds), .. }) => client(operator::crds()),
         Command::Publish(args) => client(client::publish::run(args)),
         Command::Subscribe(args) => client(client::subscribe::run(args)),
         Command::Bench(args) => client(client::bench::run(args)),
@@ -385,6 +412,14 @@ impl OutboxDatabase {
                     .to_owned(),
             );
         }
+        Ok(config)
+    }
+}
+
+impl OperatorServe {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.common.load()?;
+        self.cluster.apply(&mut config);
         Ok(config)
     }
 }
@@ -559,6 +594,7 @@ mod tests {
             ("fanout", vec![&http, &grpc, &admin, &nats, &log]),
             ("eventlog", vec![&grpc, &admin, &nats]),
             ("outbox", vec![&admin, &nats, &log]),
+            ("operator", vec![&admin, &nats]),
         ] {
             for words in words {
                 assert!(help(service).contains(words), "{service}: no {words}");

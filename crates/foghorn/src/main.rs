@@ -7,6 +7,7 @@ mod cluster;
 mod standalone;
 
 mod jwks;
+mod operator;
 mod outbox;
 mod page;
 mod policies;

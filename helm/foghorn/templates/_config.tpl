@@ -35,6 +35,9 @@ shards = {{ int64 $c.shards }}
 {{- if $is.eventlog }}
 # An event log knows no tokens; who may reach it is up to the network policy, and to mtls.secret.
 allow_anonymous = true
+{{- else if $is.operator }}
+# Nobody asks an operator for anything.
+allow_anonymous = true
 {{- else }}
 allow_anonymous = {{ include "foghorn.open" .root }}
 {{- end }}
@@ -44,7 +47,7 @@ allow_anonymous = {{ include "foghorn.open" .root }}
 
 [listen]
 admin = "{{ $address }}:9090"
-{{- if not $is.eventlog }}
+{{- if or $is.gateway $is.fanout }}
 http = "{{ $address }}:8080"
 {{- end }}
 {{- if $is.fanout }}
@@ -85,6 +88,10 @@ certificate = "/etc/foghorn/mtls/tls.crt"
 key = "/etc/foghorn/mtls/tls.key"
 client_ca = "/etc/foghorn/mtls/ca.crt"
 {{- end }}
+{{- else if $is.operator }}
+
+[operator]
+lease = "{{ $full }}-operator"
 {{- else }}
 
 [eventlog]
@@ -135,7 +142,7 @@ drain_window = "{{ include "foghorn.drainWindow" .root }}s"
 [fanout]
 {{- include "foghorn.toml.keys" $c.fanout }}
 {{- end }}
-{{- range $c.policy }}
+{{- range ternary list $c.policy (eq .component "operator") }}
 
 [[policy]]
 {{- include "foghorn.toml.keys" . }}

@@ -1,4 +1,4 @@
-{{- /* What the three services have alike: each is a Deployment of one container without state. */ -}}
+{{- /* What the services have alike: each is a Deployment of one container without state. */ -}}
 
 {{- define "foghorn.podSecurity" -}}
 runAsNonRoot: true
@@ -67,10 +67,10 @@ never single files: those would keep what they had at the start.
 {{- if and (eq .component "eventlog") $v.postgres.tls.caSecret }}
 - {name: postgres-ca, secret: {{ $v.postgres.tls.caSecret | quote }}, files: [ca.crt]}
 {{- end }}
-{{- if and (ne .component "eventlog") $v.tls.secret }}
+{{- if and (has .component (list "gateway" "fanout")) $v.tls.secret }}
 - {name: tls, secret: {{ $v.tls.secret | quote }}, files: [tls.crt, tls.key]}
 {{- end }}
-{{- if $v.mtls.secret }}
+{{- if and (ne .component "operator") $v.mtls.secret }}
 - {name: mtls, secret: {{ $v.mtls.secret | quote }}, files: [ca.crt, tls.crt, tls.key]}
 {{- end }}
 {{- end -}}
@@ -97,7 +97,7 @@ dict "root" "component" "ports" (a map of names to numbers) "strategy" and "minR
 {{- $full := include "foghorn.fullname" $root -}}
 {{- $selector := include "foghorn.selector" . -}}
 {{- $folders := include "foghorn.secretFolders" . | fromYamlArray -}}
-{{- $keys := ternary list $root.Values.auth.keys (eq .component "eventlog") -}}
+{{- $keys := ternary $root.Values.auth.keys list (has .component (list "gateway" "fanout")) -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -133,8 +133,8 @@ spec:
         {{- end }}
     spec:
       serviceAccountName: {{ $full }}-{{ .component }}
-      # Nothing here asks the API server for anything.
-      automountServiceAccountToken: false
+      # Only the operator asks the API server for anything.
+      automountServiceAccountToken: {{ eq .component "operator" }}
       # FOGHORN_… variables about Services would be taken for configuration.
       enableServiceLinks: false
       terminationGracePeriodSeconds: {{ .graceSeconds }}
@@ -154,7 +154,7 @@ spec:
           {{- $env := include "foghorn.natsEnv" $root }}
           {{- if eq .component "eventlog" }}
           {{- $env = printf "%s\n%s" (include "foghorn.postgresEnv" $root) $env }}
-          {{- else }}
+          {{- else if ne .component "operator" }}
           {{- $env = printf "%s\n%s" (include "foghorn.webhookEnv" $root) $env }}
           {{- end }}
           {{- with trim $env }}

@@ -6,6 +6,7 @@
 //! committed in `k8s/`, which has to be what the chart gives.
 
 mod configuration;
+mod definitions;
 mod drain;
 mod manifests;
 mod monitoring;
@@ -33,8 +34,9 @@ fn chart() -> PathBuf {
     root().join("helm/foghorn")
 }
 
-/// Renders `k8s/` from the chart.
+/// Renders `k8s/` from the chart, and the custom resource definitions from the product.
 pub(crate) fn write() -> Result<()> {
+    definitions::write(&test::build(&test::Options::everything())?)?;
     manifests::write(&chart_tools()?)
 }
 
@@ -43,6 +45,7 @@ pub(crate) fn check() -> Result<()> {
     let tools = chart_tools()?;
     print!("{tools}");
     let binary = test::build(&test::Options::everything())?;
+    definitions::check(&binary)?;
     values::check(&binary)?;
     refusals::check(&tools)?;
 

@@ -17,6 +17,8 @@ pub(super) fn check(objects: &[Object]) -> Result<()> {
             "HorizontalPodAutoscaler" | "ScaledObject" => {
                 there(objects, "Deployment", object.text_at("/spec/scaleTargetRef/name"))
             }
+            "RoleBinding" => there(objects, "Role", object.text_at("/roleRef/name"))
+                .and_then(|()| there(objects, "ServiceAccount", object.text_at("/subjects/0/name"))),
             "ServiceMonitor" => monitored(object, objects),
             _ => object.pod().map_or(Ok(()), |pod| mounts(pod, objects)),
         };

@@ -27,6 +27,7 @@ impl Config {
         self.nats.check()?;
         self.eventlog.check()?;
         self.grpc.tls.check()?;
+        self.operator.check()?;
         urls::postgres(&self.postgres.url).map_err(|what| format!("postgres.url: {what}"))?;
         if self.outbox.is_configured() {
             urls::postgres(&self.outbox.postgres).map_err(|what| format!("outbox.postgres: {what}"))?;

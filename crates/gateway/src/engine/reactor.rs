@@ -1095,7 +1095,8 @@ impl Reactor {
             }
             // One that has no view is on its way to a task, which looks.
             let hears = views.get(listener.view as usize).map(|view| whole(shards, listener, view));
-            let end = listener.seat.due_end().or_else(|| listener.seat.keep_granted(&hears?))?;
+            let due = listener.seat.due_end();
+            let end = due.or_else(|| listener.seat.keep_granted(hears.as_deref()?))?;
             Some((narrow(key), end))
         };
         let ended: Vec<(Key, StreamEnd)> = self.listeners.iter_mut().filter_map(ended).collect();
