@@ -227,11 +227,11 @@ mod tests {
         let (document, verdicts) = resolve(&objects, &[], MOST).unwrap();
         assert_eq!(document.policies().len(), POLICIES_MAX);
         assert!(matches!(&verdicts[10], Verdict::Invalid(why) if why.contains("write wider patterns")));
-        let types: Vec<_> = (0..32).map(|t| format!("{t:0200}")).collect();
+        let types: Vec<_> = (0..32).map(|t| format!("{t:0100}")).collect();
         let long = |n: usize| json!({ "patterns": [format!("c{n}")], "metricTypes": types });
-        let objects: Vec<_> = (0..60).map(|n| object(&format!("o{n:02}"), 1, long(n))).collect();
+        let objects: Vec<_> = (0..100).map(|n| object(&format!("o{n:02}"), 1, long(n))).collect();
         let (document, verdicts) = resolve(&objects, &[], MOST).unwrap();
         assert!(document.to_bytes().len() <= DOCUMENT_BYTES_MAX && document.policies().len() > 30);
-        assert!(matches!(verdicts[59], Verdict::Invalid(_)));
+        assert!(matches!(verdicts[99], Verdict::Invalid(_)));
     }
 }
