@@ -66,6 +66,8 @@ pub enum About {
     Users,
     /// Who listens to a channel.
     Presence,
+    /// What operators want to know of streams.
+    Survey,
 }
 
 impl About {
@@ -75,12 +77,15 @@ impl About {
             About::Stream => "stream",
             About::Users => "users",
             About::Presence => "presence",
+            About::Survey => "survey",
         }
     }
 
     /// What that word means; none: it is of another version.
     pub fn parse(word: &str) -> Option<Self> {
-        [About::Stream, About::Users, About::Presence].into_iter().find(|about| about.as_str() == word)
+        [About::Stream, About::Users, About::Presence, About::Survey]
+            .into_iter()
+            .find(|about| about.as_str() == word)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The ports within one process: standalone, and tests of services.
 
 mod gateways;
+mod statuses;
 mod subscriptions;
 mod tickets;
 
@@ -22,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::queue::{self, NotTaken};
 
 pub use self::gateways::Alone;
+pub use self::statuses::MemoryStatuses;
 pub use self::subscriptions::MemorySubscriptions;
 pub use self::tickets::MemoryTickets;
 

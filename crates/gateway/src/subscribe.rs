@@ -126,6 +126,10 @@ impl Api {
             let answer = self.presence_here(&asked.question.body);
             return asked.answer(answer.into()).await;
         }
+        if asked.question.about == About::Survey {
+            let answer = self.answer_survey(&asked.question.body).await;
+            return asked.answer(answer.into()).await;
+        }
         let answer = match self.answer_to(&asked.question).await {
             Ok(changed) => json!({ "changed": changed }),
             Err(problem) => json!({ "problem": problem.to_json() }),

@@ -40,6 +40,7 @@ use crate::latest::Newest;
 use crate::ring::{Ring, RingEvent};
 use crate::seat::{Due, Seat};
 use crate::subscription::Subscription;
+use crate::survey::{Question, Survey};
 
 /// Writes, and bytes written, after which another view has its turn.
 const SLICE_WRITES: usize = 256;
@@ -134,6 +135,8 @@ pub(super) struct Reactor {
     stale: Vec<bool>,
     stale_changes: u64,
     end_looks: u64,
+    /// How many surveys it has looked at its streams for.
+    surveyed: u64,
     /// How many changes had been asked for when it last looked.
     asks_made: u64,
     /// Views with something to be written, in turn.
@@ -193,6 +196,7 @@ impl Reactor {
             // Looked at before anything is told.
             stale_changes: u64::MAX,
             end_looks: hub.end_looks(),
+            surveyed: hub.surveys.made(),
             asks_made: hub.directory.asks_made(),
             hub,
             waiting: VecDeque::new(),
@@ -236,6 +240,7 @@ impl Reactor {
             }
             self.let_go();
             self.answer_asked();
+            self.answer_surveys();
             self.end_due();
             self.inbox.set_staying(self.listeners.len() - self.leaving);
             self.sweep_waiting();
@@ -987,6 +992,55 @@ impl Reactor {
         });
         self.send_alone(key, &bytes);
         cursor
+    }
+
+    // What operators ask
+
+    /// Looks at its streams for the surveys that have begun.
+    fn answer_surveys(&mut self) {
+        let made = self.hub.surveys.made();
+        let before = std::mem::replace(&mut self.surveyed, made);
+        if before == made {
+            return;
+        }
+        for survey in self.hub.surveys.after(before) {
+            match &survey.question {
+                Question::User { .. } => self.look_at_streams(&survey),
+                Question::Listeners(channels) => self.count_listeners(&survey, channels),
+            }
+        }
+    }
+
+    fn look_at_streams(&self, survey: &Survey) {
+        for (_, listener) in &self.listeners {
+            match listener.rest.as_ref().map(|rest| &rest.then) {
+                Some(Then::CatchUp(subscription, courses, _)) => {
+                    survey.look_at(&listener.seat, subscription, || courses.clone(), false);
+                }
+                rest => {
+                    let Some(view) = self.views.get(listener.view as usize) else { continue };
+                    let written = listener.offset == view.end() && !listener.full && rest.is_none();
+                    let level = written && view.due_ms().is_none();
+                    let courses = || view.position(listener.offset, &self.seen).0;
+                    survey.look_at(&listener.seat, &view.subscription, courses, level);
+                }
+            }
+        }
+        survey.looked_at(self.listeners.len());
+    }
+
+    fn count_listeners(&self, survey: &Survey, channels: &[Channel]) {
+        for (at, channel) in channels.iter().enumerate() {
+            let topics = &self.topics[self.hub.shard_count().shard_of(channel).index()];
+            let mut views: Vec<Key> = topics.channels.get(channel).cloned().unwrap_or_default();
+            topics.patterns.matching(channel.as_str(), &mut |view| views.push(*view));
+            // A view may hear it for several reasons.
+            views.sort_unstable();
+            views.dedup();
+            let members = |key: &Key| self.views.get(*key as usize).map_or(0, |view| view.members().len());
+            survey.hear(at, views.iter().map(members).sum());
+        }
+        survey.looked_at(1);
     }
 
     // Leaving
