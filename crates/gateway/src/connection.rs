@@ -124,6 +124,8 @@ pub(crate) struct Stream {
     pub(crate) keep_alive: KeepAlive,
     /// Since when it is behind, if it is, though it was level once.
     pub(crate) behind_since: Option<Instant>,
+    /// How many surveys it has been looked at for: each looks at it once, whoever serves it.
+    pub(crate) surveyed: u64,
     /// Of what it was written, if it is compressed.
     pub(crate) gzip: Option<Sum>,
 }
@@ -157,6 +159,7 @@ impl Connection {
         let stream = Stream {
             gzip,
             seat: Seat::take(&shared.hub, client_id),
+            surveyed: shared.hub.surveys.made(),
             subscription: Arc::new(subscription),
             courses: Vec::new(),
             told_stale: false,
@@ -180,7 +183,8 @@ impl Connection {
     }
 
     fn of(shared: Arc<Shared>, stream: Stream, phase: Phase) -> Self {
-        let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, gzip } = stream;
+        let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, surveyed, gzip } =
+            stream;
         Connection {
             gzip,
             membership: shared.hub.join(&subscription, seat.client_id()),
@@ -196,8 +200,7 @@ impl Connection {
             settled: false,
             behind_since,
             keep_alive,
-            // Also for those under way: whoever served it until now may not have been asked yet.
-            surveyed: 0,
+            surveyed,
         }
     }
 
@@ -235,11 +238,14 @@ impl Connection {
             told_stale,
             keep_alive,
             behind_since,
+            surveyed,
             gzip,
             ..
         } = self;
         let seat = life.seat.take()?;
-        Some((Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, gzip }, membership))
+        let stream =
+            Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, surveyed, gzip };
+        Some((stream, membership))
     }
 
     /// Its socket took nothing for too long, or too little.
@@ -355,7 +361,7 @@ impl Connection {
         let before = std::mem::replace(&mut self.surveyed, made);
         let (Some(seat), true) = (&self.life.seat, before < made) else { return };
         let level = self.settled && matches!(self.phase, Phase::Live);
-        for survey in hub.surveys.after(before) {
+        for survey in hub.surveys.after(before).iter().filter(|survey| survey.is_of_users()) {
             survey.look_at(seat, &self.subscription, || self.courses.clone(), level);
             survey.looked_at(1);
         }

@@ -230,10 +230,6 @@ impl Survey {
         }
         let (connection, opened) = (seat.client_id().to_string(), seat.opened());
         let mut found = self.found.lock();
-        // Who goes from a reactor to a task meanwhile is looked at by both.
-        if found.streams.iter().any(|seen| seen.connection == connection) {
-            return;
-        }
         if found.streams.len() >= STREAMS_MAX {
             found.partial = true;
             return;

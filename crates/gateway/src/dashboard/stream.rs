@@ -106,13 +106,13 @@ impl Watcher {
         seat.limit(term);
         Watcher {
             membership: shared.hub.join(&subscription, client_id),
+            surveyed: shared.hub.surveys.made(),
             subscription,
             life: Life::new(seat, shared.config.slow_time),
             shared,
             phase: Phase::Begin,
             latest: dashboard.watch(),
             told: Vec::new(),
-            surveyed: 0,
         }
     }
 
@@ -221,7 +221,7 @@ impl Watcher {
         let made = self.shared.hub.surveys.made();
         let before = std::mem::replace(&mut self.surveyed, made);
         let (Some(seat), true) = (&self.life.seat, before < made) else { return };
-        for survey in self.shared.hub.surveys.after(before) {
+        for survey in self.shared.hub.surveys.after(before).iter().filter(|survey| survey.is_of_users()) {
             survey.look_at(seat, &self.subscription, Vec::new, true);
             survey.looked_at(1);
         }

@@ -432,7 +432,8 @@ impl Reactor {
         self.join(key, stream.subscription);
         self.due_in(key, self.until_term(key, stream.keep_alive.least()));
         self.send_alone(key, &lacks);
-        // While it was on its way here nobody could see that it was meant.
+        // While it was on its way here nobody could see that it was meant, nor look at it.
+        self.look_at_adopted(key, stream.surveyed);
         self.answer(key);
     }
 
@@ -1011,22 +1012,37 @@ impl Reactor {
         }
     }
 
-    fn look_at_streams(&self, survey: &Survey) {
-        for (_, listener) in &self.listeners {
-            match listener.rest.as_ref().map(|rest| &rest.then) {
-                Some(Then::CatchUp(subscription, courses, _)) => {
-                    survey.look_at(&listener.seat, subscription, || courses.clone(), false);
-                }
-                rest => {
-                    let Some(view) = self.views.get(listener.view as usize) else { continue };
-                    let written = listener.offset == view.end() && !listener.full && rest.is_none();
-                    let level = written && view.due_ms().is_none();
-                    let courses = || view.position(listener.offset, &self.seen).0;
-                    survey.look_at(&listener.seat, &view.subscription, courses, level);
-                }
+    /// Looks at a stream for the surveys that it has missed. Those that begin later look at all.
+    fn look_at_adopted(&self, key: Key, surveyed: u64) {
+        let Some(listener) = self.listeners.get(key as usize).filter(|_| surveyed < self.surveyed) else {
+            return;
+        };
+        for survey in self.hub.surveys.after(surveyed) {
+            if survey.is_of_users() && survey.number <= self.surveyed {
+                self.look_at(listener, &survey);
+                survey.looked_at(1);
             }
         }
+    }
+
+    fn look_at_streams(&self, survey: &Survey) {
+        self.listeners.iter().for_each(|(_, listener)| self.look_at(listener, survey));
         survey.looked_at(self.listeners.len());
+    }
+
+    fn look_at(&self, listener: &Listener, survey: &Survey) {
+        match listener.rest.as_ref().map(|rest| &rest.then) {
+            Some(Then::CatchUp(subscription, courses, _)) => {
+                survey.look_at(&listener.seat, subscription, || courses.clone(), false);
+            }
+            rest => {
+                let Some(view) = self.views.get(listener.view as usize) else { return };
+                let written = listener.offset == view.end() && !listener.full && rest.is_none();
+                let level = written && view.due_ms().is_none();
+                let courses = || view.position(listener.offset, &self.seen).0;
+                survey.look_at(&listener.seat, &view.subscription, courses, level);
+            }
+        }
     }
 
     fn count_listeners(&self, survey: &Survey, channels: &[Channel]) {
@@ -1135,6 +1151,7 @@ impl Reactor {
                 told_stale,
                 keep_alive: listener.keep_alive,
                 behind_since: self.since(listener.behind_ms),
+                surveyed: self.surveyed,
                 gzip: listener.gzip.map(|written| written.sum),
             },
             socket: listener.socket.into(),
