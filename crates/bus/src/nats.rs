@@ -27,6 +27,7 @@ mod gateways;
 mod live;
 mod pump;
 mod request;
+mod statuses;
 
 mod lease;
 mod revocations;
@@ -55,6 +56,7 @@ pub use self::lease::NatsLeases;
 pub use self::live::NatsLive;
 pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
 pub use self::revocations::{Look, NatsRevocations, RecordError, Seen};
+pub use self::statuses::NatsStatuses;
 pub use self::subscriptions::NatsSubscriptions;
 pub use self::tickets::NatsTickets;
 
@@ -216,6 +218,11 @@ impl Bus {
         NatsGateways::new(self.clone())
     }
 
+    /// What the processes of the cluster say of themselves.
+    pub fn statuses(&self) -> NatsStatuses {
+        NatsStatuses::new(self.clone())
+    }
+
     /// The connection that journal entries come over.
     async fn reader_link(&self) -> Result<&Link, BusError> {
         self.link(&self.0.reader, Role::Reader).await
@@ -226,7 +233,7 @@ impl Bus {
         self.link(&self.0.live, Role::Live).await
     }
 
-    /// The connection that requests come over: of publishers, or of other gateways.
+    /// The connection that requests come over, of publishers or of other gateways, and statuses.
     async fn requests_link(&self) -> Result<&Link, BusError> {
         self.link(&self.0.requests, Role::Requests).await
     }

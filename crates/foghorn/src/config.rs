@@ -46,6 +46,7 @@ pub(crate) struct Config {
     pub postgres: Postgres,
     pub outbox: Outbox,
     pub gateway: foghorn_gateway::config::Config,
+    pub dashboard: foghorn_gateway::dashboard::Config,
     pub fanout: foghorn_fanout::config::Config,
     /// What holds for which channels.
     #[serde(rename = "policy")]
@@ -211,6 +212,7 @@ impl Default for Config {
             postgres: Postgres::default(),
             outbox: Outbox::default(),
             gateway: foghorn_gateway::config::Config::default(),
+            dashboard: foghorn_gateway::dashboard::Config::default(),
             fanout: foghorn_fanout::config::Config::default(),
             policies: Vec::new(),
         }

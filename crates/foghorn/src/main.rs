@@ -6,12 +6,14 @@ mod config;
 mod cluster;
 mod standalone;
 
+mod console;
 mod jwks;
 mod outbox;
 mod page;
 mod process;
 mod revocations;
 mod router;
+mod status;
 mod tickets;
 mod webhook;
 

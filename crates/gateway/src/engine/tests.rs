@@ -74,6 +74,12 @@ impl Stage {
                 &[0; 32],
             )),
             gateways: Arc::new(foghorn_bus::memory::Alone),
+            dashboard: Arc::new(crate::dashboard::Dashboard::new(
+                Arc::new(foghorn_bus::memory::MemoryStatuses::default()),
+                crate::dashboard::Config::default(),
+                hub.clock.clone(),
+                hub.metrics.clone(),
+            )),
             keeper: Arc::new(crate::kept::Keeper::new(
                 Arc::new(foghorn_bus::memory::MemorySubscriptions::default()),
                 shared.config.subscription_life,
