@@ -53,6 +53,12 @@ pub fn nginx() -> PathBuf {
     tool("FOGHORN_TEST_NGINX", &["nginx"])
 }
 
+/// The program `envoy`.
+#[must_use]
+pub fn envoy() -> PathBuf {
+    tool("FOGHORN_TEST_ENVOY", &["envoy"])
+}
+
 /// The browser.
 #[must_use]
 pub fn chromium() -> PathBuf {

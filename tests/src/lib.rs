@@ -8,6 +8,7 @@
 pub mod chrome;
 pub mod cluster;
 pub mod env;
+pub mod envoy;
 pub mod faults;
 pub mod foghorn;
 pub mod http;

@@ -5,8 +5,10 @@
 mod charts;
 mod chromium;
 mod compiler;
+mod envoy;
 mod faults;
 mod grafana;
+mod image;
 mod install;
 mod nats;
 mod nginx;
@@ -25,6 +27,7 @@ use crate::workspace::root;
 pub(crate) use self::charts::{ChartTools, chart_tools};
 pub(crate) use self::compiler::compiler;
 pub(crate) use self::grafana::grafana_types;
+pub(crate) use self::image::{cyclonedx, debian_mirror, debootstrap, docker, hadolint};
 pub(crate) use self::nginx::nchan;
 pub(crate) use self::prometheus::promtool;
 
@@ -67,6 +70,7 @@ pub(crate) fn ensure() -> Result<Tools> {
         postgres::ensure()?,
         nats::ensure()?,
         nginx::ensure()?,
+        envoy::ensure()?,
         prometheus::ensure()?,
         chromium::browser()?,
         chromium::driver()?,
