@@ -7,6 +7,7 @@ mod doors;
 mod jwks;
 mod limits;
 mod matrix;
+mod notifications;
 mod presence;
 mod revocation;
 mod streams;

@@ -29,11 +29,14 @@ pub enum Action {
     Published,
     /// Revoked something.
     Revoked,
+    /// Had a user's data erased.
+    Erased,
 }
 
 impl Action {
     /// Every action, for metrics that start at zero.
-    pub const ALL: [Action; 4] = [Action::Connected, Action::Refused, Action::Published, Action::Revoked];
+    pub const ALL: [Action; 5] =
+        [Action::Connected, Action::Refused, Action::Published, Action::Revoked, Action::Erased];
 
     /// The word.
     pub const fn as_str(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Action {
             Action::Refused => "refused",
             Action::Published => "published",
             Action::Revoked => "revoked",
+            Action::Erased => "erased",
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod subscriptions;
 pub mod tickets;
 
 pub mod gateways;
+pub mod notifications;
 
 pub mod memory;
 pub mod nats;

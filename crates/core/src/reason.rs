@@ -43,6 +43,8 @@ pub enum StreamEnd {
     CredentialUnavailable,
     /// What it was changed to hear is kept where nobody answers now.
     SubscriptionUnavailable,
+    /// It is a stream of notifications, and how many are unread can't be said now.
+    NotificationsUnavailable,
     /// The token that it was opened with is no longer valid.
     TokenExpired,
     /// An operator has revoked what it was opened with, or the stream itself.
@@ -80,7 +82,7 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 13] = [
+    pub const ALL: [StreamEnd; 14] = [
         StreamEnd::Drain,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
@@ -91,6 +93,7 @@ impl StreamEnd {
         StreamEnd::Ousted,
         StreamEnd::CredentialUnavailable,
         StreamEnd::SubscriptionUnavailable,
+        StreamEnd::NotificationsUnavailable,
         StreamEnd::TokenExpired,
         StreamEnd::Revoked,
         StreamEnd::Internal,
@@ -109,6 +112,7 @@ impl StreamEnd {
             StreamEnd::Ousted => "ousted",
             StreamEnd::CredentialUnavailable => "credential-unavailable",
             StreamEnd::SubscriptionUnavailable => "subscription-unavailable",
+            StreamEnd::NotificationsUnavailable => "notifications-unavailable",
             StreamEnd::TokenExpired => "token-expired",
             StreamEnd::Revoked => "revoked",
             StreamEnd::Internal => "internal",

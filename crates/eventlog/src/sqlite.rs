@@ -11,6 +11,7 @@ mod queue;
 mod retention;
 mod rows;
 mod tail;
+mod transaction;
 mod writer;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::shared::{Clock, SharedPolicies};
 
 pub use open::OpenError;
+pub use transaction::TransactError;
 
 /// How to open a [`SqliteLog`].
 #[derive(Debug, Clone)]

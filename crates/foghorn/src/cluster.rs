@@ -68,6 +68,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         tickets,
         subscriptions,
         gateways: Arc::new(bus.gateways()),
+        unread: Arc::new(bus.unread()),
         proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
         health: process.health.clone(),

@@ -45,6 +45,7 @@ pub(crate) struct Config {
     pub eventlog: EventLog,
     pub postgres: Postgres,
     pub outbox: Outbox,
+    pub notifications: foghorn_notifications::config::Config,
     pub gateway: foghorn_gateway::config::Config,
     pub fanout: foghorn_fanout::config::Config,
     /// What holds for which channels.
@@ -210,6 +211,7 @@ impl Default for Config {
             eventlog: EventLog::default(),
             postgres: Postgres::default(),
             outbox: Outbox::default(),
+            notifications: foghorn_notifications::config::Config::default(),
             gateway: foghorn_gateway::config::Config::default(),
             fanout: foghorn_fanout::config::Config::default(),
             policies: Vec::new(),

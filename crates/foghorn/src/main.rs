@@ -7,6 +7,7 @@ mod cluster;
 mod standalone;
 
 mod jwks;
+mod notifications;
 mod outbox;
 mod page;
 mod process;

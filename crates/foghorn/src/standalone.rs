@@ -14,6 +14,7 @@ use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 
 use crate::config::Config;
 use crate::jwks;
+use crate::notifications;
 use crate::outbox;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
 use crate::revocations;
@@ -58,6 +59,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         process.shutdown.clone(),
         &mut process.registry.write(),
     );
+    let notifications = notifications::within(&config, log.clone(), auth.clone(), &process).await?;
     let gateway = Gateway::start(
         config.gateway.clone(),
         GatewayPorts {
@@ -70,6 +72,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             tickets,
             subscriptions: Arc::new(MemorySubscriptions::default()),
             gateways: Arc::new(Alone),
+            unread: notifications.clone(),
             proxies,
             clock: Clock::default(),
             health: process.health.clone(),
@@ -77,7 +80,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
 
-    let router = Router { publish: Arc::new(fanout.http()), events: gateway.api(), admin: process.admin() };
+    let router = Router {
+        publish: Arc::new(fanout.http()),
+        notifications: Arc::new(notifications.http()),
+        events: gateway.api(),
+        admin: process.admin(),
+    };
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);
@@ -94,6 +102,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         let log = log.clone();
         async move { log.run_retention().await }
     });
+    let keeping = tokio::spawn(async move { notifications.retain().await });
     let outbox = outbox::drain_into(&config, log.clone(), &process)?;
     let fanout = tokio::spawn(fanout.run(None));
 
@@ -101,6 +110,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     gateway.drain(|| _ = stop.send_replace(true)).await;
     process::last_requests(async {
         outbox.await?;
+        keeping.await?;
         fanout.await?;
         http.await?;
         grpc.await??;

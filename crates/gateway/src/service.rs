@@ -13,6 +13,7 @@ use foghorn_bus::clock::Clock;
 use foghorn_bus::gateways::{GatewayName, Gateways};
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
+use foghorn_bus::notifications::Unread;
 use foghorn_bus::subscriptions::Subscriptions;
 use foghorn_core::policy::Policies;
 use foghorn_core::shard::ShardCount;
@@ -57,6 +58,8 @@ pub struct Ports {
     pub subscriptions: Arc<dyn Subscriptions>,
     /// The other gateways, whose streams may be asked for here.
     pub gateways: Arc<dyn Gateways>,
+    /// Who knows how many notifications of a user are unread.
+    pub unread: Arc<dyn Unread>,
     /// What counts as now.
     pub clock: Clock,
     /// Told when the rings are warm.
@@ -119,6 +122,7 @@ impl Gateway {
             revocations: ports.revocations,
             tickets: Arc::new(ports.tickets),
             gateways: ports.gateways,
+            unread: ports.unread,
             keeper,
             limits,
         });

@@ -98,6 +98,7 @@ impl Stage {
             subscriptions: Arc::new(MemorySubscriptions::default()),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
+            unread: Arc::new(foghorn_bus::notifications::Nobody),
             clock: Clock::default(),
             health: health.clone(),
         };

@@ -353,6 +353,7 @@ impl Cluster {
             subscriptions: Arc::new(MemorySubscriptions::default()),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
+            unread: Arc::new(foghorn_bus::notifications::Nobody),
             clock: process.clock(),
             health: Health::default(),
         };

@@ -22,6 +22,7 @@ impl Config {
         self.check_metric_types()?;
         self.gateway.check()?;
         self.fanout.check()?;
+        self.notifications.check()?;
         self.http.check(self.gateway.connections)?;
         self.auth.check()?;
         self.nats.check()?;

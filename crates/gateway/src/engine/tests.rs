@@ -74,6 +74,7 @@ impl Stage {
                 &[0; 32],
             )),
             gateways: Arc::new(foghorn_bus::memory::Alone),
+            unread: Arc::new(foghorn_bus::notifications::Nobody),
             keeper: Arc::new(crate::kept::Keeper::new(
                 Arc::new(foghorn_bus::memory::MemorySubscriptions::default()),
                 shared.config.subscription_life,
