@@ -9,12 +9,14 @@ mod limits;
 mod matrix;
 mod notifications;
 mod presence;
+mod presence_events;
 mod revocation;
 mod streams;
 mod subscribe;
 mod tickets;
 mod tokens;
 mod users;
+mod webhook;
 
 use std::path::PathBuf;
 use std::process::Command;

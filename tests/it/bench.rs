@@ -74,17 +74,88 @@ async fn publishing_is_measured_beside_the_plain_client() {
     assert_eq!(streams(&url).await, before);
 }
 
+/// A sweep of one short round, of which nothing may be lost or out of order.
+fn sweep(more: &[&str]) -> Value {
+    let mut arguments = vec!["sweep", "--rounds", "1"];
+    if !more.contains(&"--events") {
+        arguments.extend(["--events", "200"]);
+    }
+    arguments.extend(["--server-core", "0", "--load-core", "0"]);
+    arguments.extend(more);
+    let measured = report(&bench(&arguments));
+    for side in ["foghorn", "bare"] {
+        assert!(measured[side]["perCpuSecond"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+        for figure in ["missing", "disordered"] {
+            assert_eq!(measured[side][figure], 0, "{measured}");
+        }
+    }
+    assert!(measured["ratio"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+    measured
+}
+
 #[test]
 fn the_gateway_is_measured_beside_the_bare_loops() {
     for rate in ["0", "100"] {
-        let mut arguments = vec!["sweep", "--connections", "50", "--events", "200", "--rate", rate];
-        arguments.extend(["--rounds", "1", "--server-core", "0", "--load-core", "0"]);
-        let measured = report(&bench(&arguments));
-        for side in ["foghorn", "bare"] {
-            assert!(measured[side]["perCpuSecond"]["median"].as_f64().unwrap() > 0.0, "{measured}");
-            assert_eq!((&measured[side]["missing"], &measured[side]["disordered"]), (&json!(0), &json!(0)));
-        }
+        sweep(&["--connections", "50", "--rate", rate, "--alone"]);
     }
+}
+
+#[test]
+fn a_service_with_axum_takes_turns_too() {
+    let axum = env::foghorn().with_file_name("foghorn-bench-axum");
+    let axum = axum.to_str().unwrap();
+    for more in
+        [&["--connections", "50"][..], &["--connections", "50", "--own-channels", "--events", "20000"]]
+    {
+        let measured = sweep(&[more, &["--axum", axum]].concat());
+        // It isn't promised that it loses nothing.
+        assert!(measured["axum"]["perCpuSecond"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+        assert!(measured["axumRatio"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+    }
+    let refused = bench(&["sweep", "--tls", "--axum", axum]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--axum is for"));
+    let none = bench(&["sweep", "--axum", "/nowhere"]);
+    assert!(
+        !none.status.success() && String::from_utf8_lossy(&none.stderr).contains("/nowhere is not there")
+    );
+}
+
+#[test]
+fn whatever_listeners_ask_for_is_measured_and_exact() {
+    for more in [
+        "--shards 4 --channels 3",
+        "--token one",
+        "--token each",
+        "--types",
+        "--gzip",
+        "--gzip --size 2000",
+        "--tls",
+        "--tls --gzip --size 2000",
+        "--h2 20",
+        "--h2 20 --tls --token each --channels 2 --types --gzip --size 2000",
+    ] {
+        let more: Vec<_> = more.split(' ').collect();
+        sweep(&[&["--connections", "50", "--rate", "400"], &more[..]].concat());
+    }
+}
+
+#[test]
+fn a_channel_for_each_listener_is_measured() {
+    let measured =
+        sweep(&["--connections", "50", "--own-channels", "--batch", "30", "--events", "20000", "--alone"]);
+    assert_eq!(measured["variant"]["ownChannels"], true);
+}
+
+#[test]
+fn a_quiet_channel_beside_a_hot_one_is_measured() {
+    let measured = sweep(&["--connections", "50", "--rate", "400", "--quiet", "--alone"]);
+    for side in ["foghorn", "bare"] {
+        let quiet = &measured[side]["quiet"];
+        assert!(quiet["p999Ms"]["median"].as_f64().unwrap() > 0.0, "{measured}");
+        assert_eq!((&quiet["missing"], &quiet["disordered"]), (&json!(0), &json!(0)), "{measured}");
+    }
+    let refused = bench(&["sweep", "--quiet"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("needs --rate"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use foghorn_tests::PATIENCE;
 use foghorn_tests::chrome::Chrome;
 use foghorn_tests::foghorn::Foghorn;
-use foghorn_tests::http::post;
+use foghorn_tests::http::{get, metric, post};
 use foghorn_tests::http2::Http2;
 use foghorn_tests::sse::{Block, NoBlock, Parser, SseClient};
 use foghorn_tests::tls;
@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::deployment::standalone;
+use crate::deployment::{Cluster, standalone};
 use crate::http2::ephemeral;
 
 const GZIP: [(&str, &str); 1] = [("accept-encoding", "gzip, deflate, br, zstd")];
@@ -40,6 +40,82 @@ async fn publish(server: &Foghorn, event: &Value) {
 /// Text of this length that becomes about half as long.
 fn digits(length: usize) -> String {
     std::iter::repeat_with(|| fastrand::digit(16)).take(length).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_a_policy_has_compressed_are_the_same_by_every_way_and_unpack_to_what_was_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("foghorn.toml");
+    std::fs::write(&config, "[[policy]]\npattern = \"packed.>\"\ncompress_data_from = 1024\n").unwrap();
+    let cluster = Cluster::start(1, config.to_str().unwrap()).await;
+    cluster.ready().await;
+    let (gateways, fanout) = (&cluster.gateways, &cluster.fanouts[0]);
+    let topics = "channels=packed.a,plain.a";
+    let open = async |server: &Foghorn, query: &str| {
+        let url = server.url(&format!("/api/events?{topics}{query}"));
+        SseClient::connect(&url, &[]).await.unwrap()
+    };
+    let mut live = Vec::new();
+    for server in gateways {
+        for query in ["", "&envelope=1", "&batch=50"] {
+            let mut stream = open(server, query).await;
+            stream.collect_until(PATIENCE, |block| block.event_type() == "stream-live").await;
+            live.push((query, stream));
+        }
+    }
+    let large = format!("{{\"rows\":\"{}\"}}", "é, 7;".repeat(1000));
+    let random = digits(100);
+    for (channel, data) in
+        [("packed.a", &large), ("packed.a", &random), ("plain.a", &large), ("packed.a", &"last".to_owned())]
+    {
+        publish(fanout, &json!({ "channel": channel, "data": data })).await;
+    }
+    let data = |query: &str, blocks: &[Block]| -> Vec<String> {
+        let events = blocks.iter().filter(|block| block.is_event());
+        events
+            .flat_map(|block| match (query, block.event_type()) {
+                ("", "message") => vec![block.data.clone().unwrap()],
+                ("&envelope=1", "message") => vec![block.json()["data"].as_str().unwrap().to_owned()],
+                (_, "batch") => {
+                    let events = block.json().as_array().unwrap().clone();
+                    events.iter().map(|event| event["data"].as_str().unwrap().to_owned()).collect()
+                }
+                _ => Vec::new(),
+            })
+            .collect()
+    };
+    let mut heard = Vec::new();
+    for (query, mut stream) in live {
+        let blocks = stream
+            .collect_until(PATIENCE, |block| block.data.as_deref().is_some_and(|data| data.contains("last")))
+            .await;
+        heard.push(data(query, &blocks));
+    }
+    let expected = heard[0].clone();
+    assert_eq!((expected.len(), &expected[1..]), (4, &[random, large.clone(), "last".to_owned()][..]));
+    assert_eq!(heard, vec![expected.clone(); 6], "live, in each form, at each gateway");
+    // The guide's own way to read it.
+    let packed: Value = serde_json::from_str(&expected[0]).unwrap();
+    assert_eq!((packed.as_object().unwrap().len(), &packed["compressed"]), (2, &json!(true)));
+    assert!(expected[0].len() < large.len() / 10);
+    let unpack = "process.stdout.write(require('zlib').gunzipSync(Buffer.from(process.argv[1], 'base64')))";
+    let payload = packed["payload"].as_str().unwrap();
+    let text = Command::new("node").args(["-e", unpack, payload]).output().await.unwrap().stdout;
+    assert_eq!(String::from_utf8(text).unwrap(), large);
+    // Replayed, from a ring and, at a gateway that has just begun, from the log; and as history.
+    for server in gateways {
+        for query in ["", "&envelope=1", "&batch=50"] {
+            let mut stream = open(server, &format!("{query}&since=10m")).await;
+            let is_last = |block: &Block| block.data.as_deref().is_some_and(|data| data.contains("last"));
+            let blocks = stream.collect_until(PATIENCE, is_last).await;
+            assert_eq!(data(query, &blocks), expected, "{query}");
+        }
+        let history = get(&server.url("/api/channels/packed.a/events")).await.unwrap().body;
+        let events = history["events"].as_array().unwrap();
+        assert_eq!(events.last().unwrap()["data"], expected[0].as_str(), "{history}");
+    }
+    let counted = metric(fanout.admin(), "foghorn_fanout_data_compressed_total").await;
+    assert!((counted - 1.0).abs() < 0.1, "{counted}");
 }
 
 /// A program that reads a stream and says what it reads.

@@ -49,6 +49,20 @@ export interface StreamEvents {
   heartbeat: { timestamp: string };
 }
 
+/**
+ * The data of events of the type `presence`, on channels whose policy tells listeners who comes and goes. Foghorn's
+ * `docs/streams.md` describes them.
+ */
+export interface Presence {
+  channel: string;
+  /** `count`: more has changed than is told one by one. */
+  action: "join" | "leave" | "count";
+  /** Who joined or left. */
+  user?: string;
+  /** How many listen now. */
+  count: number;
+}
+
 /** The stream's own types. */
 export const STREAM_EVENTS: ReadonlySet<string> = new Set<keyof StreamEvents>([
   "connected",

@@ -12,6 +12,7 @@ export type {
   EventHandler,
   FoghornEvent,
   LifecycleListeners,
+  Presence,
   Status,
   StreamEvents,
   Unsubscribe,

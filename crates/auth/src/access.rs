@@ -6,10 +6,13 @@
 //! - `authenticated`: to a credential whose `foghorn.subscribe` has a pattern that covers what is asked. One
 //!   without that claim is granted single channels, no wildcards.
 //! - `owner`: to the subject of that name, whatever any claim says.
+//! - `webhook`: to a credential whose `foghorn.subscribe` covers what is asked, of channels under `user.` to their
+//!   owner, and else to whom the [webhook](crate::webhook) allows it.
 //! - Where a policy says nothing, it is `authenticated`; of channels under `user.` it is their owner, or a
 //!   claim that covers them. Of those only policies say something whose pattern is under `user.` too.
 //!
-//! **Publishing** is granted to a credential whose `foghorn.publish` covers the channel, and to nobody else.
+//! **Publishing** is granted to a credential whose `foghorn.publish` covers the channel; where the channel's policy is
+//! `webhook` also to whom that allows it; and to nobody else.
 
 use std::sync::Arc;
 
@@ -19,6 +22,9 @@ use foghorn_core::policy::{Access, Policies, Policy};
 
 use crate::refusal::Refusal;
 use crate::token::Identity;
+
+pub(crate) const LISTENING: &str = "listening to";
+pub(crate) const PUBLISHING: &str = "publishing on";
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,46 +75,86 @@ impl Caller {
     }
 }
 
-pub(crate) fn may_listen(caller: &Caller, asked: &Pattern, policies: &Policies) -> Result<(), Refusal> {
-    let granted = |policy: &Policy| match caller {
-        Caller::Unchecked => true,
-        Caller::Anonymous => access_of(policy, asked) == Some(Access::Public),
-        Caller::Known(identity) => identity.hears(policy, asked),
-    };
+/// What claims and policies say together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Granted {
+    /// They grant it.
+    Yes,
+    /// They leave it to the webhook.
+    IfTheWebhookAllows,
+}
+
+/// What one policy says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Says {
+    Yes,
+    No,
+    AskTheWebhook,
+}
+
+pub(crate) fn may_listen(caller: &Caller, asked: &Pattern, policies: &Policies) -> Result<Granted, Refusal> {
     // What is heard unasked may be asked for.
-    if caller.implied(policies).contains(asked) {
-        return Ok(());
+    if *caller == Caller::Unchecked || caller.implied(policies).contains(asked) {
+        return Ok(Granted::Yes);
     }
     let confined = caller.identity().and_then(|identity| identity.confined.as_ref());
     if confined.is_some_and(|named| !named.iter().any(|pattern| pattern.covers(asked))) {
         return Err(Refusal::Denied { what: "with its ticket listening to", to: asked.to_string() });
     }
-    if policies.intersecting(asked).all(granted) {
-        return Ok(());
+    let mut granted = Granted::Yes;
+    for policy in policies.intersecting(asked) {
+        match caller.identity().map_or_else(|| to_nobody(policy, asked), |known| known.hears(policy, asked)) {
+            Says::Yes => {}
+            Says::AskTheWebhook => granted = Granted::IfTheWebhookAllows,
+            Says::No => return Err(not_listening(caller, asked)),
+        }
     }
-    Err(match caller {
-        Caller::Known(_) => Refusal::Denied { what: "listening to", to: asked.to_string() },
-        _ => Refusal::NoCredential(format!("listening to {asked}")),
-    })
+    Ok(granted)
 }
 
-pub(crate) fn may_publish(caller: &Caller, channel: &Channel) -> Result<(), Refusal> {
+/// What those who may not listen are told.
+pub(crate) fn not_listening(caller: &Caller, asked: &Pattern) -> Refusal {
     match caller {
-        Caller::Unchecked => Ok(()),
-        Caller::Anonymous => Err(Refusal::NoCredential("publishing".to_owned())),
-        Caller::Known(identity) if covered(&identity.publish, &Pattern::from(channel)) => Ok(()),
-        Caller::Known(_) => Err(Refusal::Denied { what: "publishing on", to: channel.to_string() }),
+        Caller::Known(_) => Refusal::Denied { what: LISTENING, to: asked.to_string() },
+        _ => Refusal::NoCredential(format!("{LISTENING} {asked}")),
     }
 }
 
-pub(crate) fn may_publish_something(caller: &Caller) -> Result<(), Refusal> {
+pub(crate) fn may_publish(
+    caller: &Caller,
+    channel: &Channel,
+    policies: &Policies,
+) -> Result<Granted, Refusal> {
+    let asked = Pattern::from(channel);
+    match caller {
+        Caller::Unchecked => return Ok(Granted::Yes),
+        Caller::Known(identity) if covered(&identity.publish, &asked) => return Ok(Granted::Yes),
+        Caller::Known(_) | Caller::Anonymous => {}
+    }
+    if access_of(policies.of(channel.as_str()), &asked) == Some(Access::Webhook) {
+        return Ok(Granted::IfTheWebhookAllows);
+    }
+    Err(not_publishing(caller, channel))
+}
+
+/// What those who may not publish are told.
+pub(crate) fn not_publishing(caller: &Caller, channel: &Channel) -> Refusal {
+    match caller {
+        Caller::Known(_) => Refusal::Denied { what: PUBLISHING, to: channel.to_string() },
+        _ => Refusal::NoCredential("publishing".to_owned()),
+    }
+}
+
+/// Without looking at any channel; with `webhook` there is one to be asked about some.
+pub(crate) fn may_publish_something(caller: &Caller, webhook: bool) -> Result<(), Refusal> {
     match caller {
         Caller::Unchecked => Ok(()),
+        Caller::Anonymous | Caller::Known(_) if webhook => Ok(()),
         Caller::Anonymous => Err(Refusal::NoCredential("publishing".to_owned())),
         Caller::Known(identity) if identity.publish.as_ref().is_some_and(|granted| !granted.is_empty()) => {
             Ok(())
         }
-        Caller::Known(_) => Err(Refusal::Denied { what: "publishing on", to: "any channel".to_owned() }),
+        Caller::Known(_) => Err(Refusal::Denied { what: PUBLISHING, to: "any channel".to_owned() }),
     }
 }
 
@@ -119,18 +165,30 @@ fn access_of(policy: &Policy, asked: &Pattern) -> Option<Access> {
     policy.access.filter(|_| users.covers(&policy.pattern) || !asked.intersects(&users))
 }
 
+/// What a policy says to those without a credential.
+fn to_nobody(policy: &Policy, asked: &Pattern) -> Says {
+    match access_of(policy, asked) {
+        Some(Access::Public) => Says::Yes,
+        Some(Access::Webhook) => Says::AskTheWebhook,
+        Some(Access::Authenticated | Access::Owner) | None => Says::No,
+    }
+}
+
 impl Identity {
-    fn hears(&self, policy: &Policy, asked: &Pattern) -> bool {
+    fn hears(&self, policy: &Policy, asked: &Pattern) -> Says {
         let users = Pattern::users();
-        match access_of(policy, asked) {
+        let grants = match access_of(policy, asked) {
             Some(Access::Public) => true,
             Some(Access::Owner) => self.owns(asked),
             Some(Access::Authenticated) => self.reaches(asked),
+            Some(Access::Webhook) if covered(&self.subscribe, asked) || self.owns(asked) => true,
+            Some(Access::Webhook) => return Says::AskTheWebhook,
             None if policy.pattern.intersects(&users) && asked.intersects(&users) => {
                 self.owns(asked) || covered(&self.subscribe, asked)
             }
             None => self.reaches(asked),
-        }
+        };
+        if grants { Says::Yes } else { Says::No }
     }
 
     /// Within what the token says, if it says something; else any one channel.
@@ -182,7 +240,7 @@ mod tests {
     }
 
     fn hears(caller: &Caller, asked: &str, policies: &Policies) -> bool {
-        may_listen(caller, &p(asked), policies).is_ok()
+        may_listen(caller, &p(asked), policies) == Ok(Granted::Yes)
     }
 
     #[test]
@@ -288,15 +346,60 @@ mod tests {
             let publish = patterns.map(|patterns| patterns.iter().map(|text| p(text)).collect());
             Caller::Known(Arc::new(Identity { publish, ..Identity::default() }))
         };
-        assert!(may_publish(&publisher(Some(&["orders.>"])), &channel("orders.eu")).is_ok());
+        let may_publish = |caller: &Caller, name| may_publish(caller, &channel(name), &Policies::default());
+        assert!(may_publish(&publisher(Some(&["orders.>"])), "orders.eu").is_ok());
         assert_eq!(
-            may_publish(&publisher(Some(&["orders.>"])), &channel("orders")),
+            may_publish(&publisher(Some(&["orders.>"])), "orders"),
             Err(Refusal::Denied { what: "publishing on", to: "orders".to_owned() })
         );
-        assert!(may_publish(&publisher(Some(&[])), &channel("a")).is_err());
-        assert!(may_publish(&publisher(None), &channel("a")).is_err());
-        assert!(matches!(may_publish(&Caller::Anonymous, &channel("a")), Err(Refusal::NoCredential(_))));
-        assert!(may_publish(&Caller::Unchecked, &channel("a")).is_ok());
+        assert!(may_publish(&publisher(Some(&[])), "a").is_err());
+        assert!(may_publish(&publisher(None), "a").is_err());
+        assert!(matches!(may_publish(&Caller::Anonymous, "a"), Err(Refusal::NoCredential(_))));
+        assert!(may_publish(&Caller::Unchecked, "a").is_ok());
+    }
+
+    #[test]
+    fn a_webhook_is_asked_where_a_policy_says_so_and_no_other_refuses() {
+        use Access::{Authenticated, Owner, Public, Webhook};
+        let policies = policies(&[
+            ("rooms.>", Some(Webhook)),
+            ("rooms.staff.>", Some(Authenticated)),
+            ("rooms.lobby", Some(Public)),
+            ("user.>", Some(Owner)),
+            ("user.shared.>", Some(Webhook)),
+        ]);
+        let (ann, reader) = (known("ann", None), known("ann", Some(&["rooms.1", "rooms.staff.>"])));
+        let (yes, ask) = (Ok(Granted::Yes), Ok(Granted::IfTheWebhookAllows));
+        for (caller, asked, expected) in [
+            (&Caller::Anonymous, "rooms.1", &ask),
+            (&Caller::Anonymous, "rooms.lobby", &yes),
+            (&Caller::Unchecked, "rooms.1", &yes),
+            // Of a pattern every policy has its say: where one refuses, nobody is asked.
+            (&ann, "rooms.*", &ask),
+            (&reader, "rooms.*", &ask),
+            (&ann, "rooms.1", &ask),
+            (&reader, "rooms.1", &yes),
+            (&ann, "user.shared.x", &ask),
+            (&known("shared", None), "user.shared.x", &yes),
+        ] {
+            assert_eq!(&may_listen(caller, &p(asked), &policies), expected, "{caller:?} {asked}");
+        }
+        for asked in ["rooms.>", "user.bob", "user.*", ">", "elsewhere.*"] {
+            assert!(may_listen(&ann, &p(asked), &policies).is_err(), "{asked}");
+        }
+        let channel = |text: &str| Channel::parse(text.to_owned()).unwrap();
+        let publish = |caller: &Caller, name| may_publish(caller, &channel(name), &policies);
+        assert_eq!(publish(&ann, "rooms.1"), ask);
+        assert_eq!(publish(&Caller::Anonymous, "rooms.1"), ask);
+        for name in ["rooms.lobby", "rooms.staff.1", "user.ann", "elsewhere"] {
+            assert!(publish(&ann, name).is_err() && publish(&Caller::Anonymous, name).is_err(), "{name}");
+        }
+        assert!(may_publish_something(&ann, true).is_ok() && may_publish_something(&ann, false).is_err());
+        let everything = self::policies(&[(">", Some(Webhook))]);
+        for asked in ["user.bob", "*.bob", ">"] {
+            assert!(may_listen(&ann, &p(asked), &everything).is_err(), "{asked}: it is not about users");
+        }
+        assert!(may_publish(&ann, &channel("user.bob"), &everything).is_err());
     }
 
     #[test]
@@ -329,6 +432,7 @@ mod tests {
             Just(Some(Access::Public)),
             Just(Some(Access::Authenticated)),
             Just(Some(Access::Owner)),
+            Just(Some(Access::Webhook)),
         ]
     }
 
@@ -368,6 +472,7 @@ mod tests {
             Some(Access::Authenticated) => claim.unwrap_or(true),
             None if of_a_user => own || claim == Some(true),
             None => claim.unwrap_or(true),
+            Some(Access::Webhook) => own || claim == Some(true),
         }
     }
 
@@ -395,11 +500,11 @@ mod tests {
             let claims: Option<Vec<&str>> = claims.as_ref().map(|c| c.iter().map(String::as_str).collect());
             let caller = if is_known { known("a", claims.as_deref()) } else { Caller::Anonymous };
             let asked = p(&asked);
-            let granted = may_listen(&caller, &asked, &policies).is_ok();
+            let granted = may_listen(&caller, &asked, &policies) == Ok(Granted::Yes);
             for name in names().iter().filter(|name| asked.matches(name)) {
                 let alone = one(&caller, name, &policies);
                 prop_assert!(alone || !granted, "{name} under {asked}");
-                prop_assert_eq!(may_listen(&caller, &p(name), &policies).is_ok(), alone, "{}", name);
+                prop_assert_eq!(hears(&caller, name, &policies), alone, "{}", name);
             }
         }
 

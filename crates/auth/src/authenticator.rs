@@ -1,6 +1,7 @@
 //! What services hold: it says who somebody is.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,17 +15,19 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
-use crate::access::{self, Caller};
+use crate::access::{self, Caller, Granted, LISTENING, PUBLISHING};
 use crate::audit::Audit;
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::credential::{authorization, bearer, find, is_from_a_page};
 use crate::jwks::{Jwks, Missing};
 use crate::keys::{Keys, Standing, Verifier};
 use crate::refusal::Refusal;
+use crate::requester::Requester;
 use crate::revocation::Revocations;
 use crate::ticket::Pass;
 use crate::token::{Identity, Rules, TokenError, named, verify};
+use crate::webhook::{Context, Grant, Refused, Webhook};
 
 /// How often at least the time of day is looked at for a token in use: it can be set.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -48,9 +51,10 @@ pub struct Authenticator {
     pub audit: Audit,
     /// Whether those without a credential may do everything.
     open: bool,
-    cache: Mutex<Cache>,
+    cache: Mutex<Cache<Arc<Identity>>>,
     /// What the cache gives up.
     forgotten: Counter,
+    webhook: Option<Webhook>,
     now: Box<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
@@ -78,8 +82,14 @@ impl Authenticator {
             open,
             cache: Mutex::new(Cache::new(config.cache_entries, forgotten.clone())),
             forgotten,
+            webhook: None,
             now: Box::new(now),
         }
+    }
+
+    /// The same, that asks this webhook where a policy leaves it to it.
+    pub fn with_webhook(self, webhook: Option<Webhook>) -> Self {
+        Authenticator { webhook, ..self }
     }
 
     /// One that lets everybody do everything, and looks at nothing.
@@ -96,6 +106,9 @@ impl Authenticator {
             self.forgotten.clone(),
         );
         self.audit.register(registry);
+        if let Some(webhook) = &self.webhook {
+            webhook.register(registry);
+        }
     }
 
     /// Who made a request, by its headers or the query's `token`. Its `Origin`, if it has one, has been
@@ -190,23 +203,76 @@ impl Authenticator {
         &self.revocations
     }
 
-    /// Whether `caller` may listen to what `asked` matches.
-    pub fn check_listen(&self, caller: &Caller, asked: &Pattern, policies: &Policies) -> Result<(), Refusal> {
-        self.check_caller(caller)?;
-        access::may_listen(caller, asked, policies)
+    /// What the webhook is told of a request with these headers, from this address, should it be asked.
+    pub fn context(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Context {
+        let webhook = self.webhook.as_ref();
+        webhook.map_or_else(Context::default, |webhook| webhook.forward().of(headers, address))
     }
 
-    /// Whether `caller` may publish on a channel. Since it was known its time may have run out, or it was
-    /// revoked.
-    pub fn check_publish(&self, caller: &Caller, channel: &Channel) -> Result<(), Refusal> {
+    /// What claims and policies say to `caller`, who wants to listen to what `asked` matches.
+    pub fn check_claims(
+        &self,
+        caller: &Caller,
+        asked: &Pattern,
+        policies: &Policies,
+    ) -> Result<Granted, Refusal> {
         self.check_caller(caller)?;
-        access::may_publish(caller, channel)
+        let granted = access::may_listen(caller, asked, policies)?;
+        // A policy may speak of one that this process hasn't got.
+        if granted == Granted::IfTheWebhookAllows && self.webhook.is_none() {
+            return Err(access::not_listening(caller, asked));
+        }
+        Ok(granted)
+    }
+
+    /// Whether `by` may listen to what `asked` matches, and by which word of the webhook's if it needs one.
+    pub async fn check_listen(
+        &self,
+        by: &Requester,
+        asked: &Pattern,
+        policies: &Policies,
+    ) -> Result<Option<Grant>, Refusal> {
+        let granted = self.check_claims(&by.caller, asked, policies)?;
+        let Some(webhook) = self.webhook.as_ref().filter(|_| granted == Granted::IfTheWebhookAllows) else {
+            return Ok(None);
+        };
+        let identity = by.caller.identity().map(|identity| &**identity);
+        let answer = webhook.may_listen(identity, &by.context, asked).await;
+        answer.map(Some).map_err(|why| by_webhook(why, LISTENING, asked.to_string()))
+    }
+
+    /// Asks the webhook again for what it has granted.
+    pub async fn renew(&self, grant: &Grant) -> Result<Grant, Refusal> {
+        let answer = match &self.webhook {
+            Some(webhook) => webhook.renew(grant).await,
+            None => Err(Refused::Unavailable),
+        };
+        answer.map_err(|why| by_webhook(why, LISTENING, grant.topic.to_string()))
+    }
+
+    /// Whether `by` may publish on a channel. Since they were known their time may have run out, or they were
+    /// revoked.
+    pub async fn check_publish(
+        &self,
+        by: &Requester,
+        channel: &Channel,
+        policies: &Policies,
+    ) -> Result<(), Refusal> {
+        self.check_caller(&by.caller)?;
+        if access::may_publish(&by.caller, channel, policies)? == Granted::Yes {
+            return Ok(());
+        }
+        let webhook = self.webhook.as_ref();
+        let webhook = webhook.ok_or_else(|| access::not_publishing(&by.caller, channel))?;
+        let identity = by.caller.identity().map(|identity| &**identity);
+        let answer = webhook.may_publish(identity, &by.context, channel).await;
+        answer.map_err(|why| by_webhook(why, PUBLISHING, channel.to_string()))
     }
 
     /// Whether `caller` may publish anything: before its request is read.
-    pub fn check_publisher(&self, caller: &Caller) -> Result<(), Refusal> {
+    pub fn check_publisher(&self, caller: &Caller, policies: &Policies) -> Result<(), Refusal> {
         self.check_caller(caller)?;
-        access::may_publish_something(caller)
+        access::may_publish_something(caller, self.webhook.is_some() && policies.ask_webhook())
     }
 
     /// Returns once a caller's token is no longer good, with why; never for whoever has none.
@@ -265,15 +331,16 @@ impl Authenticator {
     /// Verified now or before. Only what is good is remembered: nobody fills the cache with guesses.
     fn verified(&self, token: &str) -> Result<Arc<Identity>, Refusal> {
         self.rules.check_length(token)?;
-        let (key, now) = (Cache::key(token), (self.now)());
-        if let Some(known) = self.cache.lock().get(&key, now)
+        let (key, now) = (cache::key(token.as_bytes()), (self.now)());
+        let is_good = |identity: &Arc<Identity>| identity.expires > now;
+        if let Some(known) = self.cache.lock().get(&key, is_good)
             && known.verifier.standing() == Standing::Good
         {
             return Ok(known);
         }
         let verified = verify(token, &self.keys, &self.rules);
         let identity = Arc::new(verified.map_err(|error| self.why(token, error))?);
-        self.cache.lock().put(key, identity.clone(), now);
+        self.cache.lock().put(key, identity.clone(), is_good);
         Ok(identity)
     }
 }
@@ -301,6 +368,16 @@ impl Authenticator {
     }
 }
 
+/// Jittered, so that those whom an authoriser keeps waiting don't come back together.
+fn by_webhook(why: Refused, what: &'static str, to: String) -> Refusal {
+    match why {
+        Refused::Denied => Refusal::DeniedByWebhook { what, to },
+        Refused::Unavailable => {
+            Refusal::AuthoriserUnavailable { what, to, seconds: rand::random_range(1..=5) }
+        }
+    }
+}
+
 /// Jittered, so that those who wait for one key don't come back together.
 fn unavailable(soon: bool, wait: Duration) -> Refusal {
     let seconds = u32::try_from(wait.as_secs().min(WAIT_SECONDS_MAX)).unwrap_or_default();
@@ -317,6 +394,7 @@ impl fmt::Debug for Authenticator {
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
+    use futures::FutureExt as _;
     use serde_json::json;
 
     use super::*;
@@ -331,6 +409,12 @@ mod tests {
         Authenticator::new(&config, keys, open, move || at(clock.load(Ordering::SeqCst)))
     }
 
+    /// Where nobody else is asked.
+    fn may_publish(auth: &Authenticator, caller: &Caller, channel: &Channel) -> Result<(), Refusal> {
+        let (by, policies) = (Requester::from(caller.clone()), Policies::default());
+        auth.check_publish(&by, channel, &policies).now_or_never().unwrap()
+    }
+
     #[test]
     fn time_is_looked_at_each_time_and_a_cached_token_expires_too() {
         let clock = Arc::new(AtomicI64::new(NOW));
@@ -338,15 +422,16 @@ mod tests {
         let header = format!("Bearer {}", token("k", &json!({ "foghorn": { "publish": ["a"] } })));
         let caller = auth.caller_by(Some(&header)).unwrap();
         let channel = Channel::parse("a").unwrap();
-        assert_eq!(auth.check_publish(&caller, &channel), Ok(()));
+        assert_eq!(may_publish(&auth, &caller, &channel), Ok(()));
         assert_eq!(auth.cache.lock().len(), 1);
         assert!(auth.caller_by(Some(&header)).is_ok());
         clock.store(NOW + 90, Ordering::SeqCst);
         let expired = Refusal::BadCredential(TokenError::Expired);
         assert_eq!(auth.caller_by(Some(&header)), Err(expired.clone()));
         // One that is known for as long as a stream is open.
-        assert_eq!(auth.check_publish(&caller, &channel), Err(expired.clone()));
-        assert_eq!(auth.check_listen(&caller, &Pattern::everything(), &Policies::default()), Err(expired));
+        assert_eq!(may_publish(&auth, &caller, &channel), Err(expired.clone()));
+        let listens = auth.check_claims(&caller, &Pattern::everything(), &Policies::default());
+        assert_eq!(listens, Err(expired));
     }
 
     #[test]
@@ -363,8 +448,8 @@ mod tests {
         };
         revoke(Key::token_id("1"));
         let revoked = Err(Refusal::BadCredential(TokenError::Revoked));
-        assert_eq!(auth.check_publish(&caller, &channel), revoked);
-        assert_eq!(auth.check_publisher(&caller), revoked);
+        assert_eq!(may_publish(&auth, &caller, &channel), revoked);
+        assert_eq!(auth.check_publisher(&caller, &Policies::default()), revoked);
         assert_eq!(auth.caller_by(Some(&one)).map(|_| ()), revoked);
         assert!(auth.caller_by(Some(&other)).is_ok());
         // Issued 31 s later by a clock that may be 30 s ahead: after it.
@@ -451,11 +536,11 @@ mod tests {
         assert_eq!(by(&pairs[0], "own", "a"), own);
         assert!(auth.caller_by(Some(&format!("Bearer {}", token("own", &json!({}))))).is_ok());
         let channel = Channel::parse("a").unwrap();
-        let denied = auth.check_publish(&known, &channel);
+        let denied = may_publish(&auth, &known, &channel);
         assert!(matches!(denied, Err(Refusal::Denied { .. })), "{denied:?}");
         sets[0].took(&answer(&pairs[0], "next"), None).unwrap();
         let removed = Err(Refusal::BadCredential(TokenError::UnknownKey));
-        assert_eq!(auth.check_publish(&known, &channel), removed, "also where it is known already");
+        assert_eq!(may_publish(&auth, &known, &channel), removed, "also where it is known already");
         assert!(by(&pairs[0], "k", "a").is_err() && by(&pairs[0], "next", "a").is_ok());
         assert!(by(&pairs[1], "k", "b").is_ok());
     }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use foghorn_core::secret::Secret;
-use http::Uri;
+use http::{HeaderName, Uri};
 use serde::{Deserialize, Serialize};
 
 use crate::jwks;
+use crate::webhook::SigningSecret;
 
 /// Bytes of the shortest secret that HS256 may have: those of its output (RFC 7518, 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
@@ -16,6 +17,9 @@ pub const SECRET_BYTES_MIN: usize = 32;
 pub(crate) const ID_BYTES_MAX: usize = 128;
 /// Most sets of keys by URL.
 pub(crate) const JWKS_MAX: usize = 4;
+
+/// Most headers that the webhook is told of.
+const FORWARD_MAX: usize = 16;
 
 /// How callers are known.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,6 +57,8 @@ pub struct Config {
     /// For how long the keys of a set go on serving while it can't be fetched.
     #[serde(with = "humantime_serde")]
     pub jwks_keep: Duration,
+    /// The application that is asked where a policy leaves it to it.
+    pub webhook: Webhook,
     /// Most lines a second that the audit log has of each kind, in each process; 0 for no audit log.
     pub audit_per_second: u32,
 }
@@ -72,6 +78,37 @@ pub struct Jwks {
     /// A PEM file of the authorities that are trusted for `url`, instead of the system's.
     #[serde(default, skip_serializing_if = "no_path")]
     pub ca: PathBuf,
+}
+
+/// The webhook authoriser. Without a URL there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhook {
+    /// Where it is asked: `https://`, or `http://` to an address of loopback.
+    pub url: String,
+    /// What questions are signed with: `whsec_` and 24 to 64 bytes in base64. Without one they aren't.
+    pub secret: Secret,
+    /// A file with that.
+    pub secret_file: PathBuf,
+    /// A PEM file of the authorities that are trusted for `url`, instead of the system's.
+    pub ca: PathBuf,
+    /// Names of the headers of a request that are part of the question.
+    pub forward: Vec<String>,
+    /// Whether the client's address is.
+    pub address: bool,
+    /// How long an answer may take, waiting for a turn included.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// For how long an answer holds that doesn't say.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// For how long one may hold at most.
+    #[serde(with = "humantime_serde")]
+    pub ttl_max: Duration,
+    /// Most answers that are remembered.
+    pub cache_entries: usize,
+    /// Most questions at a time.
+    pub questions: usize,
 }
 
 /// A key, of the one algorithm that it is for.
@@ -124,15 +161,39 @@ impl Default for Config {
             cache_entries: 10_000,
             keys: Vec::new(),
             jwks: Vec::new(),
+            webhook: Webhook::default(),
             audit_per_second: 10,
             jwks_keep: Duration::from_secs(24 * 3600),
         }
     }
 }
 
+impl Default for Webhook {
+    fn default() -> Self {
+        Webhook {
+            url: String::new(),
+            secret: Secret::default(),
+            secret_file: PathBuf::new(),
+            ca: PathBuf::new(),
+            forward: Vec::new(),
+            address: false,
+            deadline: Duration::from_secs(2),
+            ttl: Duration::from_secs(10),
+            ttl_max: Duration::from_secs(300),
+            cache_entries: 10_000,
+            questions: 64,
+        }
+    }
+}
+
 impl Config {
-    /// Whether callers can be known at all.
+    /// Whether callers can be known, or are asked about, at all.
     pub fn is_configured(&self) -> bool {
+        self.knows_tokens() || self.webhook.is_configured()
+    }
+
+    /// Whether any token can be verified.
+    pub fn knows_tokens(&self) -> bool {
         !self.keys.is_empty() || !self.jwks.is_empty()
     }
 
@@ -159,6 +220,7 @@ impl Config {
             return Err(format!("auth.{what}"));
         }
         jwks::check(&self.jwks, self.jwks_keep)?;
+        self.webhook.check().map_err(|what| format!("auth.webhook.{what}"))?;
         let mut seen = HashSet::new();
         for key in &self.keys {
             key.check().map_err(|what| format!("auth.keys: {} {what}", key.name()))?;
@@ -184,22 +246,7 @@ impl Algorithm {
 
 impl Jwks {
     pub(crate) fn check(&self) -> Result<(), String> {
-        let uri: Option<Uri> = self.url.parse().ok().filter(|uri: &Uri| uri.host().is_some());
-        let uri = uri.ok_or("is no URL; write it as https://login.example.com/jwks.json")?;
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err("has a user or password, which nobody is sent".to_owned());
-        }
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let is_loopback = host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-        match uri.scheme_str() {
-            Some("https") => {}
-            Some("http") if is_loopback => {}
-            _ => {
-                return Err(
-                    "has to begin with https://: whoever is on the way would choose the keys".to_owned()
-                );
-            }
-        }
+        check_url(&self.url, "login.example.com/jwks.json", "whoever is on the way would choose the keys")?;
         if self.algorithms.is_empty() {
             return Err("needs algorithms, such as [\"RS256\"]: what its keys are for".to_owned());
         }
@@ -207,6 +254,73 @@ impl Jwks {
             return Err("can't have HS256 in its algorithms: a secret isn't published".to_owned());
         }
         Ok(())
+    }
+}
+
+impl Webhook {
+    /// Whether there is one.
+    pub fn is_configured(&self) -> bool {
+        !self.url.is_empty()
+    }
+
+    /// What questions are signed with, if with anything. The error begins with the key.
+    pub fn signing_secret(&self) -> Result<Option<SigningSecret>, String> {
+        if !no_path(&self.secret_file) {
+            let shown = self.secret_file.display();
+            let text = std::fs::read_to_string(&self.secret_file)
+                .map_err(|error| format!("secret_file: {shown} can't be read: {error}"))?;
+            return SigningSecret::parse(&text)
+                .map(Some)
+                .map_err(|what| format!("secret_file: {shown} {what}"));
+        }
+        if self.secret.is_empty() {
+            return Ok(None);
+        }
+        SigningSecret::parse(self.secret.reveal()).map(Some).map_err(|what| format!("secret {what}"))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !self.is_configured() {
+            return Ok(());
+        }
+        check_url(&self.url, "app.example.com/authorise", "whoever is on the way could allow anything")
+            .map_err(|what| format!("url: {:?} {what}", self.url))?;
+        if !self.secret.is_empty() && !no_path(&self.secret_file) {
+            return Err("secret and auth.webhook.secret_file are both given: give one of them".to_owned());
+        }
+        if !self.secret.is_empty() {
+            self.signing_secret()?;
+        }
+        for name in &self.forward {
+            let is_name = name.parse::<HeaderName>().is_ok();
+            is_name.then_some(()).ok_or_else(|| format!("forward: {name:?} is not the name of a header"))?;
+        }
+        let milliseconds = |from, to| Duration::from_millis(from)..=Duration::from_millis(to);
+        let rules = [
+            (self.forward.len() <= FORWARD_MAX, "forward can have at most 16 names"),
+            (milliseconds(100, 10_000).contains(&self.deadline), "deadline must be between 100ms and 10s"),
+            (milliseconds(0, 86_400_000).contains(&self.ttl_max), "ttl_max can be at most 1day"),
+            (self.ttl <= self.ttl_max, "ttl can be at most auth.webhook.ttl_max"),
+            ((1..=1_000_000).contains(&self.cache_entries), "cache_entries must be between 1 and 1000000"),
+            ((1..=1024).contains(&self.questions), "questions must be between 1 and 1024"),
+        ];
+        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, what)| Err((*what).to_owned()))
+    }
+}
+
+/// What is wrong with a URL that services ask by themselves.
+fn check_url(url: &str, example: &str, why: &str) -> Result<(), String> {
+    let uri: Option<Uri> = url.parse().ok().filter(|uri: &Uri| uri.host().is_some());
+    let uri = uri.ok_or_else(|| format!("is no URL; write it as https://{example}"))?;
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("has a user or password, which nobody is sent".to_owned());
+    }
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+    match uri.scheme_str() {
+        Some("https") => Ok(()),
+        Some("http") if is_loopback => Ok(()),
+        _ => Err(format!("has to begin with https://: {why}")),
     }
 }
 
@@ -276,6 +390,44 @@ mod tests {
             assert_eq!(check(vec![set(loopback, Algorithm::EdDSA, "")]), Ok(()));
         }
         assert!(Config { jwks: vec![good("")], ..Config::default() }.is_configured());
+    }
+
+    #[test]
+    fn a_webhook_is_asked_safely_and_its_secret_is_shown_to_nobody() {
+        let url = "https://app.example.com/authorise".to_owned();
+        let good = Webhook { url, ..Webhook::default() };
+        let secret = format!("whsec_{}", "aHVudGVyMg".repeat(4));
+        let with = |webhook| Config { webhook, ..Config::default() };
+        for (webhook, key, said) in [
+            (Webhook { url: "http://app.example.com/".to_owned(), ..good.clone() }, "url", "https://"),
+            (Webhook { url: "app.example.com/a".to_owned(), ..good.clone() }, "url", "is no URL"),
+            (Webhook { secret: "hunter2".into(), ..good.clone() }, "secret", "openssl rand"),
+            (
+                Webhook { secret: secret.as_str().into(), secret_file: "f".into(), ..good.clone() },
+                "secret",
+                "give one of them",
+            ),
+            (Webhook { forward: vec!["a b".to_owned()], ..good.clone() }, "forward", "a b"),
+            (Webhook { forward: vec!["a".to_owned(); 17], ..good.clone() }, "forward", "at most 16"),
+            (Webhook { deadline: Duration::ZERO, ..good.clone() }, "deadline", "between"),
+            (Webhook { ttl: Duration::from_secs(301), ..good.clone() }, "ttl", "ttl_max"),
+            (Webhook { questions: 0, ..good.clone() }, "questions", "between"),
+            (Webhook { cache_entries: 0, ..good.clone() }, "cache_entries", "between"),
+        ] {
+            let error = with(webhook).check().unwrap_err();
+            assert!(error.starts_with(&format!("auth.webhook.{key}")) && error.contains(said), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let signed = with(Webhook { secret: secret.as_str().into(), ..good });
+        assert_eq!(signed.check(), Ok(()));
+        assert!(signed.is_configured() && !Config::default().is_configured());
+        assert!(!format!("{signed:?}").contains(&secret));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        let of_file = Webhook { secret_file: file.clone(), ..Webhook::default() };
+        assert!(of_file.signing_secret().unwrap_err().starts_with("secret_file: "));
+        std::fs::write(&file, secret + "\n").unwrap();
+        assert!(of_file.signing_secret().unwrap().is_some());
     }
 
     #[test]

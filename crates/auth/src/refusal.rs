@@ -25,6 +25,24 @@ pub enum Refusal {
         /// On which channel or pattern.
         to: String,
     },
+    /// The webhook authoriser doesn't allow it, and nothing else does.
+    #[error("the authoriser doesn't allow {what} {to}")]
+    DeniedByWebhook {
+        /// What it doesn't allow.
+        what: &'static str,
+        /// On which channel or pattern.
+        to: String,
+    },
+    /// Whether the webhook authoriser allows it can't be known now.
+    #[error("{what} {to} is up to an authoriser that doesn't answer now; try again")]
+    AuthoriserUnavailable {
+        /// What it would have to allow.
+        what: &'static str,
+        /// On which channel or pattern.
+        to: String,
+        /// In how many seconds to try again.
+        seconds: u32,
+    },
     /// It came in a cookie, and no page of a known origin is said to have asked.
     #[error(
         "a request that is known by its cookie has to come from a page of an allowed origin (http.origins), \
@@ -61,10 +79,11 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every [`code`](Self::code), for metrics that start at zero.
-    pub const CODES: [&str; 7] = [
+    pub const CODES: [&str; 8] = [
         "unauthenticated",
         "bad-credential",
         "access-denied",
+        "authoriser-unavailable",
         "origin",
         "keys-unavailable",
         "bad-ticket",
@@ -76,7 +95,8 @@ impl Refusal {
         match self {
             Refusal::NoCredential(_) => "unauthenticated",
             Refusal::BadCredential(_) => "bad-credential",
-            Refusal::Denied { .. } => "access-denied",
+            Refusal::Denied { .. } | Refusal::DeniedByWebhook { .. } => "access-denied",
+            Refusal::AuthoriserUnavailable { .. } => "authoriser-unavailable",
             Refusal::Forged => "origin",
             Refusal::KeysUnavailable { .. } => "keys-unavailable",
             Refusal::BadTicket => "bad-ticket",
@@ -90,7 +110,8 @@ impl Refusal {
         match self {
             Refusal::NoCredential(_) => "A credential is needed",
             Refusal::BadCredential(_) => "The credential is refused",
-            Refusal::Denied { .. } => "Access denied",
+            Refusal::Denied { .. } | Refusal::DeniedByWebhook { .. } => "Access denied",
+            Refusal::AuthoriserUnavailable { .. } => "Access can't be decided now",
             Refusal::Forged | Refusal::ForeignTicket => "Pages of this origin may not use this server",
             Refusal::BadTicket => "The ticket is refused",
             Refusal::TicketsUnavailable { .. } => "Tickets can't be kept or looked up now",
@@ -104,10 +125,13 @@ impl Refusal {
             Refusal::NoCredential(_) | Refusal::BadCredential(_) | Refusal::BadTicket => {
                 StatusCode::UNAUTHORIZED
             }
-            Refusal::Denied { .. } | Refusal::Forged | Refusal::ForeignTicket => StatusCode::FORBIDDEN,
-            Refusal::KeysUnavailable { .. } | Refusal::TicketsUnavailable { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Refusal::Denied { .. }
+            | Refusal::DeniedByWebhook { .. }
+            | Refusal::Forged
+            | Refusal::ForeignTicket => StatusCode::FORBIDDEN,
+            Refusal::KeysUnavailable { .. }
+            | Refusal::TicketsUnavailable { .. }
+            | Refusal::AuthoriserUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         };
         let problem = Problem::new(status, self.code(), self.title()).detail(self.to_string());
         match self {
@@ -115,7 +139,12 @@ impl Refusal {
             Refusal::BadCredential(_) | Refusal::BadTicket => {
                 problem.challenge("Bearer error=\"invalid_token\"")
             }
-            Refusal::Denied { to, .. } => problem.member("channel", to.as_str()),
+            Refusal::Denied { to, .. } | Refusal::DeniedByWebhook { to, .. } => {
+                problem.member("channel", to.as_str())
+            }
+            Refusal::AuthoriserUnavailable { to, seconds, .. } => {
+                problem.member("channel", to.as_str()).retry_after(*seconds)
+            }
             Refusal::Forged | Refusal::ForeignTicket => problem,
             Refusal::KeysUnavailable { seconds, .. } | Refusal::TicketsUnavailable { seconds } => {
                 problem.retry_after(*seconds)
@@ -123,12 +152,22 @@ impl Refusal {
         }
     }
 
+    /// On which channel or pattern something is not allowed, if it is about one.
+    pub fn channel(&self) -> Option<&str> {
+        match self {
+            Refusal::Denied { to, .. }
+            | Refusal::DeniedByWebhook { to, .. }
+            | Refusal::AuthoriserUnavailable { to, .. } => Some(to),
+            _ => None,
+        }
+    }
+
     /// After how many seconds the same request may be granted; none when that is for ever refused.
     pub fn passes_after(&self) -> Option<u32> {
         match self {
-            Refusal::KeysUnavailable { seconds, .. } | Refusal::TicketsUnavailable { seconds } => {
-                Some(*seconds)
-            }
+            Refusal::KeysUnavailable { seconds, .. }
+            | Refusal::TicketsUnavailable { seconds }
+            | Refusal::AuthoriserUnavailable { seconds, .. } => Some(*seconds),
             _ => None,
         }
     }

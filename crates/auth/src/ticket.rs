@@ -310,11 +310,13 @@ mod tests {
         let pass = pass(&auth, &claims, Some(&["a.b.*"]));
         let caller = auth.restored(&pass).unwrap();
         let hears = |asked: &str| {
-            auth.check_listen(&caller, &Pattern::parse(asked).unwrap(), &Policies::default()).is_ok()
+            auth.check_claims(&caller, &Pattern::parse(asked).unwrap(), &Policies::default()).is_ok()
         };
         assert_eq!(["a.b.c", "a.b.*", "user.ann", "broadcast"].map(hears), [true; 4]);
         assert_eq!(["a.b", "a.>", "b.b.c", "user.bob"].map(hears), [false; 4]);
-        assert!(caller.check_admin().is_err() && auth.check_publisher(&caller).is_err());
+        assert!(
+            caller.check_admin().is_err() && auth.check_publisher(&caller, &Policies::default()).is_err()
+        );
 
         for key in [Key::subject("ann"), Key::token_id("7")] {
             let auth = authenticator("k", &clock);

@@ -66,6 +66,8 @@ pub enum About {
     Users,
     /// Who listens to a channel.
     Presence,
+    /// Who has come and gone, where listeners are told.
+    Listeners,
 }
 
 impl About {
@@ -75,12 +77,14 @@ impl About {
             About::Stream => "stream",
             About::Users => "users",
             About::Presence => "presence",
+            About::Listeners => "listeners",
         }
     }
 
     /// What that word means; none: it is of another version.
     pub fn parse(word: &str) -> Option<Self> {
-        [About::Stream, About::Users, About::Presence].into_iter().find(|about| about.as_str() == word)
+        let all = [About::Stream, About::Users, About::Presence, About::Listeners];
+        all.into_iter().find(|about| about.as_str() == word)
     }
 }
 
@@ -91,6 +95,8 @@ pub struct Question {
     pub about: About,
     /// The token of whoever wants to know; the gateway that is asked verifies it itself.
     pub token: Option<Secret>,
+    /// What a webhook authoriser is to be told of their request, if there is one.
+    pub context: Option<Secret>,
     /// What they said.
     pub body: Bytes,
 }

@@ -15,6 +15,7 @@ pub mod lease;
 pub mod subscriptions;
 pub mod tickets;
 
+pub mod announce;
 pub mod gateways;
 pub mod notifications;
 

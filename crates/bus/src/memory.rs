@@ -1,5 +1,6 @@
 //! The ports within one process: standalone, and tests of services.
 
+mod announce;
 mod gateways;
 mod subscriptions;
 mod tickets;
@@ -21,6 +22,7 @@ use crate::live::{LiveError, LiveFeed, LiveSubscription};
 use crate::metrics::Metrics;
 use crate::queue::{self, NotTaken};
 
+pub use self::announce::Mute;
 pub use self::gateways::Alone;
 pub use self::subscriptions::MemorySubscriptions;
 pub use self::tickets::MemoryTickets;

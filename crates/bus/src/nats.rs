@@ -22,6 +22,7 @@ mod read;
 mod seen;
 mod tail;
 
+mod announce;
 mod gateways;
 mod live;
 mod notifications;
@@ -46,6 +47,7 @@ use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
+pub use self::announce::NatsAnnouncer;
 pub use self::cluster::Parameters;
 pub use self::connect::{Credentials, NatsOptions, NatsTls};
 pub use self::gateways::NatsGateways;
@@ -196,7 +198,19 @@ impl Bus {
     /// Takes requests that are sent to `foghorn.publish.<channel>`, sharing them with every other
     /// process of `group`.
     pub async fn serve_requests(&self, group: &str) -> Result<Requests, BusError> {
-        Requests::open(self, group).await
+        Requests::open(self, request::PREFIX, group, self.0.main.clone()).await
+    }
+
+    /// Takes what gateways want published on `foghorn.presence.<channel>`, likewise.
+    pub async fn serve_presence(&self, group: &str) -> Result<Requests, BusError> {
+        // Where NATS lets it answer what it is asked, and nothing else, only the connection that was asked may.
+        let answers = self.requests_link().await?.clone();
+        Requests::open(self, announce::PREFIX, group, answers).await
+    }
+
+    /// Has whoever serves that publish who comes and goes.
+    pub fn announcer(&self) -> NatsAnnouncer {
+        NatsAnnouncer::new(self.clone())
     }
 
     /// The other gateways of the cluster, for one that asks and is asked.

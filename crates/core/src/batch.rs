@@ -274,7 +274,7 @@ fn decode_event(bytes: &mut Bytes) -> Result<FeedEvent, BatchError> {
     let channel = Channel::parse(text(channel)?).map_err(|_| Malformed("channel"))?;
     let event_type = match event_type {
         0 => None,
-        len => Some(EventType::parse(text(len)?).map_err(|_| Malformed("event type"))?),
+        len => Some(EventType::parse_stored(text(len)?).map_err(|_| Malformed("event type"))?),
     };
     let frame = Frame { bytes: bytes.split_to(frame), id_line };
     if !frame.bytes.ends_with(b"\n") {

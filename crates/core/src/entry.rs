@@ -158,7 +158,7 @@ pub fn validate(
     }
     let event = Event {
         channel,
-        event_type: raw.event_type.map(EventType::parse).transpose()?,
+        event_type: raw.event_type.map(EventType::parse_stored).transpose()?,
         data: parse_data(raw.data.clone())?,
         id: raw.id.map(EventId::parse).transpose()?,
         ttl: raw.ttl.map(Ttl::parse).transpose()?,

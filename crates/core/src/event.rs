@@ -20,6 +20,9 @@ pub const FRAME_BYTES_DEFAULT: usize = 256 * 1024;
 /// The highest that limit can be set: two frames must fit into one NATS message of 1 MiB.
 pub const FRAME_BYTES_MAX: usize = 480 * 1024;
 
+/// The type of events of who listens, which no publisher may use.
+const PRESENCE: &str = "presence";
+
 /// What a publisher gives, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -148,16 +151,31 @@ pub fn parse_data(bytes: Bytes) -> Result<ByteString, EventError> {
 impl EventType {
     /// Parses a publisher's event type.
     pub fn parse(text: impl Into<ByteString>) -> Result<Self, EventError> {
+        let parsed = EventType::parse_stored(text)?;
+        if parsed.is_presence() { Err(EventError::Reserved(PRESENCE.to_owned())) } else { Ok(parsed) }
+    }
+
+    /// Parses the type of an event that is in the journal or comes from there: a publisher's, or `presence`.
+    pub fn parse_stored(text: impl Into<ByteString>) -> Result<Self, EventError> {
         let text = text.into();
         check_text(&text, EVENT_TYPE_BYTES_MAX).map_err(EventError::EventType)?;
         if let Some(at) = text.find(',') {
             return Err(EventError::EventType(TextError::Comma(at)));
         }
-        let ours = matches!(&*text, "connected" | "batch" | "heartbeat" | "presence");
-        if ours || text.starts_with("stream-") {
+        if matches!(&*text, "connected" | "batch" | "heartbeat") || text.starts_with("stream-") {
             return Err(EventError::Reserved(text.to_string()));
         }
         Ok(EventType(text))
+    }
+
+    /// The type of Foghorn's own events of who listens.
+    pub fn presence() -> Self {
+        EventType(ByteString::from_static(PRESENCE))
+    }
+
+    /// Whether it is that one.
+    pub fn is_presence(&self) -> bool {
+        self.as_str() == PRESENCE
     }
 
     /// The type's text.
@@ -263,6 +281,11 @@ mod tests {
             assert!(matches!(EventType::parse(ours), Err(EventError::Reserved(_))), "{ours}");
         }
         assert!(EventType::parse("streamed").is_ok());
+        // The one of them that the journal carries.
+        assert_eq!(EventType::parse_stored("presence"), Ok(EventType::presence()));
+        assert!(
+            EventType::parse_stored("connected").is_err() && EventType::parse_stored("stream-end").is_err()
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::event::FRAME_BYTES_MAX;
+use crate::event::{Event, EventType, FRAME_BYTES_MAX};
 use crate::pattern::Pattern;
 
 /// How long events are kept when no policy says otherwise.
@@ -41,9 +41,13 @@ pub struct Policy {
     /// Bytes of the smallest event that compressed streams are sent compressed, as an SSE frame; 0 for none.
     #[serde(default = "compress_from_default", skip_serializing_if = "is_compress_from_default")]
     pub compress_from: usize,
+    /// Bytes of the smallest data that are stored and sent as `{"compressed":true,"payload":"…"}`, gzip in base64; 0 for
+    /// none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub compress_data_from: usize,
     /// Whether it is known who listens.
-    #[serde(default, skip_serializing_if = "is_off")]
-    pub presence: bool,
+    #[serde(default, skip_serializing_if = "Presence::is_off")]
+    pub presence: Presence,
     /// Event types that metrics count by name; all others are counted as `other`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metric_types: Vec<String>,
@@ -51,6 +55,62 @@ pub struct Policy {
     /// their user's, and those credentials' that name them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
+}
+
+/// Whether it is known who listens to a channel: `false`, `"counts"` (or `true`), `"events"`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Presence {
+    /// It isn't.
+    #[default]
+    Off,
+    /// To whoever asks, how many.
+    Counts,
+    /// Beside that, listeners are told who comes and goes.
+    Events,
+}
+
+impl Presence {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_off(&self) -> bool {
+        *self == Presence::Off
+    }
+}
+
+/// As versions that know no events write it, where it is what they know.
+impl serde::Serialize for Presence {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Presence::Off => serializer.serialize_bool(false),
+            Presence::Counts => serializer.serialize_bool(true),
+            Presence::Events => serializer.serialize_str("events"),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Presence {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl serde::de::Visitor<'_> for Word {
+            type Value = Presence;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("true, false, \"counts\" or \"events\"")
+            }
+
+            fn visit_bool<E>(self, on: bool) -> Result<Presence, E> {
+                Ok(if on { Presence::Counts } else { Presence::Off })
+            }
+
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Presence, E> {
+                match word {
+                    "counts" => Ok(Presence::Counts),
+                    "events" => Ok(Presence::Events),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(word), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Word)
+    }
 }
 
 /// Who may listen to the channels under a policy.
@@ -63,6 +123,9 @@ pub enum Access {
     Authenticated,
     /// `user.<id>` and what is below: the user of that id, nobody else whatever their credential says.
     Owner,
+    /// Whoever's credential names it, and whom the webhook authoriser allows it. The only one by which a webhook may
+    /// grant anything, listening and publishing alike.
+    Webhook,
 }
 
 fn retention_default() -> Duration {
@@ -82,6 +145,11 @@ fn is_off(on: &bool) -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_compress_from_default(bytes: &usize) -> bool {
     *bytes == COMPRESS_FROM_DEFAULT
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_none(bytes: &usize) -> bool {
+    *bytes == 0
 }
 
 fn yes() -> bool {
@@ -126,6 +194,11 @@ pub enum PolicyError {
     /// Channels that have no owner.
     #[error("policy {0}: access = \"owner\" is for channels under user. alone, such as user.*")]
     Owner(Pattern),
+    /// Events of who listens would take the place of the channel's state.
+    #[error(
+        "policy {0}: latest and presence = \"events\" exclude each other; presence = \"counts\" goes with latest"
+    )]
+    LatestPresence(Pattern),
 }
 
 /// All policies, and the default for channels that none matches.
@@ -152,7 +225,8 @@ impl Policy {
             replay: true,
             latest: false,
             compress_from: COMPRESS_FROM_DEFAULT,
-            presence: false,
+            compress_data_from: 0,
+            presence: Presence::Off,
             metric_types: Vec::new(),
             access: None,
         }
@@ -180,6 +254,9 @@ impl Policy {
         }
         if self.access == Some(Access::Owner) && !Pattern::users().covers(&self.pattern) {
             return Err(PolicyError::Owner(pattern()));
+        }
+        if self.latest && self.presence == Presence::Events {
+            return Err(PolicyError::LatestPresence(pattern()));
         }
         Ok(())
     }
@@ -220,7 +297,36 @@ impl Policies {
     /// Whether it is known who listens to a channel.
     pub fn counts_presence(&self, channel: &str) -> bool {
         // Nearly nobody says so.
-        self.sorted.iter().any(|policy| policy.presence) && self.of(channel).presence
+        let counts = |policy: &Policy| policy.presence != Presence::Off;
+        self.sorted.iter().any(counts) && counts(self.of(channel))
+    }
+
+    /// Whether listeners of a channel are told who comes and goes.
+    pub fn tells_presence(&self, channel: &str) -> bool {
+        self.tell_presence() && self.of(channel).presence == Presence::Events
+    }
+
+    /// Whether those of any channel are.
+    pub fn tell_presence(&self) -> bool {
+        self.sorted.iter().any(|policy| policy.presence == Presence::Events)
+    }
+
+    /// The class of an event. Who came and went is for whoever listens then: it would push out what publishers gave.
+    pub fn class_of(&self, event: &Event) -> RetentionClass {
+        if event.event_type.as_ref().is_some_and(EventType::is_presence) {
+            return RetentionClass::NONE;
+        }
+        self.of(event.channel.as_str()).class()
+    }
+
+    /// Whether there are events that are not kept.
+    pub fn have_unkept(&self) -> bool {
+        self.tell_presence() || self.sorted.iter().any(|policy| !policy.replay)
+    }
+
+    /// Whether a webhook is asked about some channels.
+    pub fn ask_webhook(&self) -> bool {
+        self.sorted.iter().any(|policy| policy.access == Some(Access::Webhook))
     }
 
     /// Whether only the newest event of a channel is owed to who is behind.
@@ -297,5 +403,31 @@ mod tests {
         for pattern in ["user", "*.eu", ">", "users.*"] {
             assert!(matches!(owned(pattern), Err(PolicyError::Owner(_))), "{pattern}");
         }
+        let both = Policy { latest: true, presence: Presence::Events, ..policy("a", 2) };
+        assert!(matches!(Policies::new(vec![both]), Err(PolicyError::LatestPresence(_))));
+    }
+
+    #[test]
+    fn presence_is_a_word_or_as_it_was_before_there_were_events() {
+        let read = |text: &str| serde_json::from_str::<Presence>(text);
+        let known = [("false", Presence::Off), ("true", Presence::Counts), ("\"counts\"", Presence::Counts)];
+        for (text, presence) in known.into_iter().chain([("\"events\"", Presence::Events)]) {
+            assert_eq!(read(text).unwrap(), presence);
+            assert_eq!(read(&serde_json::to_string(&presence).unwrap()).unwrap(), presence);
+        }
+        let why = read("\"all\"").unwrap_err().to_string();
+        assert!(why.contains("expected true, false, \"counts\" or \"events\""), "{why}");
+    }
+
+    #[test]
+    fn who_came_and_went_is_not_kept_whatever_else_of_the_channel_is() {
+        let told = Policy { presence: Presence::Events, ..policy("room.*", 2) };
+        let policies = Policies::new(vec![told]).unwrap();
+        let mut event = Event::new(crate::channel::Channel::parse("room.a").unwrap(), "x");
+        assert_eq!(policies.class_of(&event), RetentionClass(120));
+        event.event_type = Some(EventType::presence());
+        assert_eq!(policies.class_of(&event), RetentionClass::NONE);
+        assert!(policies.tells_presence("room.a") && !policies.tells_presence("other"));
+        assert!(policies.have_unkept() && !Policies::default().have_unkept());
     }
 }

@@ -41,6 +41,10 @@ pub enum StreamEnd {
     /// What it was asked for with can't be looked at now: the key of its token has yet to be fetched, or the ticket is
     /// where nobody answers.
     CredentialUnavailable,
+    /// The webhook authoriser that it needs the word of doesn't answer now.
+    AuthoriserUnavailable,
+    /// The webhook authoriser that had allowed what it hears allows it no more.
+    AccessWithdrawn,
     /// What it was changed to hear is kept where nobody answers now.
     SubscriptionUnavailable,
     /// It is a stream of notifications, and how many are unread can't be said now.
@@ -82,7 +86,7 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 14] = [
+    pub const ALL: [StreamEnd; 16] = [
         StreamEnd::Drain,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
@@ -92,6 +96,8 @@ impl StreamEnd {
         StreamEnd::TooManyStreams,
         StreamEnd::Ousted,
         StreamEnd::CredentialUnavailable,
+        StreamEnd::AuthoriserUnavailable,
+        StreamEnd::AccessWithdrawn,
         StreamEnd::SubscriptionUnavailable,
         StreamEnd::NotificationsUnavailable,
         StreamEnd::TokenExpired,
@@ -111,6 +117,8 @@ impl StreamEnd {
             StreamEnd::TooManyStreams => "too-many-streams",
             StreamEnd::Ousted => "ousted",
             StreamEnd::CredentialUnavailable => "credential-unavailable",
+            StreamEnd::AuthoriserUnavailable => "authoriser-unavailable",
+            StreamEnd::AccessWithdrawn => "access-withdrawn",
             StreamEnd::SubscriptionUnavailable => "subscription-unavailable",
             StreamEnd::NotificationsUnavailable => "notifications-unavailable",
             StreamEnd::TokenExpired => "token-expired",

@@ -55,7 +55,7 @@ impl Columns {
     fn event(self) -> Result<Event, EventError> {
         Ok(Event {
             channel: Channel::parse(self.channel)?,
-            event_type: self.event_type.map(EventType::parse).transpose()?,
+            event_type: self.event_type.map(EventType::parse_stored).transpose()?,
             data: parse_data(Bytes::from(self.data))?,
             id: self.id.map(EventId::parse).transpose()?,
             ttl: self.ttl.map(|seconds| Ttl::new(to_u64(seconds))).transpose()?,

@@ -10,6 +10,7 @@ mod open;
 mod queue;
 mod retention;
 mod rows;
+mod script;
 mod tail;
 mod transaction;
 mod writer;

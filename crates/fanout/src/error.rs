@@ -109,14 +109,12 @@ impl PublishError {
     /// Whether it is for who asks, and not for what they ask.
     pub(crate) fn is_of_who_asks(&self) -> bool {
         matches!(self.kind, Kind::Unknown | Kind::Forbidden)
+            || matches!(self.refusal, Some(Refusal::AuthoriserUnavailable { .. }))
     }
 
-    /// The channel, if it is one that who asks may not publish on.
+    /// The channel, if it is one that who asks may not publish on, or nobody knows whether they may.
     pub(crate) fn denied(&self) -> Option<&str> {
-        match &self.refusal {
-            Some(Refusal::Denied { to, .. }) => Some(to),
-            _ => None,
-        }
+        self.refusal.as_ref().and_then(Refusal::channel)
     }
 
     /// What metrics count it as.
@@ -201,8 +199,13 @@ impl From<Refusal> for PublishError {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal {
             Refusal::NoCredential(_) | Refusal::BadCredential(_) | Refusal::BadTicket => Kind::Unknown,
-            Refusal::Denied { .. } | Refusal::Forged | Refusal::ForeignTicket => Kind::Forbidden,
-            Refusal::KeysUnavailable { .. } | Refusal::TicketsUnavailable { .. } => Kind::Unavailable,
+            Refusal::Denied { .. }
+            | Refusal::DeniedByWebhook { .. }
+            | Refusal::Forged
+            | Refusal::ForeignTicket => Kind::Forbidden,
+            Refusal::KeysUnavailable { .. }
+            | Refusal::TicketsUnavailable { .. }
+            | Refusal::AuthoriserUnavailable { .. } => Kind::Unavailable,
         };
         let retryable = matches!(kind, Kind::Unavailable);
         let error = PublishError::new(kind, refusal.code(), refusal.to_string(), retryable);

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use foghorn_auth::Caller;
+use foghorn_auth::Requester;
 use foghorn_core::event::Ttl;
 use foghorn_rpc::v1::publisher_server::PublisherServer;
 use foghorn_rpc::v1::{self, publish_result};
+use futures::stream::{self, StreamExt as _};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::PublishError;
 use crate::grpc_stream;
+use crate::http::CHECKED_AT_A_TIME;
 use crate::pipeline::{Answer, Pipeline};
 use crate::publish::{Ack, Door, PublishInput, Published, Publisher, Target, traceparent};
 
@@ -31,12 +33,13 @@ pub struct GrpcDoor {
 
 impl GrpcDoor {
     /// Who calls, if they may publish at all.
-    async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+    async fn requester(&self, metadata: &MetadataMap) -> Result<Requester, Status> {
         let auth = &self.publisher.auth;
         let caller = auth.patiently(|| auth.caller_of_service(metadata.as_ref())).await;
         let caller = caller.map_err(PublishError::from);
         let caller = caller.and_then(|caller| self.publisher.check_may(&caller).map(|()| caller));
-        caller.map_err(|error| self.refuse(&error))
+        let caller = caller.map_err(|error| self.refuse(&error))?;
+        Ok(Requester { caller, context: auth.context(metadata.as_ref(), None) })
     }
 
     fn refuse(&self, error: &PublishError) -> Status {
@@ -52,13 +55,13 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         request: Request<v1::PublishRequest>,
     ) -> Result<Response<v1::PublishResponse>, Status> {
         self.publisher.check_open().map_err(|error| self.refuse(&error))?;
-        let caller = self.caller(request.metadata()).await?;
+        let by = self.requester(request.metadata()).await?;
         let trace = trace_of(&request);
         let request = request.into_inner();
-        self.publisher.check_rate(&caller, 1).map_err(|error| self.refuse(&error))?;
+        self.publisher.check_rate(&by.caller, 1).map_err(|error| self.refuse(&error))?;
         let _room = self.publisher.room(1, request.data.len()).await.map_err(|error| self.refuse(&error))?;
         let input = input(request, trace).map_err(|error| self.refuse(&error))?;
-        let published = self.publisher.publish(Door::Grpc, &caller, input).await;
+        let published = self.publisher.publish(Door::Grpc, &by, input).await;
         let published = published.map_err(|error| error.to_status())?;
         Ok(Response::new(response(&published)))
     }
@@ -68,7 +71,7 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         request: Request<v1::PublishBatchRequest>,
     ) -> Result<Response<v1::PublishBatchResponse>, Status> {
         self.publisher.check_open().map_err(|error| self.refuse(&error))?;
-        let caller = self.caller(request.metadata()).await?;
+        let by = self.requester(request.metadata()).await?;
         let trace = trace_of(&request);
         let events = request.into_inner().events;
         let most = self.publisher.config.batch_events;
@@ -76,12 +79,13 @@ impl v1::publisher_server::Publisher for GrpcDoor {
             let what = format!("{} events in one batch; at most {most} are taken", events.len());
             return Err(self.refuse(&PublishError::too_large("too-many-events", what)));
         }
-        self.publisher.check_rate(&caller, events.len()).map_err(|error| self.refuse(&error))?;
+        self.publisher.check_rate(&by.caller, events.len()).map_err(|error| self.refuse(&error))?;
         let bytes = events.iter().map(|event| event.data.len()).sum();
         let _room = self.publisher.room(events.len(), bytes).await.map_err(|error| self.refuse(&error))?;
         let checked =
-            events.into_iter().map(|event| grpc_stream::check(&self.publisher, &caller, event, &trace));
-        let answers = Pipeline::run(self.publisher.clone(), Door::Grpc, checked.collect()).await;
+            stream::iter(events).map(|event| grpc_stream::check(&self.publisher, &by, event, &trace));
+        let checked = checked.buffered(CHECKED_AT_A_TIME).collect().await;
+        let answers = Pipeline::run(self.publisher.clone(), Door::Grpc, checked).await;
         Ok(Response::new(v1::PublishBatchResponse { results: answers.iter().map(result).collect() }))
     }
 
@@ -92,10 +96,10 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         request: Request<Streaming<v1::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         self.publisher.check_open().map_err(|error| self.refuse(&error))?;
-        let caller = self.caller(request.metadata()).await?;
+        let by = self.requester(request.metadata()).await?;
         let trace = trace_of(&request);
         let (sender, answers) = tokio::sync::mpsc::channel(16);
-        tokio::spawn(grpc_stream::run(self.publisher.clone(), caller, request.into_inner(), trace, sender));
+        tokio::spawn(grpc_stream::run(self.publisher.clone(), by, request.into_inner(), trace, sender));
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 }

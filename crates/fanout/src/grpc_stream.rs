@@ -9,7 +9,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use foghorn_auth::Caller;
+use foghorn_auth::Requester;
 use foghorn_rpc::v1;
 use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::Semaphore;
@@ -33,14 +33,14 @@ enum End {
 }
 
 /// Checks a request; what is refused is counted.
-pub(crate) fn check(
+pub(crate) async fn check(
     publisher: &Publisher,
-    caller: &Caller,
+    by: &Requester,
     request: v1::PublishRequest,
     trace: &Option<String>,
 ) -> Result<Checked, PublishError> {
     match input(request, trace.clone()) {
-        Ok(input) => publisher.check(Door::Grpc, caller, input),
+        Ok(input) => publisher.check(Door::Grpc, by, input).await,
         Err(error) => {
             publisher.refused(Door::Grpc, &error);
             Err(error)
@@ -52,7 +52,7 @@ pub(crate) fn check(
 /// is time to drain. Whatever was read is answered.
 pub(crate) async fn run(
     publisher: Arc<Publisher>,
-    caller: Caller,
+    by: Requester,
     mut requests: Streaming<v1::PublishRequest>,
     trace: Option<String>,
     answers: Sender<Result<v1::PublishResult, Status>>,
@@ -61,7 +61,8 @@ pub(crate) async fn run(
     let mut pipeline = Pipeline::new(publisher.clone(), Door::Grpc);
     let mut entering: OptionFuture<Entering> = None.into();
     let mut is_entering = false;
-    let mut lapsed = pin!(publisher.auth.lapsed(&caller));
+    let by = Arc::new(by);
+    let mut lapsed = pin!(publisher.auth.lapsed(&by.caller));
     let mut end = None;
     loop {
         if end.is_none()
@@ -89,14 +90,11 @@ pub(crate) async fn run(
                 }
             }
             request = requests.message(), if may_read => match request {
-                Ok(Some(request)) => match check(&publisher, &caller, request, &trace) {
-                    Ok(checked) => {
-                        let entered = enter(publisher.clone(), caller.clone(), own_room.clone(), checked);
-                        entering = Some(entered).into();
-                        is_entering = true;
-                    }
-                    Err(error) => pipeline.push(Err(error)),
-                },
+                Ok(Some(request)) => {
+                    let entered = enter(publisher.clone(), by.clone(), own_room.clone(), request, trace.clone());
+                    entering = Some(entered).into();
+                    is_entering = true;
+                }
                 Ok(None) => end = Some(End::Done),
                 Err(status) => end = Some(End::Failed(status)),
             },
@@ -123,15 +121,17 @@ pub(crate) async fn run(
     }
 }
 
-/// Waits until its subject may publish one more, and for room in this stream and among all.
+/// Checks a request, waits until its subject may publish one more, and for room in this stream and among all.
 fn enter(
     publisher: Arc<Publisher>,
-    caller: Caller,
+    by: Arc<Requester>,
     own_room: Arc<Semaphore>,
-    mut checked: Checked,
+    request: v1::PublishRequest,
+    trace: Option<String>,
 ) -> Entering {
     Box::pin(async move {
-        publisher.wait_for_rate(&caller).await?;
+        let mut checked = check(&publisher, &by, request, &trace).await?;
+        publisher.wait_for_rate(&by.caller).await?;
         let bytes = checked.bytes().min(publisher.config.stream_bytes);
         let own = own_room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
         let own = own.map_err(|_| PublishError::draining())?;

@@ -11,12 +11,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use foghorn_auth::Caller;
+use foghorn_auth::Requester;
 use foghorn_http::body::{BodyRoom, json, read_json};
 use foghorn_http::client::{AddressLimiter, Proxies};
 use foghorn_http::problem::Problem;
 use foghorn_http::query::bad_value;
 use foghorn_http::{Handler, Response};
+use futures::stream::{self, StreamExt as _};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::{Body, Incoming};
 use serde::Serialize;
@@ -27,6 +28,9 @@ use crate::json::{Asked, read};
 use crate::pipeline::{Answer, Pipeline};
 use crate::publish::{Door, Published, Publisher, traceparent};
 use crate::room::{RequestRoom, bytes_of};
+
+/// Events of a request that may be asked about at a time.
+pub(crate) const CHECKED_AT_A_TIME: usize = 16;
 
 /// Where it is served.
 pub const PATH: &str = "/api/publish";
@@ -76,7 +80,7 @@ impl PublishHandler {
         })
     }
 
-    async fn answer<B>(&self, request: Request<B>) -> Result<Response, Problem>
+    async fn answer<B>(&self, request: Request<B>, peer: SocketAddr) -> Result<Response, Problem>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Display,
@@ -96,16 +100,18 @@ impl PublishHandler {
         let caller = auth.patiently(|| auth.caller(headers, None)).await;
         let caller = caller.map_err(|why| refuse(&self.publisher, &why.into()))?;
         self.publisher.check_may(&caller).map_err(|error| refuse(&self.publisher, &error))?;
+        let context = auth.context(headers, self.addresses.client(peer, headers));
+        let by = Requester { caller, context };
         let trace = header_text(request.headers(), "traceparent").and_then(traceparent);
         let mut intake = Intake { publisher: &self.publisher, room: self.publisher.growing_room() };
         let body = read_json(request, self.publisher.config.body_bytes, &mut intake).await?;
-        self.publish(&caller, body, trace.as_deref(), intake.room).await.map_err(|error| error.to_problem())
+        self.publish(&by, body, trace.as_deref(), intake.room).await.map_err(|error| error.to_problem())
     }
 
     /// Publishes a body, which has its room already. An error is about all of it, or about the only event.
     async fn publish(
         &self,
-        caller: &Caller,
+        by: &Requester,
         body: Vec<u8>,
         trace: Option<&str>,
         mut room: RequestRoom,
@@ -114,22 +120,19 @@ impl PublishHandler {
         let requested = read(&body, self.publisher.config.batch_events, trace).inspect_err(refused)?;
         // The events have copies of what they need.
         drop(body);
-        self.publisher.check_rate(caller, requested.events.len()).inspect_err(refused)?;
+        self.publisher.check_rate(&by.caller, requested.events.len()).inspect_err(refused)?;
         room.grow(bytes_of(requested.events.len(), 0)).await.inspect_err(refused)?;
-        let (indices, events): (Vec<usize>, Vec<_>) = requested
-            .events
-            .into_iter()
-            .map(|Asked { index, input }| {
-                let checked = match input {
-                    Ok(input) => self.publisher.check(Door::Http, caller, input),
-                    Err(error) => {
-                        self.publisher.refused(Door::Http, &error);
-                        Err(error)
-                    }
-                };
-                (index, checked)
-            })
-            .unzip();
+        let checked = stream::iter(requested.events).map(|Asked { index, input }| async move {
+            let checked = match input {
+                Ok(input) => self.publisher.check(Door::Http, by, input).await,
+                Err(error) => {
+                    self.publisher.refused(Door::Http, &error);
+                    Err(error)
+                }
+            };
+            (index, checked)
+        });
+        let (indices, events): (Vec<usize>, Vec<_>) = checked.buffered(CHECKED_AT_A_TIME).unzip().await;
         let answers = Pipeline::run(self.publisher.clone(), Door::Http, events).await;
         if requested.several {
             let answers = indices.into_iter().zip(&answers);
@@ -157,7 +160,7 @@ impl Handler for PublishHandler {
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
         Box::pin(async move {
             let answered = match self.check_address(peer, request.headers()) {
-                Ok(()) => self.answer(request).await,
+                Ok(()) => self.answer(request, peer).await,
                 Err(problem) => Err(problem),
             };
             answered.unwrap_or_else(Problem::into_response)

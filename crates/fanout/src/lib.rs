@@ -17,6 +17,7 @@ pub mod publish;
 
 pub mod room;
 
+mod pack;
 mod pipeline;
 
 pub mod http;
@@ -27,6 +28,7 @@ pub mod grpc;
 mod grpc_stream;
 
 pub mod nats;
+mod presence;
 
 pub mod relay;
 

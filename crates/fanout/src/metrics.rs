@@ -19,6 +19,8 @@ pub struct Metrics {
     publishes: Family<PublishLabels, Counter>,
     publish_seconds: Family<DoorLabel, Histogram, Buckets>,
     pub(crate) rate_waits: Counter,
+    packed: Counter,
+    packed_saved: Counter,
     pub(crate) relay_leader: Family<ShardLabel, Gauge>,
     pub(crate) relay_lag_entries: Family<ShardLabel, Gauge>,
     pub(crate) relay_lag_seconds: Family<ShardLabel, Gauge<f64, std::sync::atomic::AtomicU64>>,
@@ -96,6 +98,8 @@ impl Metrics {
             publishes: Family::default(),
             publish_seconds: Family::new_with_constructor(Buckets),
             rate_waits: Counter::default(),
+            packed: Counter::default(),
+            packed_saved: Counter::default(),
             relay_leader: Family::default(),
             relay_lag_entries: Family::default(),
             relay_lag_seconds: Family::default(),
@@ -123,6 +127,16 @@ impl Metrics {
             "publish_rate_waits",
             "Times that a gRPC stream waited because its subject had published as much as it may",
             m.rate_waits.clone(),
+        );
+        registry.register(
+            "data_compressed",
+            "Events whose data were compressed before they were stored",
+            m.packed.clone(),
+        );
+        registry.register(
+            "data_compressed_saved_bytes",
+            "Bytes of data that there are fewer by that",
+            m.packed_saved.clone(),
         );
         registry.register("relay_leader", "1 where this process relays the shard", m.relay_leader.clone());
         registry.register(
@@ -165,7 +179,7 @@ impl Metrics {
 
     /// So that the first of each is a rise, and not the beginning of a series.
     fn begin_at_zero(&self) {
-        for door in [Door::Http, Door::Grpc, Door::Nats].map(Door::as_str) {
+        for door in [Door::Http, Door::Grpc, Door::Nats, Door::Presence].map(Door::as_str) {
             drop(self.publish_seconds.get_or_create(&DoorLabel { door }));
             for ack in [Ack::Accepted, Ack::Durable].map(Ack::as_str) {
                 for outcome in OUTCOMES {
@@ -186,6 +200,12 @@ impl Metrics {
         let door = door.as_str();
         self.publishes.get_or_create(&PublishLabels { door, ack: ack.as_str(), outcome }).inc();
         self.publish_seconds.get_or_create(&DoorLabel { door }).observe(after.as_secs_f64());
+    }
+
+    /// Data of so many bytes became so many.
+    pub(crate) fn packed(&self, before: usize, after: usize) {
+        self.packed.inc();
+        self.packed_saved.inc_by((before - after) as u64);
     }
 
     pub(crate) fn invalid_entry(&self, why: &InvalidEntry) {

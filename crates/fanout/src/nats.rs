@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use foghorn_auth::Requester;
 use foghorn_bus::nats::{NatsRequest, REQUEST_HEADERS, Requests};
 use foghorn_core::event::Ttl;
 use foghorn_core::secret::Secret;
 use foghorn_http::hint::{near_match, shown};
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use http::{HeaderMap, HeaderValue, header};
 
 use crate::error::PublishError;
 use crate::http::single;
@@ -22,17 +24,27 @@ use crate::publish::{Ack, Door, PublishInput, Publisher, Target, traceparent};
 /// The queue group in which all replicas take requests.
 pub const GROUP: &str = "foghorn-fanout";
 
-/// Answers `requests` until there are none any more. At shutdown it takes no new ones, and answers those
-/// that came already. As many at a time as [`Config::parallel_appends`](crate::config::Config) and the
-/// room for events being published allow; the rest wait in the bus's bounded queue.
-pub async fn serve(publisher: Arc<Publisher>, mut requests: Requests) {
+/// Answers publishers. As many at a time as [`Config::parallel_appends`](crate::config::Config) and the room for events
+/// being published allow.
+pub async fn serve(publisher: Arc<Publisher>, requests: Requests) {
     let most = publisher.config.parallel_appends;
+    answer_all(&publisher, requests, most, |request| handle(&publisher, request)).await;
+}
+
+/// Answers `requests` until there are none any more. At shutdown it takes no new ones, and answers those that came already.
+/// At most so many at a time; the rest wait in the bus's bounded queue.
+pub(crate) async fn answer_all<F: Future<Output = ()>>(
+    publisher: &Publisher,
+    mut requests: Requests,
+    most: usize,
+    handle: impl Fn(NatsRequest) -> F,
+) {
     let mut under_way = FuturesUnordered::new();
     let mut draining = false;
     loop {
         tokio::select! {
             request = requests.next(), if under_way.len() < most => match request {
-                Some(request) => under_way.push(handle(&publisher, request)),
+                Some(request) => under_way.push(handle(request)),
                 None => break,
             },
             Some(()) = under_way.next(), if !under_way.is_empty() => {}
@@ -82,6 +94,14 @@ impl From<&NatsRequest> for Request {
     }
 }
 
+impl Request {
+    /// What of it a webhook may be told.
+    fn forwardable(&self) -> HeaderMap {
+        let value = self.authorization.as_ref().and_then(|value| HeaderValue::from_str(value.reveal()).ok());
+        value.map(|value| (header::AUTHORIZATION, value)).into_iter().collect()
+    }
+}
+
 /// Waits for room no longer than over HTTP: its sender would have given up before it is published.
 async fn answer(publisher: &Publisher, request: Request) -> Answer {
     let refused = |error: &PublishError| publisher.refused(Door::Nats, error);
@@ -91,8 +111,9 @@ async fn answer(publisher: &Publisher, request: Request) -> Answer {
     publisher.check_may(&caller).inspect_err(refused)?;
     publisher.check_rate(&caller, 1).inspect_err(refused)?;
     let _room = publisher.room(1, request.data.len()).await.inspect_err(refused)?;
+    let context = publisher.auth.context(&request.forwardable(), None);
     let input = input(request).inspect_err(refused)?;
-    publisher.publish(Door::Nats, &caller, input).await
+    publisher.publish(Door::Nats, &Requester { caller, context }, input).await
 }
 
 fn input(request: Request) -> Result<PublishInput, PublishError> {

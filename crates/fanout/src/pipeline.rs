@@ -241,7 +241,8 @@ mod tests {
             ack: Ack::Accepted,
             traceparent: None,
         };
-        bench.publisher.check(Door::Grpc, &foghorn_auth::Caller::Unchecked, input)
+        let by = foghorn_auth::Caller::Unchecked.into();
+        bench.publisher.check(Door::Grpc, &by, input).now_or_never().unwrap()
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use tokio::time::timeout;
 
 use foghorn_auth::audit::{Action, Line};
-use foghorn_auth::{Authenticator, Caller};
+use foghorn_auth::{Authenticator, Caller, Requester};
 use foghorn_bus::journal::{AppendError, Appended, Journal};
 use foghorn_bus::log::{Committed, EventLog};
 use foghorn_core::channel::Channel;
@@ -25,6 +25,7 @@ use foghorn_telemetry::shutdown::Shutdown;
 use crate::config::Config;
 use crate::error::PublishError;
 use crate::metrics::Metrics;
+use crate::pack::pack;
 use crate::room::{RequestRoom, Room, Rooms, bytes_of};
 
 /// Where an event came in, for metrics.
@@ -36,6 +37,8 @@ pub enum Door {
     Grpc,
     /// A request on `foghorn.publish.<channel>`.
     Nats,
+    /// A gateway's, of who listens.
+    Presence,
 }
 
 /// What the answer is to promise.
@@ -128,12 +131,12 @@ pub(crate) struct Accepted {
 
 /// Publishes. Shared by all doors.
 pub struct Publisher {
-    journal: Arc<dyn Journal>,
+    pub(crate) journal: Arc<dyn Journal>,
     log: Arc<dyn EventLog>,
-    policies: Arc<Policies>,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) config: Config,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
     rooms: Rooms,
     /// What each subject publishes.
@@ -160,10 +163,10 @@ impl Publisher {
     pub async fn publish(
         &self,
         door: Door,
-        caller: &Caller,
+        by: &Requester,
         input: PublishInput,
     ) -> Result<Published, PublishError> {
-        let checked = self.check(door, caller, input)?;
+        let checked = self.check(door, by, input).await?;
         let mut run = self.append_in_order(door, vec![checked]);
         let accepted = run.next(self).await.unwrap_or_else(|| Err(PublishError::draining()))?;
         self.settle(door, accepted).await
@@ -176,7 +179,7 @@ impl Publisher {
 
     /// An error for whoever may publish nothing at all.
     pub(crate) fn check_may(&self, caller: &Caller) -> Result<(), PublishError> {
-        Ok(self.auth.check_publisher(caller)?)
+        Ok(self.auth.check_publisher(caller, &self.policies)?)
     }
 
     /// Counts the events of a request, all or none of them: some alone would turn a channel's order around when
@@ -253,39 +256,54 @@ impl Publisher {
 
     /// Whether it may be appended: everything from outside becomes a trusted type here, and is the caller's
     /// to publish.
-    pub(crate) fn check(
+    pub(crate) async fn check(
         &self,
         door: Door,
-        caller: &Caller,
+        by: &Requester,
         input: PublishInput,
     ) -> Result<Checked, PublishError> {
         let (came, ack) = (Instant::now(), input.ack);
-        let parsed = self.parse(input).map_err(PublishError::from);
-        let allowed = parsed.and_then(|entry| {
-            self.auth.check_publish(caller, &entry.event.channel)?;
-            Ok(entry)
-        });
+        let allowed = self.allowed(by, input).await;
         let checked = allowed.map(|entry| Checked { entry, ack, came, room: None });
         checked
-            .inspect(|checked| self.note_published(door, caller, &checked.entry.event.channel))
+            .inspect(|checked| self.note_published(door, &by.caller, &checked.entry.event.channel))
             .inspect_err(|error| {
                 self.metrics.answered(door, ack, error.outcome(), came.elapsed());
-                self.note_refusal(door, caller.subject(), error);
+                self.note_refusal(door, by.caller.subject(), error);
             })
+    }
+
+    async fn allowed(&self, by: &Requester, input: PublishInput) -> Result<NewEntry, PublishError> {
+        let mut entry = self.parse(input)?;
+        self.auth.check_publish(by, &entry.event.channel, &self.policies).await?;
+        self.pack(&mut entry.event);
+        Ok(entry)
     }
 
     fn parse(&self, mut input: PublishInput) -> Result<NewEntry, EventError> {
         let traceparent = input.traceparent.take();
         let event = input.into_event()?;
         let cluster = self.journal.frame_bytes();
-        let policy = self.policies.of(event.channel.as_str()).event_bytes;
-        event.check_size(policy.map_or(cluster, |bytes| bytes.min(cluster)))?;
+        let policy = self.policies.of(event.channel.as_str());
+        // Of what its publisher gave: how much of it is left then is nobody's business to know beforehand.
+        event.check_size(policy.event_bytes.map_or(cluster, |bytes| bytes.min(cluster)))?;
         let key = match &event.id {
             Some(id) => Key::of(&event.channel, id),
             // So that our own retry never doubles.
             None => Key::invented(rand::random()),
         };
         Ok(NewEntry { event, key, traceparent })
+    }
+
+    /// Compresses data, where the policy says so and it makes them fewer.
+    fn pack(&self, event: &mut Event) {
+        let least = self.policies.of(event.channel.as_str()).compress_data_from;
+        if (1..=event.data.len()).contains(&least)
+            && let Some(packed) = pack(&event.data)
+        {
+            self.metrics.packed(event.data.len(), packed.len());
+            event.data = packed;
+        }
     }
 
     /// Begins to append events of one channel, in their order. One such run of a channel at a time is up
@@ -445,6 +463,7 @@ impl Door {
             Door::Http => "http",
             Door::Grpc => "grpc",
             Door::Nats => "nats",
+            Door::Presence => "presence",
         }
     }
 }

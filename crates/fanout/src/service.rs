@@ -24,6 +24,7 @@ use crate::grpc::{self, GrpcDoor};
 use crate::http::PublishHandler;
 use crate::metrics::Metrics;
 use crate::nats;
+use crate::presence;
 use crate::publish::Publisher;
 use crate::relay::Relay;
 
@@ -43,6 +44,15 @@ pub struct Ports {
     pub proxies: Proxies,
     /// What counts as now.
     pub clock: Clock,
+}
+
+/// What comes over NATS.
+#[derive(Debug)]
+pub struct NatsDoors {
+    /// Events of publishers.
+    pub publishers: Requests,
+    /// What gateways want published of who listens.
+    pub gateways: Requests,
 }
 
 /// A fan-out: hands out its doors and runs its relays.
@@ -95,9 +105,9 @@ impl Fanout {
         grpc::publisher(self.publisher.clone())
     }
 
-    /// Runs the relays, and the NATS door if there are `requests`, until shutdown; then returns, leases
-    /// given up and requests answered.
-    pub async fn run(self, requests: Option<Requests>) {
+    /// Runs the relays, and the doors on NATS if there are `requests`, until shutdown; then returns, leases given up and
+    /// requests answered.
+    pub async fn run(self, requests: Option<NatsDoors>) {
         let mut tasks = JoinSet::new();
         for shard in self.ports.journal.shards().shards() {
             let relay = Relay::new(
@@ -111,8 +121,9 @@ impl Fanout {
             );
             tasks.spawn(relay.with_clock(self.ports.clock.clone()).run());
         }
-        if let Some(requests) = requests {
-            tasks.spawn(nats::serve(self.publisher.clone(), requests));
+        if let Some(NatsDoors { publishers, gateways }) = requests {
+            tasks.spawn(nats::serve(self.publisher.clone(), publishers));
+            tasks.spawn(presence::serve(self.publisher.clone(), gateways));
         }
         tasks.spawn(wait_for_journal(self.ports.journal, self.journal_part, self.shutdown));
         while let Some(ended) = tasks.join_next().await {

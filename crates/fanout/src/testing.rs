@@ -15,7 +15,7 @@ use foghorn_core::batch::Batch;
 use foghorn_core::entry::{Entry, InvalidEntry, Key, NewEntry};
 use foghorn_core::event::{Event, FRAME_BYTES_DEFAULT};
 use foghorn_core::pattern::Pattern;
-use foghorn_core::policy::{Policies, Policy};
+use foghorn_core::policy::{Policies, Policy, Presence};
 use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
@@ -433,10 +433,11 @@ pub(crate) fn bench(config: Config) -> Bench {
     let (trigger, shutdown) = shutdown::channel();
     let mut registry = Registry::default();
     let small = Policy { event_bytes: Some(1000), ..Policy::new(Pattern::parse("small.>").unwrap()) };
+    let told = Policy { presence: Presence::Events, ..Policy::new(Pattern::parse("told.>").unwrap()) };
     let publisher = Publisher::new(
         Arc::new(journal.clone()),
         log.clone(),
-        Arc::new(Policies::new(vec![small]).unwrap()),
+        Arc::new(Policies::new(vec![small, told]).unwrap()),
         Arc::new(foghorn_auth::Authenticator::open()),
         config,
         Metrics::register(&mut registry),

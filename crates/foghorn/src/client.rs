@@ -11,7 +11,7 @@ pub(crate) mod bench;
 
 pub(crate) mod doctor;
 
-mod http;
+pub(crate) mod http;
 mod interrupt;
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use foghorn_eventlog::postgres::writer::TRIM_BEHIND_DEFAULT;
 use foghorn_eventlog::postgres::{MigrateError, PostgresOptions};
 use foghorn_eventlog::service::Service as EventLogService;
 use foghorn_eventlog::shared::SharedPolicies;
-use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
+use foghorn_fanout::service::{Fanout, NatsDoors, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 use foghorn_rpc::client::RemoteEventLog;
 use foghorn_rpc::v1::event_log_server;
@@ -69,6 +69,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         subscriptions,
         gateways: Arc::new(bus.gateways()),
         unread: Arc::new(bus.unread()),
+        announcer: Arc::new(bus.announcer()),
         proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
         health: process.health.clone(),
@@ -98,7 +99,9 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async {
         let (journal, leases) = (bus.journal(&parameters).await?, bus.leases().await?);
-        Ok((journal, leases, bus.serve_requests(foghorn_fanout::nats::GROUP).await?))
+        let group = foghorn_fanout::nats::GROUP;
+        let (publishers, gateways) = (bus.serve_requests(group).await?, bus.serve_presence(group).await?);
+        Ok((journal, leases, NatsDoors { publishers, gateways }))
     });
     let Some(opened) = opened.await else { return Ok(()) };
     let (journal, leases, requests) = opened.map_err(bus_error)?;

@@ -14,6 +14,7 @@ mod process;
 mod revocations;
 mod router;
 mod tickets;
+mod webhook;
 
 mod token;
 

@@ -64,6 +64,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         auth,
         policies,
         frame_bytes: parameters.event_bytes,
+        proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
     };
     let notifications = Notifications::new(
@@ -101,6 +102,7 @@ pub(crate) async fn within(
         auth,
         policies: config.checked_policies().map_err(Misconfigured)?,
         frame_bytes: config.limits.event_bytes,
+        proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
     };
     let (shutdown, config) = (process.shutdown.clone(), config.notifications.clone());

@@ -20,6 +20,7 @@ use foghorn_telemetry::health::{Health, Part};
 use foghorn_telemetry::shutdown::{self, Shutdown};
 
 use crate::config::Config;
+use crate::webhook;
 
 /// How long connections may take to end after everything was said.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -172,15 +173,18 @@ pub(crate) fn spawn_admin(config: &Config, process: &Process) -> anyhow::Result<
 pub(crate) fn authenticator(config: &Config, open: bool) -> Result<Arc<Authenticator>, Misconfigured> {
     let keys = Keys::load(&config.auth).map_err(Misconfigured)?;
     match (keys.is_empty(), open) {
-        (true, false) => tracing::warn!(
+        (true, false) if !config.auth.webhook.is_configured() => tracing::warn!(
             "no auth.keys and no auth.jwks are configured: nobody can publish, and only what policies call public can be listened \
              to; --allow-anonymous lets everybody do everything"
         ),
         (false, true) => tracing::warn!("whoever has no credential may publish and listen to everything"),
         _ => {}
     }
+    config.check_webhook().map_err(Misconfigured)?;
+    let webhook = webhook::of(&config.auth).map_err(Misconfigured)?;
     let clock = Clock::default();
-    Ok(Arc::new(Authenticator::new(&config.auth, keys, open, move || clock.now())))
+    let authenticator = Authenticator::new(&config.auth, keys, open, move || clock.now());
+    Ok(Arc::new(authenticator.with_webhook(webhook)))
 }
 
 /// Checks that what is listened on may be.

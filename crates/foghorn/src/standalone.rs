@@ -73,6 +73,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             subscriptions: Arc::new(MemorySubscriptions::default()),
             gateways: Arc::new(Alone),
             unread: notifications.clone(),
+            announcer: fanout.publisher(),
             proxies,
             clock: Clock::default(),
             health: process.health.clone(),
@@ -167,7 +168,7 @@ fn greet(config: &Config, http: &tokio::net::TcpListener) -> std::io::Result<()>
         "  publish:  curl -H 'Content-Type: application/json' -d '{{\"channel\":\"hello\",\"data\":\"world\"}}' \
          {scheme}://{address}/api/publish"
     );
-    if config.auth.is_configured() && !config.allow_anonymous {
+    if config.auth.knows_tokens() && !config.allow_anonymous {
         println!();
         println!("  Both with -H \"Authorization: Bearer $TOKEN\"; `foghorn token mint` makes one to try.");
     }

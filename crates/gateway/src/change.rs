@@ -9,8 +9,11 @@ use std::sync::Arc;
 use http::StatusCode;
 use tokio::sync::oneshot;
 
+use foghorn_auth::access;
+use foghorn_auth::webhook::Grant;
 use foghorn_auth::{Authenticator, Caller, Refusal};
 use foghorn_core::cursor::Cursor;
+use foghorn_core::pattern::Pattern;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use foghorn_http::problem::Problem;
@@ -30,6 +33,8 @@ pub(crate) struct Ask {
     pub(crate) shards: Option<Vec<(Shard, Topics)>>,
     /// Of which types, empty for all; none: as before.
     pub(crate) types: Option<Vec<String>>,
+    /// What of that the webhook has allowed; none: as before.
+    pub(crate) grants: Option<Vec<Grant>>,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) answer: oneshot::Sender<Result<Changed, Problem>>,
 }
@@ -80,10 +85,9 @@ impl Ask {
         match &self.shards {
             Some(shards) => wanted.shards.clone_from(shards),
             // By a token that may allow less than the one before.
-            None if term.is_some() => now.topics().try_for_each(|topic| {
-                let checked = self.auth.check_listen(&self.caller, &topic, hub.policies());
-                checked.map_err(|why| refused(&why))
-            })?,
+            None if term.is_some() => now
+                .topics()
+                .try_for_each(|topic| self.still_hears(hub, &topic).map_err(|why| refused(&why)))?,
             None => {}
         }
         if let Some(types) = &self.types {
@@ -94,6 +98,29 @@ impl Ask {
         }
         wanted.kept = Some(hub.kept.share(Kept::new(&self.caller, &wanted)));
         Ok(Granted { subscription: Some(Arc::new(wanted)), term })
+    }
+
+    /// Whether a stream may go on hearing this by the caller's token. What the webhook had allowed the same principal
+    /// holds on until it is asked again; it isn't asked here, where a reactor would wait for it.
+    fn still_hears(&self, hub: &Hub, topic: &Pattern) -> Result<(), Refusal> {
+        match self.auth.check_claims(&self.caller, topic, hub.policies())? {
+            access::Granted::Yes => Ok(()),
+            access::Granted::IfTheWebhookAllows if hub.grants.allows(self.client_id, topic) => Ok(()),
+            access::Granted::IfTheWebhookAllows => Err(Refusal::Denied {
+                what: "without naming its channels listening to",
+                to: topic.to_string(),
+            }),
+        }
+    }
+
+    /// It was granted: what follows from what the stream hears now, if that is something else.
+    pub(crate) fn made(&self, hub: &Hub, subscription: Option<&Subscription>) {
+        if let Some(subscription) = subscription {
+            hub.presence.hears(self.client_id, self.caller.subject(), subscription, hub.policies());
+        }
+        if let Some(grants) = &self.grants {
+            hub.grants.hears(self.client_id, self.caller.subject(), grants.clone());
+        }
     }
 
     /// Says what came of it. Nobody may be there to hear it any more.

@@ -63,6 +63,9 @@ pub struct Config {
     /// What a stream was changed to hear is kept for so long after the stream was last there, for when it comes back.
     #[serde(with = "humantime_serde")]
     pub subscription_life: Duration,
+    /// Somebody who has left a channel is told to have left after so long, unless they are back by then.
+    #[serde(with = "humantime_serde")]
+    pub presence_debounce: Duration,
     /// Without a batch for this long, listeners are told `stream-stale`.
     #[serde(with = "humantime_serde")]
     pub stale_after: Duration,
@@ -114,6 +117,8 @@ impl Default for Config {
             replays: 64,
             compression: true,
             subscription_life: Duration::from_secs(24 * 3600),
+            // An EventSource comes back within 4.5 s (`retry`), or is the second time.
+            presence_debounce: Duration::from_secs(10),
             stale_after: Duration::from_secs(5),
             drain_delay: Duration::ZERO,
             drain_window: Duration::from_secs(5),
@@ -187,6 +192,7 @@ impl Config {
         within("lag_time", self.lag_time, 5, 3600)?;
         within("retry", self.retry, 1, 60)?;
         within("subscription_life", self.subscription_life, 60, 30 * 24 * 3600)?;
+        within("presence_debounce", self.presence_debounce, 1, 300)?;
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;
         within("drain_window", self.drain_window, 0, 3600)?;

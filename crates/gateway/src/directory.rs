@@ -172,7 +172,18 @@ mod tests {
     fn ask(id: u128) -> (Ask, Answer) {
         let (answer, answered) = oneshot::channel();
         let (client_id, auth) = (ClientId::from(id), Arc::new(Authenticator::open()));
-        (Ask { client_id, caller: Caller::Unchecked, shards: None, types: None, auth, answer }, answered)
+        (
+            Ask {
+                client_id,
+                caller: Caller::Unchecked,
+                shards: None,
+                types: None,
+                grants: None,
+                auth,
+                answer,
+            },
+            answered,
+        )
     }
 
     #[test]

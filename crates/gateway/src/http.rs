@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -17,7 +18,8 @@ use serde_json::json;
 
 use foghorn_auth::audit::{Action, Line};
 use foghorn_auth::revocation::Store;
-use foghorn_auth::{Authenticator, Caller, Refusal};
+use foghorn_auth::webhook::Grant;
+use foghorn_auth::{Authenticator, Caller, Refusal, Requester};
 use foghorn_bus::gateways::Gateways;
 use foghorn_bus::notifications::Unread;
 use foghorn_bus::subscriptions::SubscriptionError;
@@ -153,8 +155,8 @@ impl Handler for Api {
             let path = request.uri().path().to_owned();
             let answered = match path.as_str() {
                 revoke::PATH => self.revoke(request, address).await,
-                subscribe::PATH => self.subscribe(request).await,
-                ticket::PATH => self.issue(request).await,
+                subscribe::PATH => self.subscribe(request, address).await,
+                ticket::PATH => self.issue(request, address).await,
                 _ => self.answer(&request, address).await,
             };
             answered.unwrap_or_else(|problem| {
@@ -200,13 +202,14 @@ impl Api {
             }
             ["api", "channels", channel, "presence"] => {
                 get()?;
-                self.presence(headers, query, channel).await
+                self.presence(headers, query, channel, address).await
             }
             ["api", "channels", channel, "events"] => {
                 get()?;
                 let asked = Asked::read(channel, query, self.shared.hub.shard_count())?;
                 let caller = self.caller(headers, &asked.query).await?;
-                self.check_listen(&caller, &Pattern::from(&asked.channel))?;
+                let by = self.requester(caller, headers, address);
+                self.check_listen(&by, &Pattern::from(&asked.channel)).await?;
                 history::answer(&self.shared, asked).await
             }
             _ => Err(Problem::not_found(path)),
@@ -266,8 +269,9 @@ impl Api {
     ) -> Result<Response, Problem> {
         let Opener { caller, cookies } = opener;
         let Heard { topics, types, original, kept, begin, notified } = heard;
-        topics.iter().try_for_each(|topic| self.check_listen(caller, topic))?;
-        let all = [caller.implied(self.shared.hub.policies()), topics].concat();
+        let may_hear = topics.iter().try_for_each(|topic| self.check_claims(caller, topic));
+        may_hear.map_err(|why| self.refused(&why).of(caller.subject()))?;
+        let all = [&caller.implied(self.shared.hub.policies())[..], &topics].concat();
         if all.is_empty() {
             return Err(self.refused(&Refusal::NoCredential("listening to broadcast".to_owned())));
         }
@@ -288,6 +292,24 @@ impl Api {
         }
         let hub = &self.shared.hub;
         self.check_cursor_fits(&subscription)?;
+        let by = self.requester(caller.clone(), headers, address);
+        let grants = match self.check_all(&by, &topics).await {
+            Ok(grants) => grants,
+            Err(why) => match why.passes_after() {
+                Some(seconds) => {
+                    let reason = Some(why.code());
+                    self.note_stream(
+                        Action::Refused,
+                        caller,
+                        address,
+                        &all,
+                        Line { reason, ..Line::default() },
+                    );
+                    return Ok(self.stream_in_vain(&why, seconds));
+                }
+                None => return Err(self.refused(&why).of(caller.subject())),
+            },
+        };
         if let Err(limited) = self.limits.check_streams() {
             return Ok(self.stream_later(limited));
         }
@@ -313,6 +335,7 @@ impl Api {
         let term = caller.identity().cloned();
         let term = term.map(|identity| Term::new(identity, self.auth.expiring_notice()));
         hub.presence.hears(client_id, caller.subject(), &subscription, hub.policies());
+        hub.grants.hears(client_id, caller.subject(), grants);
         let notified = notified.map(|user| (self.unread.clone(), user));
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id);
         let connection = connection.until(term).notified(notified);
@@ -370,8 +393,7 @@ impl Api {
 
     /// Whether a caller by a ticket for some channels may not hear all of these.
     fn is_confined_from(&self, caller: &Caller, topics: &[Pattern]) -> bool {
-        let policies = self.shared.hub.policies();
-        let is_refused = |topic| self.auth.check_listen(caller, topic, policies).is_err();
+        let is_refused = |topic| self.check_claims(caller, topic).is_err();
         caller.identity().is_some_and(|identity| identity.confined.is_some()) && topics.iter().any(is_refused)
     }
 
@@ -446,20 +468,28 @@ impl Api {
     /// For those who have to know who wanted what they may not.
     fn note_refusal(&self, problem: &Problem, path: &str, address: Option<IpAddr>) {
         let is_refusal = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&problem.status);
-        if is_refusal && let Some(room) = self.auth.audit.room(Action::Refused) {
+        let is_undecided = problem.code == "authoriser-unavailable";
+        if (is_refusal || is_undecided)
+            && let Some(room) = self.auth.audit.room(Action::Refused)
+        {
             let on = problem.text("channel").unwrap_or(path);
             let (subject, reason) = (problem.subject(), Some(problem.code));
             room.say(&Line { door: DOOR, subject, address, on, reason, stream: None });
         }
     }
 
-    /// A browser that got another status would never come back, and its credential is good, as far as anybody knows.
+    /// A browser that got another status would never come back, and its credential is good, or it may hear what it wants,
+    /// as far as anybody knows.
     fn stream_in_vain(&self, why: &Refusal, seconds: u32) -> Response {
+        let end = match why {
+            Refusal::AuthoriserUnavailable { .. } => StreamEnd::AuthoriserUnavailable,
+            _ => StreamEnd::CredentialUnavailable,
+        };
         let metrics = &self.shared.hub.metrics;
         metrics.refused(why);
-        metrics.ended(StreamEnd::CredentialUnavailable);
+        metrics.ended(end);
         let retry_ms = self.shared.config.retry_ms().max(u64::from(seconds) * 1000);
-        event_stream(full(goodbye(StreamEnd::CredentialUnavailable, retry_ms)))
+        event_stream(full(goodbye(end, retry_ms)))
     }
 
     /// Who posts something; the URL has nothing more to say.
@@ -513,10 +543,32 @@ impl Api {
         }
     }
 
-    pub(crate) fn check_listen(&self, caller: &Caller, topic: &Pattern) -> Result<(), Problem> {
+    /// Who asks, and what a webhook is told of that.
+    pub(crate) fn requester(
+        &self,
+        caller: Caller,
+        headers: &HeaderMap,
+        address: Option<IpAddr>,
+    ) -> Requester {
+        Requester { caller, context: self.auth.context(headers, address) }
+    }
+
+    /// Whether somebody may listen to something as far as claims and policies say.
+    fn check_claims(&self, caller: &Caller, topic: &Pattern) -> Result<(), Refusal> {
+        self.auth.check_claims(caller, topic, self.shared.hub.policies()).map(|_| ())
+    }
+
+    /// Whether somebody may listen to something, once.
+    pub(crate) async fn check_listen(&self, by: &Requester, topic: &Pattern) -> Result<(), Problem> {
+        let checked = self.auth.check_listen(by, topic, self.shared.hub.policies()).await;
+        checked.map(|_| ()).map_err(|why| self.refused(&why).of(by.caller.subject()))
+    }
+
+    /// Whether somebody may listen to all of this, and what of it by a grant of the webhook's.
+    pub(crate) async fn check_all(&self, by: &Requester, topics: &[Pattern]) -> Result<Vec<Grant>, Refusal> {
         let policies = self.shared.hub.policies();
-        let checked = self.auth.check_listen(caller, topic, policies);
-        checked.map_err(|why| self.refused(&why).of(caller.subject()))
+        let asked = topics.iter().map(|topic| self.auth.check_listen(by, topic, policies));
+        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }
 
     pub(crate) fn check_admin(&self, caller: &Caller) -> Result<(), Problem> {

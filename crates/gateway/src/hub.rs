@@ -24,6 +24,7 @@ use crate::change::Ask;
 use crate::client_id::ClientId;
 use crate::directory::{Directory, NotAsked};
 use crate::engine::Inbox;
+use crate::grants::Grants;
 use crate::index::PatternIndex;
 use crate::kept::Here;
 use crate::metrics::Metrics;
@@ -146,6 +147,8 @@ pub struct Hub {
     pub(crate) places: Arc<Places>,
     /// Who listens, where that is to be known.
     pub(crate) presence: Presence,
+    /// What some of them hear by the word of the webhook.
+    pub(crate) grants: Grants,
     /// What counts as now.
     pub clock: Clock,
     /// What the gateway counts.
@@ -185,6 +188,7 @@ impl Hub {
             began: Instant::now(),
             revocations: Arc::default(),
             presence: Presence::default(),
+            grants: Grants::default(),
             places: Arc::new(Places::unlimited(metrics.clone())),
             clock,
             metrics,
@@ -264,6 +268,7 @@ impl Hub {
         self.directory.closed(id);
         self.places.closed(id);
         self.presence.closed(id);
+        self.grants.closed(id);
         self.open.fetch_sub(1, Ordering::SeqCst);
         self.metrics.connections.dec();
     }

@@ -32,6 +32,7 @@ mod connection;
 mod drain;
 mod engine;
 mod gathering;
+mod grants;
 mod gzip;
 mod history;
 mod http;

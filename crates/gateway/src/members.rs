@@ -73,14 +73,25 @@ impl Members {
         others.keys().fold(mix(self.own.get()), |view, name| view ^ mix(name.get()))
     }
 
+    /// Which one decides about a key, and then which would if that one were gone.
+    pub(crate) fn owners(&self, key: u128) -> impl Iterator<Item = GatewayName> + use<> {
+        let first = self.heaviest(key, None);
+        let second = first.and_then(|first| self.heaviest(key, Some(first)));
+        first.into_iter().chain(second)
+    }
+
     /// Which one decides about a key.
     pub(crate) fn owner(&self, key: u128) -> GatewayName {
+        self.heaviest(key, None).unwrap_or(self.own)
+    }
+
+    fn heaviest(&self, key: u128, but: Option<GatewayName>) -> Option<GatewayName> {
         let halves = [key >> 64, key & u128::from(u64::MAX)].map(|half| u64::try_from(half).unwrap_or(0));
         let key = mix(halves[0]) ^ halves[1];
         let weight = |name: GatewayName| (mix(mix(name.get()) ^ key), name);
         let others = self.others.read();
-        let heaviest = others.keys().copied().chain([self.own]).max_by_key(|name| weight(*name));
-        heaviest.unwrap_or(self.own)
+        let all = others.keys().copied().chain([self.own]).filter(|name| Some(*name) != but);
+        all.max_by_key(|name| weight(*name))
     }
 }
 
@@ -116,7 +127,9 @@ mod tests {
             let owner = seen[0].owner(key);
             assert!(seen.iter().all(|view| view.owner(key) == owner));
             decided[usize::try_from(owner.get()).unwrap()] += 1;
+            let both: Vec<_> = seen[0].owners(key).collect();
             let without = members(1, [2, 4]).owner(key);
+            assert_eq!(both, [owner, if owner == name(3) { without } else { both[1] }]);
             assert!(owner == name(3) || without == owner, "{owner} {without}");
         }
         assert!(decided[1..].iter().all(|share| (800..1200).contains(share)), "{decided:?}");

@@ -15,6 +15,7 @@ use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::shard::Shard;
 
 use crate::limits::By;
+use crate::presence::Action;
 
 /// What every type is counted as that no policy lists.
 const OTHER: &str = "other";
@@ -33,6 +34,11 @@ struct ReasonLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByLabel {
     by: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ActionLabel {
+    action: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -282,6 +288,10 @@ pub struct Metrics {
     pub(crate) ousted: Counter,
     /// Gateways that live, as far as this one knows.
     pub(crate) members: Gauge,
+    presence: Family<ActionLabel, Counter>,
+    presence_failed: Counter,
+    /// Changes of who listens that found no room.
+    pub(crate) presence_unkept: Counter,
     resets: Family<ReasonLabel, Counter>,
     replayed: Family<SourceLabel, Counter>,
     /// Questions to the event log that wait for their turn.
@@ -362,6 +372,17 @@ impl Metrics {
             "Gateways of the cluster that this one hears, itself included",
             m.members.clone(),
         );
+        r.register(
+            "presence_events",
+            "Events of who comes and goes that this gateway had published, by action",
+            m.presence.clone(),
+        );
+        r.register("presence_failures", "Those that nobody published", m.presence_failed.clone());
+        r.register(
+            "presence_unkept",
+            "Changes of who listens that found no room where it is known who was told of",
+            m.presence_unkept.clone(),
+        );
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());
         r.register(
@@ -413,6 +434,8 @@ impl Metrics {
         begin_at_zero(&m.changes, ChangeOutcome::ALL.map(ChangeOutcome::label));
         begin_at_zero(&m.kept, KeptOutcome::ALL.map(KeptOutcome::label));
         begin_at_zero(&m.places, PlaceOutcome::ALL.map(PlaceOutcome::label));
+        let actions = [Action::Join, Action::Leave, Action::Count];
+        begin_at_zero(&m.presence, actions.map(|action| ActionLabel { action: action.as_str() }));
         begin_at_zero(&m.replayed, [Source::Ring, Source::Log].map(Source::label));
         m
     }
@@ -464,6 +487,14 @@ impl Metrics {
     /// Something became of a user's stream.
     pub(crate) fn place(&self, outcome: PlaceOutcome) {
         self.places.get_or_create(&outcome.label()).inc();
+    }
+
+    /// Listeners were told who comes or goes; none: they could not be.
+    pub(crate) fn presence(&self, action: Option<Action>) {
+        match action {
+            Some(action) => self.presence.get_or_create(&ActionLabel { action: action.as_str() }).inc(),
+            None => self.presence_failed.inc(),
+        };
     }
 
     /// A stream was reset.

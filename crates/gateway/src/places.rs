@@ -141,6 +141,11 @@ impl Places {
         Places::new(Limit::default(), GatewayName::random(), Arc::new(Alone), metrics)
     }
 
+    /// Grows when it changes who lives.
+    pub(crate) fn views(&self) -> watch::Receiver<u64> {
+        self.views.subscribe()
+    }
+
     // Streams here
 
     /// A place for a stream of a user; none when they have as many as they may. Who has no token has no limit.
@@ -243,7 +248,7 @@ impl Places {
             return Ok(self.answer(ask).await);
         }
         let body = serde_json::to_vec(&ask).map_err(|error| AskError::Unavailable(error.to_string()))?;
-        let question = Question { about: About::Users, token: None, body: body.into() };
+        let question = Question { about: About::Users, token: None, context: None, body: body.into() };
         let asked = timeout(within, self.gateways.ask(gateway, question)).await;
         let asked = asked.unwrap_or_else(|_| Err(AskError::Unavailable("no answer in time".to_owned())));
         let read = |bytes: bytes::Bytes| {

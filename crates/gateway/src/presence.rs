@@ -1,9 +1,16 @@
 //! `GET /api/channels/{channel}/presence`: who listens to a channel, at all gateways.
 //!
 //! Each gateway counts its own streams, on channels whose policy says so, and asks the others when it is asked. So a
-//! stream costs nothing elsewhere, and a gateway that is gone takes its streams along.
+//! stream costs nothing elsewhere, and a gateway that is gone takes its streams along. Where the policy says that
+//! listeners are told who comes and goes, it tells what changes to two gateways that look after the channel (`tell.rs`,
+//! `roster.rs`).
 
-use std::collections::{BTreeMap, HashMap};
+mod message;
+mod roster;
+pub(crate) mod tell;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +19,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use foghorn_bus::gateways::{About, GatewayName, Question};
@@ -26,6 +34,9 @@ use foghorn_http::query::Query;
 use crate::client_id::ClientId;
 use crate::http::{Api, TOKEN};
 use crate::subscription::Subscription;
+use message::part_of_sum;
+pub(crate) use roster::Action;
+use roster::Roster;
 
 /// How long the other gateways may take.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
@@ -34,13 +45,23 @@ const USERS_MAX: usize = 5000;
 
 /// The streams of a gateway on channels whose policy counts them.
 #[derive(Debug, Default)]
-pub(crate) struct Presence(Mutex<Present>);
+pub(crate) struct Presence {
+    present: Mutex<Present>,
+    /// What other gateways have said too, where this one looks after a channel; none where no listeners are told.
+    roster: Mutex<Option<Roster>>,
+    /// There is something to say to those that look after channels.
+    changed: Notify,
+    /// There is something to tell listeners.
+    heard: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Present {
     /// By the keys of their ids.
     streams: HashMap<u64, Stream>,
     channels: HashMap<Channel, Listeners>,
+    /// What those that look after channels haven't been told of yet.
+    unsaid: HashSet<(Channel, Option<Arc<str>>)>,
 }
 
 #[derive(Debug)]
@@ -53,6 +74,10 @@ struct Stream {
 struct Listeners {
     users: HashMap<Arc<str>, usize>,
     anonymous: usize,
+    /// Whether they are told who comes and goes.
+    told: bool,
+    /// What they add up to, where they are.
+    sum: u64,
 }
 
 /// Who listens to a channel at one gateway, or at several.
@@ -83,29 +108,35 @@ impl Presence {
             .filter(|channel| policies.counts_presence(channel.as_str()))
             .map(Channel::detached)
             .collect();
-        let mut present = self.0.lock();
+        let mut present = self.present.lock();
         present.leave(stream);
-        if channels.is_empty() {
-            return;
-        }
-        let user: Option<Arc<str>> = user.map(Arc::from);
-        for channel in &channels {
-            let listeners = present.channels.entry(channel.clone()).or_default();
-            match &user {
-                Some(user) => *listeners.users.entry(user.clone()).or_default() += 1,
-                None => listeners.anonymous += 1,
+        if !channels.is_empty() {
+            let user: Option<Arc<str>> = user.map(Arc::from);
+            for channel in &channels {
+                let listeners = present.channels.entry(channel.clone()).or_default();
+                listeners.told = policies.tells_presence(channel.as_str());
+                present.count(channel, user.as_ref(), |streams| streams + 1);
             }
+            present.streams.insert(stream.key(), Stream { user, channels });
         }
-        present.streams.insert(stream.key(), Stream { user, channels });
+        self.wake_if_unsaid(&present);
     }
 
     /// A stream is over.
     pub(crate) fn closed(&self, stream: ClientId) {
-        self.0.lock().leave(stream);
+        let mut present = self.present.lock();
+        present.leave(stream);
+        self.wake_if_unsaid(&present);
+    }
+
+    fn wake_if_unsaid(&self, present: &Present) {
+        if !present.unsaid.is_empty() {
+            self.changed.notify_one();
+        }
     }
 
     fn counted(&self, channel: &Channel) -> Counted {
-        let present = self.0.lock();
+        let present = self.present.lock();
         let Some(listeners) = present.channels.get(channel) else { return Counted::default() };
         let named = listeners.users.iter().take(USERS_MAX);
         Counted {
@@ -121,22 +152,40 @@ impl Present {
     fn leave(&mut self, stream: ClientId) {
         let Some(Stream { user, channels }) = self.streams.remove(&stream.key()) else { return };
         for channel in channels {
-            let Some(listeners) = self.channels.get_mut(&channel) else { continue };
-            match &user {
-                None => listeners.anonymous -= 1,
-                Some(user) => {
-                    if let Some(streams) = listeners.users.get_mut(user) {
-                        *streams -= 1;
-                        if *streams == 0 {
-                            listeners.users.remove(user);
-                        }
-                    }
+            self.count(&channel, user.as_ref(), |streams| streams - 1);
+        }
+    }
+
+    /// Counts the streams of a user on a channel, or of nobody in particular.
+    fn count(&mut self, channel: &Channel, user: Option<&Arc<str>>, counted: impl FnOnce(usize) -> usize) {
+        let Some(listeners) = self.channels.get_mut(channel) else { return };
+        let before = listeners.said(user);
+        match user {
+            None => listeners.anonymous = counted(listeners.anonymous),
+            Some(user) => {
+                let streams = listeners.users.entry(user.clone()).or_default();
+                *streams = counted(*streams);
+                if *streams == 0 {
+                    listeners.users.remove(user);
                 }
             }
-            if listeners.users.is_empty() && listeners.anonymous == 0 {
-                self.channels.remove(&channel);
-            }
         }
+        let after = listeners.said(user);
+        if listeners.told && before != after {
+            let name = user.map(|user| &**user);
+            listeners.sum ^= part_of_sum(channel, name, before) ^ part_of_sum(channel, name, after);
+            self.unsaid.insert((channel.clone(), user.cloned()));
+        }
+        if listeners.users.is_empty() && listeners.anonymous == 0 {
+            self.channels.remove(channel);
+        }
+    }
+}
+
+impl Listeners {
+    /// How many streams of a user are spoken of: however many they have, one.
+    fn said(&self, user: Option<&Arc<str>>) -> usize {
+        user.map_or(self.anonymous, |user| usize::from(self.users.contains_key(user)))
     }
 }
 
@@ -152,12 +201,13 @@ impl Counted {
 }
 
 impl Api {
-    /// The answer to who listens to a channel: how many, and to operators who.
+    /// The answer to who listens to a channel: how many, and who to operators, and where listeners are told.
     pub(crate) async fn presence(
         &self,
         headers: &HeaderMap,
         query: Option<&str>,
         channel: &str,
+        address: Option<IpAddr>,
     ) -> Result<Response, Problem> {
         let query = Query::parse(query, &[TOKEN])?;
         let channel = Channel::parse(channel).map_err(|error| {
@@ -165,7 +215,9 @@ impl Api {
                 .detail(format!("channel: {error}"))
         })?;
         let caller = self.caller(headers, &query).await?;
-        self.check_listen(&caller, &Pattern::from(&channel))?;
+        let by = self.requester(caller, headers, address);
+        self.check_listen(&by, &Pattern::from(&channel)).await?;
+        let caller = by.caller;
         if let Err(limited) = self.limits.check_subject(&caller) {
             let what = "more is asked of gateways by this subject than gateway.subject_per_minute allows";
             return Err(self.too_many(limited, what));
@@ -174,7 +226,7 @@ impl Api {
         if !hub.policies().counts_presence(channel.as_str()) {
             let title = "Nobody is counted on this channel";
             return Err(Problem::new(StatusCode::NOT_FOUND, "no-presence", title)
-                .detail("its policy doesn't say presence = true")
+                .detail("its policy doesn't say presence = \"counts\" or \"events\"")
                 .member("channel", channel.as_str()));
         }
         let others = hub.places.members.others();
@@ -185,7 +237,8 @@ impl Api {
             "channel": channel.as_str(), "connections": counted.connections, "users": counted.users.len(),
             "anonymous": counted.anonymous, "complete": !counted.partial,
         });
-        if caller.check_admin().is_ok() {
+        // Where listeners are told who comes and goes, they may know who is there.
+        if hub.policies().tells_presence(channel.as_str()) || caller.check_admin().is_ok() {
             let named =
                 counted.users.iter().map(|(user, streams)| json!({ "user": user, "connections": streams }));
             answer["members"] = named.collect();
@@ -197,7 +250,7 @@ impl Api {
 
     async fn ask_presence(&self, gateway: GatewayName, channel: &Channel) -> Counted {
         let body = channel.as_str().to_owned().into_bytes().into();
-        let question = Question { about: About::Presence, token: None, body };
+        let question = Question { about: About::Presence, token: None, context: None, body };
         let answer = timeout(ANSWERED_WITHIN, self.gateways.ask(gateway, question)).await;
         let answer = answer.ok().and_then(Result::ok);
         let counted = answer.and_then(|answer| serde_json::from_slice(&answer).ok());
@@ -221,7 +274,10 @@ mod tests {
 
     #[test]
     fn streams_are_counted_by_user_on_channels_they_name_whose_policy_says_so_until_they_are_over() {
-        let counted = Policy { presence: true, ..Policy::new(Pattern::parse("room.*").unwrap()) };
+        let counted = Policy {
+            presence: foghorn_core::policy::Presence::Counts,
+            ..Policy::new(Pattern::parse("room.*").unwrap())
+        };
         let policies = Policies::new(vec![counted]).unwrap();
         let presence = Presence::default();
         let channel = |name: &str| Channel::parse(name).unwrap();
@@ -249,7 +305,7 @@ mod tests {
         assert_eq!(of("room.b"), (vec![("ann".to_owned(), 2)], 0, 2));
         presence.closed(ClientId::from(1));
         presence.closed(ClientId::from(2));
-        assert!(presence.0.lock().channels.is_empty() && presence.0.lock().streams.is_empty());
+        assert!(presence.present.lock().channels.is_empty() && presence.present.lock().streams.is_empty());
         for id in 0..=USERS_MAX as u128 {
             hears(id, Some(&format!("u{id}")), &["room.a"]);
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foghorn_auth::token::Identity;
+use foghorn_core::channel::Channel;
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::time::Timestamp;
 
@@ -74,13 +75,14 @@ impl Seat {
     }
 
     /// Why it is to end, if it is: an operator has revoked it, or what it was opened with, or its user has opened too many
-    /// since.
+    /// since, or the webhook's word for what it hears is over.
     pub(crate) fn due_end(&self) -> Option<StreamEnd> {
         let identity = self.term.as_ref().map(|term| &*term.identity);
         if self.hub.revocations.closes(self.client_id.get(), identity) {
             return Some(StreamEnd::Revoked);
         }
-        self.hub.places.is_ousted(self.client_id).then_some(StreamEnd::Ousted)
+        let ousted = self.hub.places.is_ousted(self.client_id).then_some(StreamEnd::Ousted);
+        ousted.or_else(|| self.hub.grants.due_end(self.client_id))
     }
 
     /// It was told when it ends.
@@ -98,6 +100,11 @@ impl Seat {
     /// Whose it is, when that is somebody's: what its newest token says.
     pub(crate) fn identity(&self) -> Option<&Arc<Identity>> {
         self.term.as_ref().map(|term| &term.identity)
+    }
+
+    /// The channel that its user hears unasked.
+    pub(crate) fn own_channel(&self) -> Option<&Channel> {
+        self.identity()?.own.as_ref()
     }
 
     /// The stream is over.

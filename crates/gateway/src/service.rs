@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use foghorn_auth::Authenticator;
 use foghorn_auth::revocation::Store;
+use foghorn_bus::announce::Announcer;
 use foghorn_bus::clock::Clock;
 use foghorn_bus::gateways::{GatewayName, Gateways};
 use foghorn_bus::live::LiveFeed;
@@ -30,6 +31,7 @@ use crate::kept::Keeper;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::places::Places;
+use crate::presence::tell::Teller;
 use crate::subscribe;
 pub use crate::ticket::Tickets;
 
@@ -60,6 +62,8 @@ pub struct Ports {
     pub gateways: Arc<dyn Gateways>,
     /// Who knows how many notifications of a user are unread.
     pub unread: Arc<dyn Unread>,
+    /// Who publishes who comes and goes.
+    pub announcer: Arc<dyn Announcer>,
     /// What counts as now.
     pub clock: Clock,
     /// Told when the rings are warm.
@@ -98,12 +102,21 @@ impl Gateway {
             };
             tasks.spawn(ingest.run());
         }
-        let (revoked, ousted) = (ports.auth.revocations().changes(), places.oustings());
-        tasks.spawn(look_for_endings(hub.clone(), revoked, ousted));
+        let reasons = [ports.auth.revocations().changes(), places.oustings(), hub.grants.endings()];
+        tasks.spawn(look_for_endings(hub.clone(), reasons));
+        let (granted, auth) = (hub.clone(), ports.auth.clone());
+        tasks.spawn(async move { granted.grants.renew(&auth).await });
         let lives = ports.health.part("members", "NATS, to hear which gateways live");
         tasks.spawn(places.clone().keep_up(lives));
         tasks.spawn(places.clone().keep_told());
         tasks.spawn(places.keep_compared());
+        if hub.policies().tell_presence() {
+            hub.presence.tells(config.presence_debounce);
+            let (gateways, announcer) = (ports.gateways.clone(), ports.announcer);
+            let teller = Teller { hub: hub.clone(), gateways, announcer };
+            tasks.spawn(teller.clone().keep_saying());
+            tasks.spawn(teller.keep_telling());
+        }
         let counted = hub.clone();
         tasks.spawn(async move {
             loop {
@@ -151,15 +164,13 @@ impl Gateway {
 }
 
 /// Has all streams look whether they are to end, whenever some may be.
-async fn look_for_endings(
-    hub: Arc<Hub>,
-    mut revoked: watch::Receiver<u64>,
-    mut ousted: watch::Receiver<u64>,
-) {
+async fn look_for_endings(hub: Arc<Hub>, reasons: [watch::Receiver<u64>; 3]) {
+    let [mut revoked, mut ousted, mut withdrawn] = reasons;
     loop {
         let changed = tokio::select! {
             changed = revoked.changed() => changed,
             changed = ousted.changed() => changed,
+            changed = withdrawn.changed() => changed,
         };
         if changed.is_err() {
             return;

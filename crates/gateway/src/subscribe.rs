@@ -3,6 +3,7 @@
 //! The stream may be another gateway's, which its id names: that one is asked then, with the caller's own token, and
 //! decides by itself. Whether a request may be made with a cookie, the gateway that it came to decides.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,13 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use foghorn_auth::{Caller, Refusal};
+use foghorn_auth::webhook::Grant;
+use foghorn_auth::{Context, Refusal, Requester};
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::gateways::{About, AskError, Asked, Question, Questions};
 use foghorn_core::event::EVENT_TYPE_BYTES_MAX;
 use foghorn_core::pattern::Pattern;
+use foghorn_core::secret::Secret;
 use foghorn_http::Response;
 use foghorn_http::body::{Unaccounted, json as json_response, read_json, with_type};
 use foghorn_http::problem::Problem;
@@ -82,12 +85,17 @@ impl Wanted {
 
 impl Api {
     /// The answer to a request to change a stream. By then it is changed.
-    pub(crate) async fn subscribe<B>(&self, request: Request<B>) -> Result<Response, Problem>
+    pub(crate) async fn subscribe<B>(
+        &self,
+        request: Request<B>,
+        address: Option<IpAddr>,
+    ) -> Result<Response, Problem>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
         let caller = self.poster(request.method(), request.uri(), request.headers()).await?;
+        let context = self.auth.context(request.headers(), address);
         let token = self.auth.token(request.headers());
         let body = read_json(request, BODY_BYTES, &mut Unaccounted).await?;
         let wanted = Wanted::read(&body, self.shared.config.channels_per_connection)?;
@@ -98,10 +106,11 @@ impl Api {
             ));
         }
         if wanted.client_id.gateway() == self.shared.name {
-            let changed = self.change(caller, wanted).await?;
+            let changed = self.change(&Requester { caller, context }, wanted).await?;
             return Ok(answered(&changed));
         }
-        let question = Question { about: About::Stream, token, body: body.into() };
+        let context = context.to_text().map(Secret::from);
+        let question = Question { about: About::Stream, token, context, body: body.into() };
         match self.gateways.ask(wanted.client_id.gateway(), question).await {
             Ok(answer) => Ok(relayed(&answer)),
             Err(AskError::Nobody) => {
@@ -126,6 +135,10 @@ impl Api {
             let answer = self.presence_here(&asked.question.body);
             return asked.answer(answer.into()).await;
         }
+        if asked.question.about == About::Listeners {
+            let answer = self.shared.hub.presence.answer_to(&asked.question.body);
+            return asked.answer(answer.into()).await;
+        }
         let answer = match self.answer_to(&asked.question).await {
             Ok(changed) => json!({ "changed": changed }),
             Err(problem) => json!({ "problem": problem.to_json() }),
@@ -138,13 +151,15 @@ impl Api {
         let caller = self.auth.patiently(|| self.auth.caller_by(authorization.as_deref())).await;
         let caller = caller.map_err(|why| self.refused(&why))?;
         let wanted = Wanted::read(&question.body, self.shared.config.channels_per_connection)?;
-        self.change(caller, wanted).await
+        let context = question.context.as_ref().map(|text| Context::from_text(text.reveal()));
+        let by = Requester { caller, context: context.unwrap_or_default() };
+        self.change(&by, wanted).await
     }
 
     /// Changes a stream of this gateway.
-    async fn change(&self, caller: Caller, wanted: Wanted) -> Result<Value, Problem> {
+    async fn change(&self, by: &Requester, wanted: Wanted) -> Result<Value, Problem> {
         let Wanted { client_id, topics, types } = wanted;
-        let changed = self.change_own(caller, client_id, topics, types).await;
+        let changed = self.change_own(by, client_id, topics, types).await;
         self.shared.hub.metrics.changed(match &changed {
             Ok(_) => ChangeOutcome::Changed,
             Err(problem) if problem.status == StatusCode::NOT_FOUND => ChangeOutcome::Unknown,
@@ -165,15 +180,19 @@ impl Api {
 
     async fn change_own(
         &self,
-        caller: Caller,
+        by: &Requester,
         client_id: ClientId,
         topics: Option<Vec<Pattern>>,
         types: Option<Vec<String>>,
     ) -> Result<Changed, Problem> {
-        let subscription = topics.map(|topics| self.subscription_to(&caller, topics)).transpose()?;
+        let wanted = match topics {
+            Some(topics) => Some(self.subscription_to(by, topics).await?),
+            None => None,
+        };
         let (answer, answered) = oneshot::channel();
-        let shards = subscription.map(|subscription| subscription.shards);
-        let ask = Ask { client_id, caller, shards, types, auth: self.auth.clone(), answer };
+        let (shards, grants) = wanted.map(|(subscription, grants)| (subscription.shards, grants)).unzip();
+        let (caller, auth) = (by.caller.clone(), self.auth.clone());
+        let ask = Ask { client_id, caller, shards, types, grants, auth, answer };
         self.shared.hub.ask(ask).map_err(|why| match why {
             NotAsked::Unknown => change::unknown(),
             NotAsked::Busy => change::unreachable("several changes of it wait to be made"),
@@ -188,16 +207,21 @@ impl Api {
         }
     }
 
-    /// What a stream of this caller would hear, if they may.
-    fn subscription_to(&self, caller: &Caller, topics: Vec<Pattern>) -> Result<Subscription, Problem> {
-        topics.iter().try_for_each(|topic| self.check_listen(caller, topic))?;
-        let all = [caller.implied(self.shared.hub.policies()), topics].concat();
+    /// What a stream of theirs would hear, if they may, and what of it the webhook has allowed.
+    async fn subscription_to(
+        &self,
+        by: &Requester,
+        topics: Vec<Pattern>,
+    ) -> Result<(Subscription, Vec<Grant>), Problem> {
+        let granted = self.check_all(by, &topics).await;
+        let grants = granted.map_err(|why| self.refused(&why).of(by.caller.subject()))?;
+        let all = [by.caller.implied(self.shared.hub.policies()), topics].concat();
         if all.is_empty() {
             return Err(self.refused(&Refusal::NoCredential("listening to broadcast".to_owned())));
         }
         let subscription = Subscription::new(&all, self.shared.hub.shard_count());
         self.check_cursor_fits(&subscription)?;
-        Ok(subscription)
+        Ok((subscription, grants))
     }
 }
 

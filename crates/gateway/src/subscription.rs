@@ -28,16 +28,19 @@ pub enum Topics {
 }
 
 impl Topics {
-    /// Sorts topics into channels and patterns; doubles count once.
+    /// Sorts topics into channels and patterns; doubles count once, and in which order they come is all the same.
     pub fn new(topics: impl IntoIterator<Item = Pattern>) -> Self {
         let (mut channels, mut patterns) = (Vec::new(), Vec::new());
         for topic in topics {
             match topic.channel() {
-                Some(channel) if !channels.contains(&channel) => channels.push(channel),
-                None if !patterns.contains(&topic) => patterns.push(topic),
-                _ => {}
+                Some(channel) => channels.push(channel),
+                None => patterns.push(topic),
             }
         }
+        channels.sort_unstable();
+        channels.dedup();
+        patterns.sort_unstable();
+        patterns.dedup();
         if patterns.is_empty() { Topics::Channels(channels) } else { Topics::Mixed { channels, patterns } }
     }
 
@@ -54,6 +57,12 @@ impl Topics {
 
     /// The channels.
     pub fn channels(&self) -> &[Channel] {
+        match self {
+            Topics::Channels(channels) | Topics::Mixed { channels, .. } => channels,
+        }
+    }
+
+    fn channels_mut(&mut self) -> &mut Vec<Channel> {
         match self {
             Topics::Channels(channels) | Topics::Mixed { channels, .. } => channels,
         }
@@ -140,6 +149,31 @@ impl Subscription {
         }
     }
 
+    /// The same but for one channel, which nothing else in it covers. Its shard stays among the shards, so that cursors
+    /// are the same. None where it has no such channel.
+    pub(crate) fn without(&self, channel: &Channel) -> Option<Self> {
+        let named = |topics: &Topics| topics.channels().binary_search(channel).ok();
+        let (shard, at) =
+            self.shards.iter().enumerate().find_map(|(i, (_, topics))| Some((i, named(topics)?)))?;
+        if self.shards[shard].1.patterns().iter().any(|pattern| pattern.matches(channel.as_str())) {
+            return None;
+        }
+        let mut without = self.clone();
+        without.shards[shard].1.channels_mut().remove(at);
+        Some(without)
+    }
+
+    /// The same with one channel more, which lies in a shard that it has.
+    pub(crate) fn with(&self, channel: &Channel, shard: Shard) -> Self {
+        let mut with = self.clone();
+        if let Some((_, topics)) = with.shards.iter_mut().find(|(other, _)| *other == shard)
+            && let Err(at) = topics.channels().binary_search(channel)
+        {
+            topics.channels_mut().insert(at, channel.clone());
+        }
+        with
+    }
+
     /// What its cursors call it, if it isn't what the stream's URL says.
     pub(crate) fn id(&self) -> Option<SubscriptionId> {
         self.kept.as_ref().map(|kept| kept.id())
@@ -180,8 +214,35 @@ mod tests {
         let channels = Subscription::new(&[pattern("a"), pattern("a")], four);
         let total: usize = channels.shards.iter().map(|(_, t)| t.channels().len()).sum();
         assert_eq!(total, 1, "a once: {channels:?}");
+        let mixed = ["b", "orders.>", "a"].map(pattern);
+        let turned = ["orders.>", "a", "b", "a"].map(pattern);
+        assert_eq!(Subscription::new(&mixed, four), Subscription::new(&turned, four));
         let everywhere = Subscription::new(&[pattern("orders.>")], four);
         assert_eq!(everywhere.shards.len(), 4);
         assert!(everywhere.shards.iter().all(|(_, t)| t.want("orders.x")));
+    }
+
+    #[test]
+    fn a_channel_taken_out_and_put_back_leaves_everything_as_it_was() {
+        let channel = Channel::parse("user.ann").unwrap();
+        for shards in [1, 4].map(|count| ShardCount::new(count).unwrap()) {
+            for others in [&["zoo", "a"][..], &["orders.>", "a"], &[]] {
+                let topics = others.iter().copied().chain(["user.ann"]);
+                let topics: Vec<_> = topics.map(|topic| Pattern::parse(topic).unwrap()).collect();
+                let whole = Subscription::new(&topics, shards);
+                let common = whole.without(&channel).unwrap();
+                let numbers = |s: &Subscription| s.shards.iter().map(|(shard, _)| *shard).collect::<Vec<_>>();
+                assert_eq!(numbers(&common), numbers(&whole), "of the same shards, as its cursors are");
+                assert!(!common.shards.iter().any(|(_, topics)| topics.want("user.ann")));
+                assert_eq!(common.with(&channel, shards.shard_of(&channel)), whole);
+            }
+            let covered = ["user.*", "user.ann"].map(|topic| Pattern::parse(topic).unwrap());
+            assert_eq!(
+                Subscription::new(&covered, shards).without(&channel),
+                None,
+                "heard by its pattern too"
+            );
+            assert_eq!(Subscription::new(&covered[..1], shards).without(&channel), None);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use foghorn_auth::{self as auth, Authenticator};
 use foghorn_bus::Future;
 use foghorn_bus::clock::Clock;
 use foghorn_bus::live::{LiveError, LiveFeed, LiveSubscription};
@@ -38,6 +39,35 @@ pub(crate) fn hub_of(shards: ShardCount, ring_bytes: usize) -> Arc<Hub> {
     let latest = Policy { latest: true, ..Policy::new(Pattern::parse("latest.*").unwrap()) };
     let policies = Policies::new(vec![latest]).unwrap();
     Arc::new(Hub::new(shards, ring_bytes, Arc::new(policies), Clock::default(), metrics))
+}
+
+const SECRET: &str = "a secret of tests, long enough for HS256";
+
+/// Lets everybody do everything, and knows who has a [`token`].
+pub(crate) fn authenticator() -> Authenticator {
+    let key = auth::config::Key {
+        algorithm: auth::config::Algorithm::HS256,
+        secret: SECRET.into(),
+        ..auth::config::Key::default()
+    };
+    let config = auth::config::Config {
+        issuer: "tests".to_owned(),
+        audience: "foghorn".to_owned(),
+        keys: vec![key],
+        ..auth::config::Config::default()
+    };
+    let (keys, clock) = (auth::keys::Keys::load(&config).unwrap(), Clock::default());
+    Authenticator::new(&config, keys, true, move || clock.now())
+}
+
+/// A user's token, good for an hour and every channel.
+pub(crate) fn token(user: &str) -> String {
+    let expires = Clock::default().now().as_micros() / 1_000_000 + 3600;
+    let claims = serde_json::json!({
+        "sub": user, "iss": "tests", "aud": "foghorn", "exp": expires, "foghorn": { "subscribe": [">"] }
+    });
+    let key = auth::mint::SigningKey::new(auth::config::Algorithm::HS256, SECRET.as_bytes()).unwrap();
+    key.mint("", &claims).unwrap()
 }
 
 /// A batch over `(from, to]` with an event of this type at each seq.

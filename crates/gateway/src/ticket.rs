@@ -4,6 +4,7 @@
 //! ticket opens sets a cookie that is named by the ticket and opens nothing but the URL with it. A reconnect by both
 //! needs no look-up: it works on every gateway, and while NATS is down.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +67,11 @@ struct Asked {
 
 impl Api {
     /// The answer to a request for a ticket.
-    pub(crate) async fn issue<B>(&self, request: Request<B>) -> Result<Response, Problem>
+    pub(crate) async fn issue<B>(
+        &self,
+        request: Request<B>,
+        address: Option<IpAddr>,
+    ) -> Result<Response, Problem>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
@@ -76,6 +81,8 @@ impl Api {
         if !known {
             return Err(self.refused(&Refusal::NoCredential("a ticket".to_owned())));
         }
+        let by = self.requester(caller, request.headers(), address);
+        let caller = &by.caller;
         let origin = listed(request.extensions().get());
         let asked = if request.body().is_end_stream() {
             Asked::default()
@@ -88,12 +95,13 @@ impl Api {
             list.iter().map(|text| topic(text)).collect::<Result<Vec<_>, _>>()
         });
         let channels = channels.transpose()?;
-        channels.iter().flatten().try_for_each(|asked| self.check_listen(&caller, asked))?;
+        let granted = self.check_all(&by, channels.as_deref().unwrap_or_default()).await;
+        granted.map_err(|why| self.refused(&why).of(caller.subject()))?;
 
         let (ticket, mut life) = (Ticket::random(), self.auth.ticket_life());
         if let Some(identity) = caller.identity() {
             // The stream that it opens isn't counted again.
-            if let Err(limited) = self.limits.check_subject(&caller) {
+            if let Err(limited) = self.limits.check_subject(caller) {
                 return Err(self.too_many(
                     limited,
                     "more streams and tickets are asked for than gateway.subject_per_minute allows",

@@ -8,15 +8,20 @@ use std::io::Read as _;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use foghorn_auth::Authenticator;
+use foghorn_auth::config::{Algorithm, Key as AuthKey};
+use foghorn_auth::keys::Keys;
+use foghorn_auth::mint::SigningKey;
 use foghorn_bus::Future;
 use foghorn_bus::clock::Clock;
 use foghorn_bus::live::LiveFeed as _;
 use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
-use foghorn_bus::memory::{Alone, MemoryLive, MemorySubscriptions, MemoryTickets};
+use foghorn_bus::memory::{Alone, MemoryLive, MemorySubscriptions, MemoryTickets, Mute};
 use foghorn_bus::metrics::Metrics;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
@@ -31,6 +36,7 @@ use foghorn_http::client::Proxies;
 use foghorn_http::serve::{Limits, Preamble, serve};
 use foghorn_telemetry::health::Health;
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -41,6 +47,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// Before anything is counted: everybody is level, every buffer has its size.
 const WARM_UP: u64 = 100;
 const EVENTS: u64 = 200;
+const SECRET: &str = "a secret of tests, long enough for HS256";
 const EPOCH: Epoch = Epoch::new(1);
 
 /// A log of nothing: the first event is yet to come.
@@ -72,6 +79,31 @@ impl EventLog for EmptyLog {
     }
 }
 
+/// Lets everybody do everything, and knows who has a token.
+fn authenticator() -> Authenticator {
+    let key = AuthKey { algorithm: Algorithm::HS256, secret: SECRET.into(), ..AuthKey::default() };
+    let config = foghorn_auth::config::Config {
+        issuer: "tests".to_owned(),
+        audience: "foghorn".to_owned(),
+        keys: vec![key],
+        ..Default::default()
+    };
+    let (keys, clock) = (Keys::load(&config).unwrap(), Clock::default());
+    Authenticator::new(&config, keys, true, move || clock.now())
+}
+
+/// A token of a user who has no other.
+fn token() -> String {
+    static USERS: AtomicUsize = AtomicUsize::new(0);
+    let user = USERS.fetch_add(1, Ordering::Relaxed);
+    let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 3600;
+    let claims = json!({
+        "sub": format!("user-{user}"), "iss": "tests", "aud": "foghorn", "exp": expires,
+        "foghorn": { "subscribe": ["*"] }
+    });
+    SigningKey::new(Algorithm::HS256, SECRET.as_bytes()).unwrap().mint("", &claims).unwrap()
+}
+
 /// A gateway's whole way, from its live feed to its sockets.
 struct Stage {
     feed: Arc<MemoryLive>,
@@ -92,13 +124,14 @@ impl Stage {
             log: Arc::new(EmptyLog),
             shards: ShardCount::ONE,
             policies: Arc::default(),
-            auth: Arc::new(foghorn_auth::Authenticator::open()),
+            auth: Arc::new(authenticator()),
             proxies: Proxies::default(),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
             subscriptions: Arc::new(MemorySubscriptions::default()),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
             unread: Arc::new(foghorn_bus::notifications::Nobody),
+            announcer: Arc::new(Mute),
             clock: Clock::default(),
             health: health.clone(),
         };
@@ -129,6 +162,7 @@ impl Stage {
     }
 
     fn listen(&self, query: &str, header: &str) -> Listener {
+        let header = header.replace("{token}", &token());
         let socket = TcpStream::connect(self.address).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let request = format!("GET /api/events?{query} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n");
@@ -180,6 +214,8 @@ impl Listener {
 async fn a_delivery_allocates_nothing() {
     const FEW: usize = 5;
     const MANY: usize = 105;
+    // More than reactors keep buffers for, should each user's stream need one of its own.
+    const USERS: usize = 805;
     let mut stage = Stage::new().await;
     // In stored blocks, where it can be read without allocations.
     let compressed = "Accept-Encoding: gzip\r\n";
@@ -190,14 +226,17 @@ async fn a_delivery_allocates_nothing() {
         ("channels=a&batch=1", ""),
         ("channels=a", compressed),
         ("channels=*&envelope=1", compressed),
+        ("channels=a", "Authorization: Bearer {token}\r\n"),
+        ("channels=a,b,c", "Authorization: Bearer {token}\r\n"),
     ] {
         let few = stage.allocations(query, FEW).await;
-        let many = stage.allocations(query, MANY).await;
-        let deliveries = (MANY - FEW) * usize::try_from(EVENTS).unwrap();
+        let listeners = if query.1.contains("{token}") { USERS } else { MANY };
+        let many = stage.allocations(query, listeners).await;
+        let deliveries = (listeners - FEW) * usize::try_from(EVENTS).unwrap();
         // What the streams that left meanwhile freed and what the runtime does now and then is not theirs.
         assert!(
             many < few + deliveries / 100,
-            "{query:?}: {few} allocations for {FEW} listeners, {many} for {MANY}: {deliveries} deliveries more"
+            "{query:?}: {few} allocations for {FEW} listeners, {many} for {listeners}: {deliveries} deliveries more"
         );
     }
 }

@@ -15,6 +15,10 @@ pub struct Config {
     pub per_user: u32,
     /// Most connections to PostgreSQL for requests. Draining the outbox takes up to 4 more. Default 8.
     pub connections: u32,
+    /// Requests of each client address to one process, over time; 0 for no limit. Default 6,000.
+    pub address_per_minute: u32,
+    /// How many at once. Default 2,000.
+    pub address_burst: u32,
     /// Requests of each subject to list, mark and erase, over time; 0 for no limit. Default 600.
     pub subject_per_minute: u32,
     /// How many at once. Default 200.
@@ -27,6 +31,8 @@ impl Default for Config {
             age: Duration::from_secs(90 * 86_400),
             per_user: 1000,
             connections: 8,
+            address_per_minute: 6000,
+            address_burst: 2000,
             subject_per_minute: 600,
             subject_burst: 200,
         }
@@ -34,6 +40,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How often each client address may ask.
+    pub(crate) fn address_rate(&self) -> Rate {
+        Rate::per_minute(self.address_per_minute, self.address_burst)
+    }
+
     /// How often each subject may ask.
     pub(crate) fn subject_rate(&self) -> Rate {
         Rate::per_minute(self.subject_per_minute, self.subject_burst)
@@ -52,6 +63,7 @@ impl Config {
         ];
         let wrong = rules.iter().find(|(holds, _)| !holds);
         wrong.map_or(Ok(()), |(_, what)| Err(format!("notifications.{what}")))?;
+        self.address_rate().check("notifications.address_per_minute", "notifications.address_burst")?;
         self.subject_rate().check("notifications.subject_per_minute", "notifications.subject_burst")
     }
 }

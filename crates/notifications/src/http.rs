@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use foghorn_auth::audit::{Action as Audited, Line};
-use foghorn_auth::{Caller, Refusal};
+use foghorn_auth::{Caller, Refusal, Requester};
 use foghorn_http::body::{Unaccounted, json, read_json};
+use foghorn_http::limit::Exceeded;
 use foghorn_http::problem::Problem;
 use foghorn_http::query::{Query, bad_value};
 use foghorn_http::{Handler, Response};
@@ -52,7 +53,7 @@ impl NotificationsHandler {
         NotificationsHandler { notifications }
     }
 
-    async fn answer<B>(&self, request: Request<B>) -> Response
+    async fn answer<B>(&self, request: Request<B>, peer: SocketAddr) -> Response
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
@@ -63,12 +64,12 @@ impl NotificationsHandler {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let method = request.method().clone();
         let (action, answered) = match (&segments[..], method.as_str()) {
-            ([], "POST") => (Action::Send, self.send(request).await),
-            ([], "GET") => (Action::List, self.list(&request).await),
-            ([], "DELETE") => (Action::Erase, self.erase(&request).await),
+            ([], "POST") => (Action::Send, self.send(request, peer).await),
+            ([], "GET") => (Action::List, self.list(&request, peer).await),
+            ([], "DELETE") => (Action::Erase, self.erase(&request, peer).await),
             ([], _) => return Problem::method("GET, POST, DELETE").into_response(),
-            (["read-all"], "POST") => (Action::Mark, self.mark(&request, None).await),
-            ([id, "read"], "POST") => (Action::Mark, self.mark(&request, Some(id)).await),
+            (["read-all"], "POST") => (Action::Mark, self.mark(&request, peer, None).await),
+            ([id, "read"], "POST") => (Action::Mark, self.mark(&request, peer, Some(id)).await),
             (["read-all"] | [_, "read"], _) => return Problem::method("POST").into_response(),
             _ => return Problem::not_found(&path).into_response(),
         };
@@ -91,32 +92,37 @@ impl NotificationsHandler {
     }
 
     /// Stores a notification and publishes it: both are done when this answers.
-    async fn send<B>(&self, request: Request<B>) -> Answered
+    async fn send<B>(&self, request: Request<B>, peer: SocketAddr) -> Answered
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
         let notifications = &self.notifications;
         let ports = &notifications.ports;
-        self.query(&request, &[])?;
+        self.query(&request, peer, &[])?;
         let caller = self.caller(request.headers()).await?;
         // Before the body: who may not publish can't have it read either.
-        ports.auth.check_publisher(&caller).map_err(|why| Failed::refused(&why, &caller))?;
+        let policies = &ports.policies;
+        ports.auth.check_publisher(&caller, policies).map_err(|why| Failed::refused(&why, &caller))?;
+        let context =
+            ports.auth.context(request.headers(), notifications.addresses.client(peer, request.headers()));
+        let by = Requester { caller, context };
         let _room = self.room()?;
         let body = read_json(request, BODY_BYTES, &mut Unaccounted).await;
         let (user, new) = New::read(&body.map_err(Failed::invalid)?)?;
-        ports.auth.check_publish(&caller, user.channel()).map_err(|why| Failed::refused(&why, &caller))?;
+        let may = ports.auth.check_publish(&by, user.channel(), policies).await;
+        may.map_err(|why| Failed::refused(&why, &by.caller))?;
         let now = ports.clock.now();
         notifications.check_size(&user, &Notification::would_be(&new, now)).map_err(StoreError::from)?;
-        self.note(Audited::Published, caller.subject(), user.channel().as_str(), None);
+        self.note(Audited::Published, by.caller.subject(), user.channel().as_str(), None);
         Ok(match ports.store.send(user, new, notifications.config.per_user, now).await? {
             Sent::New(notification) => ("stored", json(StatusCode::CREATED, &notification)),
             Sent::Known(notification) => ("known", json(StatusCode::OK, &notification)),
         })
     }
 
-    async fn list<B>(&self, request: &Request<B>) -> Answered {
-        let query = self.query(request, &["unread", "before", "limit", "user"])?;
+    async fn list<B>(&self, request: &Request<B>, peer: SocketAddr) -> Answered {
+        let query = self.query(request, peer, &["unread", "before", "limit", "user"])?;
         let number = |key, most: u64| query.number(key, 1, most).map_err(Failed::invalid);
         let which = Which {
             unread: query.flag("unread").map_err(Failed::invalid)?,
@@ -134,8 +140,8 @@ impl NotificationsHandler {
     }
 
     /// Marks one as read, or all.
-    async fn mark<B>(&self, request: &Request<B>, id: Option<&str>) -> Answered {
-        let query = self.query(request, &["user"])?;
+    async fn mark<B>(&self, request: &Request<B>, peer: SocketAddr, id: Option<&str>) -> Answered {
+        let query = self.query(request, peer, &["user"])?;
         let user = self.own(request.headers(), &query).await?;
         let _room = self.room()?;
         let store = &self.notifications.ports.store;
@@ -150,8 +156,8 @@ impl NotificationsHandler {
     }
 
     /// Deletes all of a user's: the user's own, or anybody's for an admin.
-    async fn erase<B>(&self, request: &Request<B>) -> Answered {
-        let query = self.query(request, &["user"])?;
+    async fn erase<B>(&self, request: &Request<B>, peer: SocketAddr) -> Answered {
+        let query = self.query(request, peer, &["user"])?;
         let asked = query.get("user");
         let user = asked.ok_or_else(|| {
             Failed::invalid(bad_value("user", "is missing; it says whose notifications are deleted"))
@@ -179,12 +185,8 @@ impl NotificationsHandler {
 
     fn check_rate(&self, caller: &Caller) -> Result<(), Failed> {
         let Some(subject) = caller.subject() else { return Ok(()) };
-        self.notifications.subjects.check(subject).map_err(|exceeded| Failed {
-            outcome: "limited",
-            problem: Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
-                .detail("more is asked for than notifications.subject_per_minute allows")
-                .retry_after(rand::random_range(exceeded.retry_after())),
-        })
+        let checked = self.notifications.subjects.check(subject);
+        checked.map_err(|exceeded| Failed::limited("notifications.subject_per_minute", exceeded))
     }
 
     /// Room for one more request, of which so many are worked on.
@@ -201,13 +203,16 @@ impl NotificationsHandler {
         })
     }
 
-    fn query<B>(&self, request: &Request<B>, known: &[&str]) -> Result<Query, Failed> {
+    /// Reads the query, unless the server stops or the address has asked too often.
+    fn query<B>(&self, request: &Request<B>, peer: SocketAddr, known: &[&str]) -> Result<Query, Failed> {
         if self.notifications.shutdown.is_set() {
             let title = "This server is stopping";
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", title)
                 .retry_after(rand::random_range(1..=3));
             return Err(Failed { outcome: "unavailable", problem });
         }
+        let checked = self.notifications.addresses.check(peer, request.headers());
+        checked.map_err(|exceeded| Failed::limited("notifications.address_per_minute", exceeded))?;
         Query::parse(request.uri().query(), known).map_err(Failed::invalid)
     }
 
@@ -228,9 +233,9 @@ impl Handler for NotificationsHandler {
     fn handle(
         &self,
         request: Request<Incoming>,
-        _peer: SocketAddr,
+        peer: SocketAddr,
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
-        Box::pin(self.answer(request))
+        Box::pin(self.answer(request, peer))
     }
 }
 
@@ -278,6 +283,14 @@ fn unknown(id: &str) -> Failed {
 impl Failed {
     fn invalid(problem: Problem) -> Self {
         Failed { outcome: "invalid", problem }
+    }
+
+    fn limited(key: &str, exceeded: Exceeded) -> Self {
+        let title = "Too many requests";
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", title)
+            .detail(format!("more is asked for than {key} allows"))
+            .retry_after(rand::random_range(exceeded.retry_after()));
+        Failed { outcome: "limited", problem }
     }
 
     fn refused(why: &Refusal, caller: &Caller) -> Self {

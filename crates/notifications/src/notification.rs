@@ -221,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    fn read(changes: serde_json::Value) -> Result<(User, New), Malformed> {
+    fn read(changes: &serde_json::Value) -> Result<(User, New), Malformed> {
         let mut said =
             json!({ "userId": "ann", "type": "info", "title": "Shipped", "message": "It is on its way." });
         for (key, value) in changes.as_object().unwrap() {
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_by_its_key() {
-        assert!(read(json!({ "link": "/orders/1", "id": "order-1" })).is_ok());
+        assert!(read(&json!({ "link": "/orders/1", "id": "order-1" })).is_ok());
         for (changes, key) in [
             (json!({ "userId": "" }), Some("userId")),
             (json!({ "userId": "x".repeat(300) }), Some("userId")),
@@ -250,7 +250,7 @@ mod tests {
             (json!({ "titel": "x" }), None),
             (json!({ "title": 1 }), None),
         ] {
-            assert_eq!(read(changes.clone()).unwrap_err().key, key, "{changes}");
+            assert_eq!(read(&changes).unwrap_err().key, key, "{changes}");
         }
     }
 

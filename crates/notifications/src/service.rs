@@ -10,6 +10,7 @@ use foghorn_bus::nats::UnreadQuestions;
 use foghorn_bus::notifications::{Unread, UnreadError};
 use foghorn_core::event::EventError;
 use foghorn_core::policy::Policies;
+use foghorn_http::client::{AddressLimiter, Proxies};
 use foghorn_http::limit::Limiter;
 use foghorn_telemetry::shutdown::Shutdown;
 use prometheus_client::registry::Registry;
@@ -37,10 +38,12 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     /// Who may notify whom.
     pub auth: Arc<Authenticator>,
-    /// How large events may be.
+    /// How large events may be, and on which channels a webhook says who may publish.
     pub policies: Arc<Policies>,
     /// How large at most, as an SSE frame.
     pub frame_bytes: usize,
+    /// Whose word is taken for whom a request is from.
+    pub proxies: Proxies,
     /// What counts as now.
     pub clock: Clock,
 }
@@ -50,6 +53,7 @@ pub struct Notifications {
     pub(crate) ports: Ports,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
+    pub(crate) addresses: AddressLimiter,
     pub(crate) subjects: Limiter,
     pub(crate) room: Semaphore,
     pub(crate) shutdown: Shutdown,
@@ -58,9 +62,10 @@ pub struct Notifications {
 impl Notifications {
     /// Puts it together and registers its metrics. `config` has been [checked](Config::check).
     pub fn new(ports: Ports, config: Config, shutdown: Shutdown, registry: &mut Registry) -> Arc<Self> {
+        let addresses = AddressLimiter::new(ports.proxies.clone(), config.address_rate());
         let subjects = Limiter::new(config.subject_rate());
         let (metrics, room) = (Metrics::register(registry), Semaphore::new(REQUESTS_MAX));
-        Arc::new(Notifications { ports, config, metrics, subjects, room, shutdown })
+        Arc::new(Notifications { ports, config, metrics, addresses, subjects, room, shutdown })
     }
 
     /// What answers `/api/notifications…`, but for its stream.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foghorn_auth::Authenticator;
 use foghorn_bus::log::EventLog;
-use foghorn_bus::memory::{Alone, MemorySubscriptions, MemoryTickets};
+use foghorn_bus::memory::{Alone, MemorySubscriptions, MemoryTickets, Mute};
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::position::Epoch;
@@ -354,6 +354,7 @@ impl Cluster {
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
             unread: Arc::new(foghorn_bus::notifications::Nobody),
+            announcer: Arc::new(Mute),
             clock: process.clock(),
             health: Health::default(),
         };

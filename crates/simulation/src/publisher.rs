@@ -102,8 +102,8 @@ pub async fn publish_one(cluster: &Cluster, published: &Published, event: ToPubl
         };
         let process = fanout.process.clone();
         // A publisher has a deadline too.
-        let answer =
-            process.answers(async move { publisher.publish(Door::Http, &Caller::Unchecked, input).await });
+        let by = Caller::Unchecked.into();
+        let answer = process.answers(async move { publisher.publish(Door::Http, &by, input).await });
         if let Ok(Some(Ok(acked))) = tokio::time::timeout(Duration::from_secs(12), answer).await {
             let durable = acked.durable == Some(true);
             if durable {

@@ -41,6 +41,14 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
+{{- define "foghorn.webhookEnv" -}}
+{{- with .Values.auth.webhookSecret }}
+{{- if .name }}
+{{ include "foghorn.fromSecret" (dict "variable" "FOGHORN_AUTH_WEBHOOK_SECRET" "name" .name "key" .key) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- /*
 What is mounted below /etc/foghorn, for dict "root" "component": a list of {name, folder, secret, files}. Whole folders,
 never single files: those would keep what they had at the start.
@@ -146,6 +154,8 @@ spec:
           {{- $env := include "foghorn.natsEnv" $root }}
           {{- if has .component (list "eventlog" "notifications") }}
           {{- $env = printf "%s\n%s" (include "foghorn.postgresEnv" $root) $env }}
+          {{- else }}
+          {{- $env = printf "%s\n%s" (include "foghorn.webhookEnv" $root) $env }}
           {{- end }}
           {{- with trim $env }}
           env:

@@ -38,7 +38,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 
 {{- /* Whether nobody has to say who they are. A trial without keys is open. */ -}}
 {{- define "foghorn.open" -}}
-{{- or .Values.allowAnonymous (and .Values.dev.enabled (not .Values.auth.keys) (not .Values.config.auth.jwks)) -}}
+{{- or .Values.allowAnonymous (and .Values.dev.enabled (not .Values.auth.keys) (not .Values.config.auth.jwks) (not .Values.config.auth.webhook)) -}}
 {{- end -}}
 
 {{- define "foghorn.scheme" -}}
@@ -83,7 +83,7 @@ others may be asked to take them.
   {{- if not $v.postgres.secret.name -}}
     {{- fail "postgres.secret.name is needed: the Secret whose key postgres.secret.key holds postgres://user:password@host/database (or dev.enabled=true for a trial)" -}}
   {{- end -}}
-  {{- if not (or $v.auth.keys $v.config.auth.jwks $v.allowAnonymous) -}}
+  {{- if not (or $v.auth.keys $v.config.auth.jwks $v.config.auth.webhook $v.allowAnonymous) -}}
     {{- fail "nobody could publish: give auth.keys or config.auth.jwks to verify tokens with, or say allowAnonymous=true if anybody may publish and listen" -}}
   {{- end -}}
 {{- else if or $v.nats.url $v.nats.auth.kind $v.nats.tls.caSecret $v.nats.tls.certificateSecret $v.postgres.secret.name $v.postgres.tls.caSecret -}}

@@ -5,7 +5,7 @@ use async_nats::{Client, ConnectOptions, HeaderMap};
 use foghorn_tests::PATIENCE;
 use foghorn_tests::env::checkout;
 use foghorn_tests::foghorn::Foghorn;
-use foghorn_tests::http::request;
+use foghorn_tests::http::{metric, request};
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::network::Site;
 use foghorn_tests::postgres::PostgresServer;
@@ -73,7 +73,9 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     let (certificate, key) = (file("tls.crt", tls::certificate_pem()), file("tls.key", tls::key_pem()));
     let (mut nats, postgres) = tokio::join!(nats(), PostgresServer::start());
     let (database, url) = (postgres.url(&postgres.create_database().await), nats.url());
-    let config = issuer.config("");
+    let config = issuer.config(
+        "[gateway]\npresence_debounce = \"1s\"\n[[policy]]\npattern = \"told.a\"\npresence = \"events\"\n",
+    );
     let user =
         |user: &'static str| [("FOGHORN_NATS_USER", user), ("FOGHORN_NATS_PASSWORD", password(user)), CLOSED];
     let common = ["--config", &config, "--admin", "127.0.0.1:0", "--nats", &url];
@@ -120,6 +122,15 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     };
     post("/api/events/ticket", json!({})).await;
     post("/api/admin/revoke", json!({ "subject": "eve" })).await;
+    // What a gateway has a fan-out publish, and is answered.
+    let mut told = SseClient::connect(&gateway.url("/api/events?channels=told.a"), &headers).await.unwrap();
+    told.collect_until(PATIENCE, |block| block.event_type() == "presence").await;
+    until("the gateway to be answered", PATIENCE, async || {
+        let told = metric(gateway.admin(), "foghorn_gateway_presence_events_total").await;
+        (told >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(metric(gateway.admin(), "foghorn_gateway_presence_failures_total").await, 0.0);
 
     nats.kill();
     nats.restart().await;
@@ -147,6 +158,9 @@ async fn the_accounts_that_are_shipped_let_gateways_append_nothing_and_publisher
         ("gateway", Publish("$KV.FOGHORN_leases.relay.0")),
         ("gateway", Publish("$JS.API.STREAM.PURGE.FOGHORN_0")),
         ("gateway", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
+        ("fanout", Publish("_INBOX.gateway.a")),
+        ("eventlog", Publish("foghorn.presence.a")),
+        ("publisher", Publish("foghorn.presence.a")),
         ("fanout", Publish("$JS.API.STREAM.PURGE.FOGHORN_0")),
         ("fanout", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
         ("fanout", Publish("$KV.FOGHORN_tickets.secret")),

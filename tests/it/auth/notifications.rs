@@ -68,11 +68,11 @@ async fn producers_notify_whom_they_may_publish_to_and_users_have_their_own() {
         }
         let marked = ask(&server, Method::POST, "/1/read", token, None).await;
         assert_eq!(marked.status, if own == 200 { 404 } else { own }, "{who}: an id is a user's own");
-        let authorization = token.map(bearer).unwrap_or_default();
-        let stream = server.url("/api/notifications/stream?user=ann");
-        let stream =
-            SseClient::connect(&stream, &[("authorization", &authorization)][..usize::from(token.is_some())]);
-        assert_eq!(stream.await.unwrap().status(), theirs, "{who}");
+        let authorization = token.map(bearer);
+        let headers: Vec<_> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
+        let url = server.url("/api/notifications/stream?user=ann");
+        let stream = SseClient::connect(&url, &headers).await.unwrap();
+        assert_eq!(stream.status(), theirs, "{who}");
         let reply = ask(&server, Method::DELETE, "?user=ann", token, None).await;
         assert_eq!(reply.status, erased, "{who}: {}", reply.body);
     }

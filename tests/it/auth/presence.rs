@@ -2,12 +2,13 @@
 
 use foghorn_tests::PATIENCE;
 use foghorn_tests::foghorn::Foghorn;
-use foghorn_tests::http::{Reply, metric, request};
+use foghorn_tests::http::{Reply, request};
 use foghorn_tests::sse::SseClient;
 use foghorn_tests::wait::until;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::users::knows;
 use super::{Issuer, bearer};
 use crate::deployment::Cluster;
 
@@ -49,10 +50,7 @@ async fn how_many_listen_at_all_gateways_may_know_who_may_listen_and_who_they_ar
     let mut cluster = Cluster::start_closed(&issuer.config(CONFIG)).await;
     cluster.ready().await;
     for gateway in &cluster.gateways {
-        until("gateways to know each other", PATIENCE, async || {
-            (metric(gateway.admin(), "foghorn_gateway_members").await > 1.5).then_some(())
-        })
-        .await;
+        knows(gateway, 2.0).await;
     }
     let grants = json!({ "subscribe": ["room.>", "hall.>", "other.>"] });
     let [ann, bob] = ["ann", "bob"].map(|subject| issuer.token(subject, &grants));

@@ -53,7 +53,7 @@ async fn cluster(issuer: &Issuer, gateway: &str) -> (Cluster, Foghorn) {
     (cluster, third)
 }
 
-async fn knows(gateway: &Foghorn, members: f64) {
+pub(super) async fn knows(gateway: &Foghorn, members: f64) {
     until("all gateways to be known", PATIENCE, async || {
         let known = metric(gateway.admin(), "foghorn_gateway_members").await;
         ((known - members).abs() < 0.1).then_some(())

@@ -11,9 +11,12 @@ use super::{chart, render};
 use crate::command;
 
 /// What the chart itself decides, so that nobody can set it.
-const DECIDED: [&str; 18] = [
+const DECIDED: [&str; 21] = [
     "allow_anonymous",
     "auth.keys",
+    "auth.webhook.ca",
+    "auth.webhook.secret",
+    "auth.webhook.secret_file",
     "eventlog.ca",
     "eventlog.certificate",
     "eventlog.key",

@@ -22,13 +22,13 @@ export interface NotificationsOptions {
   /** Their address; `/api/notifications` by default, of the page's own origin. Its query is kept. */
   url?: string;
   /** Whose they are, where the server asks nobody for a token; `user.<id>` is subscribed to then. */
-  user?: string;
+  user?: string | undefined;
   /** How many of the newest are kept; 50 by default, 200 at most. */
   limit?: number;
   /** Send cookies also to another origin than the page's. */
   withCredentials?: boolean;
   /** Headers of every request, such as `Authorization`. A function is called before each; it should be the same one with every render. */
-  headers?: () => HeaderList | Promise<HeaderList>;
+  headers?: (() => HeaderList | Promise<HeaderList>) | undefined;
 }
 
 /** What `useNotifications` gives. */

@@ -7,6 +7,7 @@ import type { Opening } from "./page/client.js";
 const stage = stageOf(["client", "worker"], {
   FOGHORN_GATEWAY_KEEP_ALIVE: "2s",
   FOGHORN_GATEWAY_KEEP_ALIVE_IDLE: "2s",
+  FOGHORN_POLICY: '[{ pattern = "policy.packed", compress_data_from = 1024 }]',
 });
 let page: Page;
 
@@ -105,6 +106,25 @@ it.each([{}, { batch: 50 }])("what a publisher has compressed is unpacked, in or
   );
   expect(await errors("a")).toEqual([]);
 });
+
+it.each([{}, { batch: 50 }, { transport: "fetch" as const }])(
+  "what a policy has compressed is unpacked, in order (%j)",
+  async (how) => {
+    const events = { channels: ["policy.packed"], types: ["tick"] };
+    await open("raw", { ...events, ...how });
+    await open("a", { ...events, decompresses: true, ...how });
+    const rows = (n: number) => JSON.stringify({ n, rows: "é".repeat(n % 2 === 0 ? 20_000 : 10) });
+    for (let n = 0; n < 20; n += 1) {
+      await stage.foghorn.publish({ channel: "policy.packed", event: "tick", data: JSON.parse(rows(n)) });
+    }
+    await untilHeard(
+      "a",
+      Array.from({ length: 20 }, (_, n) => `tick policy.packed ${rows(n)}`),
+    );
+    expect((await heard("raw"))[0]).toMatch(/^tick policy\.packed \{"compressed":true,"payload":"H4sI/);
+    expect(await errors("a")).toEqual([]);
+  },
+);
 
 it("missed heartbeats tell that the server hangs, and a quiet stream isn't taken for dead", async () => {
   const kinds = { native: {}, fetch: { transport: "fetch" } } as const;

@@ -23,6 +23,8 @@ const PREFIX: &str = "foghorn.gateway.";
 const GROUP: &str = "foghorn-gateway";
 /// Where a question carries its token.
 const HEADER_TOKEN: &str = "Authorization";
+/// Where it carries what a webhook authoriser is to be told, as JSON.
+const HEADER_CONTEXT: &str = "Foghorn-Context";
 /// What it is about; without it, a stream.
 const HEADER_ABOUT: &str = "Foghorn-About";
 /// What all gateways hear is sent here; no gateway has this name.
@@ -52,6 +54,9 @@ impl NatsGateways {
         headers.insert(HEADER_ABOUT, question.about.as_str());
         if let Some(token) = &question.token {
             headers.insert(HEADER_TOKEN, token.reveal());
+        }
+        if let Some(context) = &question.context {
+            headers.insert(HEADER_CONTEXT, context.reveal());
         }
         let request = Request::new().headers(headers).payload(question.body).timeout(None);
         match timeout(ANSWER_TIMEOUT, client.send_request(format!("{PREFIX}{gateway}"), request)).await {
@@ -141,8 +146,11 @@ impl NatsQuestions {
                 self.metrics.requests_refused.inc();
                 continue;
             };
-            let token = message.headers.as_ref().and_then(|headers| headers.get(HEADER_TOKEN));
-            let token = token.map(|token| Secret::from(token.as_str()));
+            let secret = |name: &str| {
+                let value = message.headers.as_ref().and_then(|headers| headers.get(name));
+                value.map(|value| Secret::from(value.as_str()))
+            };
+            let (token, context) = (secret(HEADER_TOKEN), secret(HEADER_CONTEXT));
             let answers = self.answers.clone();
             let answer = move |answer: Bytes| {
                 async move {
@@ -153,7 +161,7 @@ impl NatsQuestions {
                 }
                 .boxed()
             };
-            return Some(Asked::new(Question { about, token, body: message.payload }, answer));
+            return Some(Asked::new(Question { about, token, context, body: message.payload }, answer));
         }
     }
 }

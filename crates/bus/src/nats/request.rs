@@ -6,17 +6,21 @@ use bytes::Bytes;
 use foghorn_core::entry::{HEADER_ACK, HEADER_EVENT, HEADER_ID, HEADER_TTL};
 use foghorn_core::secret::Secret;
 
+use super::announce::answer;
 use super::link::Link;
 use super::pump::{Pumped, Shared};
 use super::{Bus, BusError};
+use crate::announce::AnnounceError;
 use crate::metrics::Metrics;
 
-const PREFIX: &str = "foghorn.publish.";
+/// Where publishers send them.
+pub(super) const PREFIX: &str = "foghorn.publish.";
 
-/// Requests to `foghorn.publish.<channel>`. At most once: a request that doesn't fit the queue, or is
+/// Requests to `foghorn.publish.<channel>`, or of gateways to `foghorn.presence.<channel>`. At most once: a request that doesn't fit the queue, or is
 /// taken by a process that dies, is never answered, and its sender has to retry it with the same id.
 #[derive(Debug)]
 pub struct Requests {
+    prefix: &'static str,
     messages: Pumped,
     /// Answers go over the main connection: this one's can be made to break by whoever may publish.
     answers: Link,
@@ -26,7 +30,7 @@ pub struct Requests {
 /// A request. Everything in it is the sender's word.
 #[derive(Debug)]
 pub struct NatsRequest {
-    /// The subject after `foghorn.publish.`.
+    /// The subject after `foghorn.publish.` or `foghorn.presence.`.
     pub channel: String,
     /// The header `Foghorn-Event`.
     pub event_type: Option<String>,
@@ -50,15 +54,21 @@ pub struct NatsRequest {
 }
 
 impl Requests {
-    pub(super) async fn open(bus: &Bus, group: &str) -> Result<Self, BusError> {
-        let subject = format!("{PREFIX}>");
+    /// Answers go over this connection.
+    pub(super) async fn open(
+        bus: &Bus,
+        prefix: &'static str,
+        group: &str,
+        answers: Link,
+    ) -> Result<Self, BusError> {
+        let subject = format!("{prefix}>");
         let what = format!("subscribe to {subject} in the group {group:?}");
         let shared = Shared { link: bus.requests_link().await?.clone(), subject, group: group.to_owned() };
         let (bytes, dropped) = (bus.0.options.request_queue_bytes, bus.0.metrics.requests_dropped.clone());
         let messages = Pumped::lasting(shared, bytes, dropped)
             .await
             .map_err(|error| BusError::Refused { what, why: error.to_string() })?;
-        Ok(Requests { messages, answers: bus.0.main.clone(), metrics: bus.0.metrics.clone() })
+        Ok(Requests { prefix, messages, answers, metrics: bus.0.metrics.clone() })
     }
 
     /// The next request; `None` when there will be none any more. Cancel-safe.
@@ -71,7 +81,7 @@ impl Requests {
         let unknown_header = message.headers.as_ref().and_then(unknown_header);
         Some(NatsRequest {
             unknown_header,
-            channel: message.subject.strip_prefix(PREFIX).unwrap_or_default().to_owned(),
+            channel: message.subject.strip_prefix(self.prefix).unwrap_or_default().to_owned(),
             event_type: text(HEADER_EVENT),
             id: text(HEADER_ID),
             ttl: text(HEADER_TTL),
@@ -114,6 +124,11 @@ impl NatsRequest {
     /// Whether anybody waits for an answer.
     pub fn wants_answer(&self) -> bool {
         self.reply.is_some()
+    }
+
+    /// Answers what a gateway wanted published.
+    pub async fn announced(self, announced: &Result<(), AnnounceError>) {
+        self.respond(answer(announced).into()).await;
     }
 
     /// Answers with JSON. At most once, like the request: when the answer is lost the sender asks again.

@@ -67,7 +67,7 @@ impl Batch {
     pub(super) fn sorted(&self, policies: &Policies, now: Timestamp) -> Sorted<'_> {
         let mut sorted = Sorted { kept: Vec::with_capacity(self.records.len()), late: BTreeMap::new() };
         for record in &self.records {
-            let class = policies.of(record.event.channel.as_str()).class();
+            let class = policies.class_of(&record.event);
             if class == RetentionClass::NONE {
                 continue;
             }

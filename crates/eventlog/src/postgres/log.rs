@@ -243,7 +243,7 @@ impl PostgresLog {
         }
         let (policies, now) = (self.policies.get(), self.clock.now());
         let unkept = entry.event.is_ok_and(|event| {
-            let class = policies.of(event.channel.as_str()).class();
+            let class = policies.class_of(&event);
             class == RetentionClass::NONE || entry.time < now.minus(class.age())
         });
         // Else it was another that the log passed there, and it will come back for this one.

@@ -63,8 +63,8 @@ pub(super) fn select(entries: Vec<Entry>, topics: &Topics, policies: &Policies, 
     let records = entries.into_iter().filter_map(Record::of);
     records
         .filter(|record| {
-            let channel = record.event.channel.as_str();
-            topics.matches(channel) && (fill || policies.of(channel).class() != RetentionClass::NONE)
+            topics.matches(record.event.channel.as_str())
+                && (fill || policies.class_of(&record.event) != RetentionClass::NONE)
         })
         .collect()
 }

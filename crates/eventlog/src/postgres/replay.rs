@@ -261,7 +261,7 @@ impl PostgresLog {
         let limit = Limit { events: limit.events + usize::from(query.holds_digest()), ..limit };
         let found = read(&*self.journal, query.shard, query.after - back, limit).await;
         // The log lacks what is never replayed: better late than not at all.
-        let needed = self.policies.get().all().iter().any(|policy| !policy.replay);
+        let needed = self.policies.get().have_unkept();
         let unread = |why| if needed { Err(why) } else { Ok(Journaled::Begins(u64::MAX)) };
         let mut found = match found {
             Ok(found) if found.epoch == query.epoch => found,

@@ -11,12 +11,13 @@ use foghorn_core::policy::{Policies, RetentionClass};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use sqlx::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Inner;
 use super::queue::{Change, Message, Run, Work};
 use super::rows::{position, seq_of};
+use super::script::Script;
 use crate::record::{Record, to_i64, to_u64};
 use crate::standing::era_text;
 
@@ -193,8 +194,12 @@ impl Writer {
         };
         let of_shard = |entry: NewEntry| (inner.shards.shard_of(&entry.event.channel), entry);
         let entries: Vec<(Shard, NewEntry)> = entries.into_iter().map(of_shard).collect();
-        let done = self.insert(&mut connection, inner, &entries.iter().collect::<Vec<_>>(), now).await;
-        end(&mut connection, done).await.map(Some)
+        let entries: Vec<_> = entries.iter().collect();
+        let done = self.insert(&mut connection, inner, Script::default(), &entries, now).await;
+        if done.is_err() {
+            roll_back(&mut connection).await;
+        }
+        done.map(Some)
     }
 
     /// Tells readers of what is committed; answers where it is.
@@ -218,16 +223,22 @@ impl Writer {
 
     async fn commit(&mut self, inner: &Inner, group: &[Run], now: Timestamp) -> sqlx::Result<Done> {
         let mut connection = inner.write.acquire().await?;
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
         let entries: Vec<_> = group.iter().flat_map(|run| &run.entries).collect();
-        let done = self.insert(&mut connection, inner, &entries, now).await;
-        end(&mut connection, done).await
+        let mut script = Script::default();
+        script.add("BEGIN IMMEDIATE");
+        let done = self.insert(&mut connection, inner, script, &entries, now).await;
+        if done.is_err() {
+            roll_back(&mut connection).await;
+        }
+        done
     }
 
+    /// Ends the transaction that `script` begins, or that has begun.
     async fn insert(
         &mut self,
         connection: &mut SqliteConnection,
         inner: &Inner,
+        mut script: Script,
         entries: &[&(Shard, NewEntry)],
         now: Timestamp,
     ) -> sqlx::Result<Done> {
@@ -269,9 +280,12 @@ impl Writer {
             };
             done.records.push((*shard, record, entry.traceparent.clone()));
         }
-        self.insert_events(connection, &mut done).await?;
-        self.insert_keys(connection, &keys, now).await?;
-        self.record_ends(connection, &mut done).await?;
+        // What was looked up until here can't change meanwhile: nobody else writes it.
+        self.insert_events(connection, &mut script, &mut done).await?;
+        self.insert_keys(connection, &mut script, &keys, now).await?;
+        self.record_ends(connection, &mut script, &mut done).await?;
+        script.add("COMMIT");
+        script.run(connection).await?;
         Ok(done)
     }
 
@@ -287,38 +301,45 @@ impl Writer {
         }
     }
 
-    async fn insert_events(&self, connection: &mut SqliteConnection, done: &mut Done) -> sqlx::Result<()> {
+    async fn insert_events(
+        &self,
+        connection: &mut SqliteConnection,
+        script: &mut Script,
+        done: &mut Done,
+    ) -> sqlx::Result<()> {
         const HEAD: &str =
             "INSERT INTO events (position, time_us, class, channel, type, id, ttl, key, traceparent, data)";
-        let mut rest = done.records.as_slice();
-        while let Some(chunk) = next_chunk(&mut rest) {
-            let mut query = sqlx::query(AssertSqlSafe(insert_sql(HEAD, 10, chunk.len())));
-            for (shard, record, traceparent) in chunk {
-                let event = &record.event;
-                let class = self.policies.of(event.channel.as_str()).class();
-                if done.classes.insert((*shard, class)) {
-                    // Retention goes by the floors: from now on it looks after this class.
-                    sqlx::query(
-                        "INSERT OR IGNORE INTO floors (shard, class, floor, swept) VALUES (?, ?, 0, 0)",
-                    )
-                    .bind(i64::from(shard.get()))
-                    .bind(i64::from(class.0))
-                    .execute(&mut *connection)
-                    .await?;
-                }
-                query = query
-                    .bind(position(*shard, record.seq))
-                    .bind(record.time.as_micros())
-                    .bind(i64::from(class.0))
-                    .bind(event.channel.as_str())
-                    .bind(event.event_type.as_ref().map(EventType::as_str))
-                    .bind(event.id.as_ref().map(|id| id.as_str()))
-                    .bind(event.ttl.map(|ttl| i64::from(ttl.seconds())))
-                    .bind(record.key.as_ref().map(|key| &key.as_bytes()[..]))
-                    .bind(traceparent.as_deref())
-                    .bind(event.data.as_bytes().as_ref());
+        let class_of =
+            |(_, record, _): &(Shard, Record, Option<String>)| self.policies.class_of(&record.event);
+        let classes: Vec<RetentionClass> = done.records.iter().map(class_of).collect();
+        for ((shard, ..), class) in done.records.iter().zip(&classes) {
+            if done.classes.insert((*shard, *class)) {
+                // Retention goes by the floors: from now on it looks after this class.
+                script.add("INSERT OR IGNORE INTO floors (shard, class, floor, swept) VALUES (?, ?, 0, 0)");
+                script.bind(i64::from(shard.get()))?;
+                script.bind(i64::from(class.0))?;
+                script.run(connection).await?;
             }
-            query.execute(&mut *connection).await?;
+        }
+        let (mut rest, mut classes) = (done.records.as_slice(), classes.iter());
+        while let Some(chunk) = next_chunk(&mut rest) {
+            script.add(&insert_sql(HEAD, 10, chunk.len()));
+            for ((shard, record, traceparent), class) in chunk.iter().zip(classes.by_ref()) {
+                let event = &record.event;
+                script.bind(position(*shard, record.seq))?;
+                script.bind(record.time.as_micros())?;
+                script.bind(i64::from(class.0))?;
+                script.bind(event.channel.as_str())?;
+                script.bind(event.event_type.as_ref().map(EventType::as_str))?;
+                script.bind(event.id.as_ref().map(|id| id.as_str()))?;
+                script.bind(event.ttl.map(|ttl| i64::from(ttl.seconds())))?;
+                script.bind(record.key.as_ref().map(|key| &key.as_bytes()[..]))?;
+                script.bind(traceparent.as_deref())?;
+                script.bind(event.data.as_bytes().as_ref())?;
+            }
+            if !rest.is_empty() {
+                script.run(connection).await?;
+            }
         }
         Ok(())
     }
@@ -326,65 +347,58 @@ impl Writer {
     async fn insert_keys(
         &mut self,
         connection: &mut SqliteConnection,
+        script: &mut Script,
         keys: &HashMap<Key, Position>,
         now: Timestamp,
     ) -> sqlx::Result<()> {
         let all: Vec<(&Key, &Position)> = keys.iter().collect();
         let mut rest = all.as_slice();
         while let Some(chunk) = next_chunk(&mut rest) {
-            let head = "INSERT OR REPLACE INTO keys (key, position, time_us)";
-            let mut query = sqlx::query(AssertSqlSafe(insert_sql(head, 3, chunk.len())));
+            script.add(&insert_sql("INSERT OR REPLACE INTO keys (key, position, time_us)", 3, chunk.len()));
             for (key, at) in chunk {
-                query =
-                    query.bind(&key.as_bytes()[..]).bind(position(at.shard, at.seq)).bind(now.as_micros());
+                script.bind(&key.as_bytes()[..])?;
+                script.bind(position(at.shard, at.seq))?;
+                script.bind(now.as_micros())?;
             }
-            query.execute(&mut *connection).await?;
+            if !rest.is_empty() {
+                script.run(connection).await?;
+            }
         }
         if self.swept.elapsed() >= KEYS_SWEPT_EVERY {
             self.swept = Instant::now();
-            sqlx::query(
+            script.add(
                 "DELETE FROM keys WHERE key IN (SELECT key FROM keys WHERE time_us <= ? ORDER BY time_us LIMIT ?)",
-            )
-            .bind(now.minus(DEDUPE_WINDOW).as_micros())
+            );
+            script.bind(now.minus(DEDUPE_WINDOW).as_micros())?;
             // At least as many as come in, so that the table can't grow without end.
-            .bind(to_i64(KEYS_SWEPT.max(2 * keys.len() as u64)))
-            .execute(connection)
-            .await?;
+            script.bind(to_i64(KEYS_SWEPT.max(2 * keys.len() as u64)))?;
         }
         Ok(())
     }
 
-    async fn record_ends(&self, connection: &mut SqliteConnection, done: &mut Done) -> sqlx::Result<()> {
+    async fn record_ends(
+        &self,
+        connection: &mut SqliteConnection,
+        script: &mut Script,
+        done: &mut Done,
+    ) -> sqlx::Result<()> {
         for (index, (end, before)) in done.ends.iter().zip(&self.ends).enumerate() {
             if end.last == before.last {
                 continue;
             }
             let shard = to_i64(index as u64);
-            sqlx::query("UPDATE shards SET last = ?, time_us = ? WHERE shard = ?")
-                .bind(to_i64(end.last))
-                .bind(end.time_us)
-                .bind(shard)
-                .execute(&mut *connection)
-                .await?;
+            script.add("UPDATE shards SET last = ?, time_us = ? WHERE shard = ?");
+            script.bind(to_i64(end.last))?;
+            script.bind(end.time_us)?;
+            script.bind(shard)?;
             if done.recorded[index].as_ref() != Some(&self.era) {
+                script.run(connection).await?;
                 record_era(connection, shard, before.last, &self.era).await?;
                 done.recorded[index] = Some(self.era.clone());
             }
         }
         Ok(())
     }
-}
-
-/// Commits what was done, or takes it back.
-async fn end(connection: &mut SqliteConnection, done: sqlx::Result<Done>) -> sqlx::Result<Done> {
-    let ended = match done {
-        Ok(done) => sqlx::query("COMMIT").execute(&mut *connection).await.map(|_| done),
-        Err(error) => Err(error),
-    };
-    if ended.is_err() {
-        roll_back(connection).await;
-    }
-    ended
 }
 
 async fn roll_back(connection: &mut SqliteConnection) {

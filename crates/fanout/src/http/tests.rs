@@ -20,7 +20,8 @@ async fn post(bench: &Bench, body: &str) -> (u16, Value, Option<u32>) {
     let request = Request::post(PATH).header(header::HOST, "localhost");
     let request = request.header(header::CONTENT_TYPE, "application/json");
     let request = request.body(http_body_util::Full::new(Bytes::from(body.to_owned()))).unwrap();
-    let response = handler.answer(request).await.unwrap_or_else(Problem::into_response);
+    let response =
+        handler.answer(request, ([127, 0, 0, 1], 1).into()).await.unwrap_or_else(Problem::into_response);
     let retry = response.headers().get(header::RETRY_AFTER).map(|v| v.to_str().unwrap().parse().unwrap());
     let status = response.status().as_u16();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();

@@ -23,12 +23,14 @@ mod listener;
 mod publisher;
 
 mod body;
+mod folder;
 mod latency;
 mod limits;
 mod oracle;
 mod pinned;
 mod process;
 mod scan;
+mod tokens;
 
 use std::fmt;
 use std::process::ExitCode;

@@ -123,7 +123,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 /// Why an exchange failed, causes included: reqwest's own text stops at "error sending request".
-fn explain(error: &reqwest::Error) -> String {
+pub(crate) fn explain(error: &reqwest::Error) -> String {
     let mut text = if error.is_timeout() && !error.is_connect() {
         "no answer in time".to_owned()
     } else if let Some(tls) = tls_error(error) {

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use foghorn_auth::keys::Keys;
 use foghorn_core::event::{EventType, FRAME_BYTES_MAX};
+use foghorn_core::policy::{Access, Policy};
 
 use super::{Config, EventLog, GrpcTls, Http, Nats, urls};
-use crate::jwks;
+use crate::{jwks, webhook};
 
 /// The least that a journal can work with.
 const JOURNAL_BYTES_MIN: u64 = 64 * 1024;
@@ -50,6 +51,7 @@ impl Config {
     pub(crate) fn check_files(&self) -> Result<(), String> {
         Keys::load(&self.auth)?;
         jwks::check(&self.auth)?;
+        webhook::of(&self.auth)?;
         self.http.tls.load()?;
         self.grpc.tls.load()?;
         self.eventlog.tls().map(|files| files.config()).transpose()?;
@@ -70,6 +72,18 @@ impl Config {
             let read = std::fs::read(path).map(|_| ());
             read.map_err(|error| format!("nats.{key}: {} can't be read: {error}", path.display()))
         })
+    }
+
+    /// Whether a webhook is there that policies speak of. An event log has policies, and asks nobody.
+    pub(crate) fn check_webhook(&self) -> Result<(), String> {
+        let asks = |policy: &&Policy| policy.access == Some(Access::Webhook);
+        match self.policies.iter().find(asks) {
+            Some(policy) if !self.auth.webhook.is_configured() => Err(format!(
+                "policy {}: access = \"webhook\" needs one to ask: give auth.webhook.url",
+                policy.pattern
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether each policy's types are some.
@@ -100,7 +114,7 @@ impl Config {
         match addresses.iter().find(|address| !address.ip().is_loopback()) {
             Some(open) if !self.allow_anonymous && !self.auth.is_configured() => Err(format!(
                 "{open} can be reached from other machines and no authentication is configured; configure \
-                 auth.keys or auth.jwks, listen on 127.0.0.1, or say --allow-anonymous if anybody may publish and listen"
+                 auth.keys, auth.jwks or auth.webhook, listen on 127.0.0.1, or say --allow-anonymous if anybody may publish and listen"
             )),
             _ => Ok(()),
         }
@@ -259,11 +273,23 @@ mod tests {
             ("auth.keys = [{ algorithm = \"HS256\", secret = \"hunter2\" }]", "auth.keys", "at least 32"),
             ("auth.keys = [{ algorithm = \"ES256\" }]", "auth.keys", "public key in PEM"),
             ("auth.leeway = \"1h\"", "auth.leeway", "at most 5m"),
+            ("auth.webhook.url = \"http://app.example.com/\"", "auth.webhook.url", "https://"),
         ] {
             let error = checked(text).unwrap_err();
             assert!(error.starts_with(key) && error.contains(hint), "{text}: {error}");
             assert!(!error.contains("hunter2"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_policy_that_speaks_of_a_webhook_needs_one() {
+        let policy = "policy = [{ pattern = \"a\", access = \"webhook\" }]\n";
+        let alone: Config = toml::from_str(policy).unwrap();
+        let error = alone.check_webhook().unwrap_err();
+        assert!(error.starts_with("policy a: ") && error.contains("auth.webhook.url"), "{error}");
+        assert_eq!(alone.check(), Ok(()), "an event log asks nobody");
+        let url = "auth.webhook.url = \"https://app.example.com/authorise\"";
+        assert_eq!(toml::from_str::<Config>(&format!("{policy}{url}")).unwrap().check_webhook(), Ok(()));
     }
 
     #[test]

@@ -240,7 +240,7 @@ proptest! {
                     let (answer, answered) = tokio::sync::oneshot::channel();
                     let (auth, caller) = (Arc::new(foghorn_auth::Authenticator::open()), foghorn_auth::Caller::Unchecked);
                     let (client_id, shards) = (id, Some(set(&topics).shards));
-                    hub.ask(Ask { client_id, caller, shards, types: None, auth, answer }).unwrap();
+                    hub.ask(Ask { client_id, caller, shards, types: None, grants: None, auth, answer }).unwrap();
                     asked = Some((set(&topics), answered));
                 }
                 while (reads || asked.is_some())

@@ -18,7 +18,7 @@ use foghorn_core::channel::Channel;
 use foghorn_core::cursor::Cursor;
 use foghorn_core::position::Epoch;
 use foghorn_core::reason::StreamEnd;
-use foghorn_core::shard::Shard;
+use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_http::connections::Open;
 use foghorn_http::problem::Problem;
@@ -27,7 +27,7 @@ use super::READ_BYTES;
 use super::catch_up::resume;
 use super::inbox::{Handed, Inbox, WAKE};
 use super::outbox::{LAST_CHUNK, Outbox, put_chunk};
-use super::view::{Key, Seen, View, put_event};
+use super::view::{Key, Seen, View, id_of, put_event};
 use super::wheel::{Entry, Wheel};
 use crate::change::{self, Ask, Changed};
 use crate::connection::{Course, Shared, Stream, expiring, keep_alive, notice, stream_end};
@@ -57,6 +57,9 @@ const JOIN_BYTES: usize = 64 * 1024;
 /// Outboxes kept for their memory, and how much of it each may keep.
 const POOL: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
+/// Streams of one user that hear the own channel by themselves. They are written to at once: more share a view, which has
+/// its turns.
+const OWN_MOST: usize = 64;
 const NO_VIEW: Key = Key::MAX;
 /// The epoch of a ring that has not begun.
 const NOWHERE: Epoch = Epoch::new(0);
@@ -70,6 +73,8 @@ struct Listener {
     open: Open,
     /// Which of the bearers of its key it is.
     bearer: u32,
+    /// Whether it hears its user's own channel too, which its view doesn't.
+    own: bool,
     view: Key,
     /// Its index among the view's members.
     member: u32,
@@ -127,6 +132,8 @@ pub(super) struct Reactor {
     listeners: Slab<Listener>,
     views: Slab<View>,
     by_subscription: HashMap<Arc<Subscription>, Key>,
+    /// The streams that hear a user's own channel beside their views.
+    by_own: HashMap<Channel, Vec<Key>>,
     /// Per shard.
     topics: Vec<Topics>,
     seen: Vec<Seen>,
@@ -161,6 +168,8 @@ pub(super) struct Reactor {
     written: Option<Timestamp>,
     events: Vec<Arc<RingEvent>>,
     found: Vec<Key>,
+    /// Bytes that several streams are sent alone.
+    alone: Vec<u8>,
 }
 
 struct Topics {
@@ -187,6 +196,7 @@ impl Reactor {
             listeners: Slab::new(),
             views: Slab::new(),
             by_subscription: HashMap::new(),
+            by_own: HashMap::new(),
             topics: shards.shards().map(none).collect(),
             seen: shards.shards().map(|shard| head(&hub, shard)).collect(),
             stale: vec![false; usize::from(shards.get())],
@@ -213,6 +223,7 @@ impl Reactor {
             written: None,
             events: Vec::with_capacity(RING_EVENTS),
             found: Vec::new(),
+            alone: Vec::new(),
         }
     }
 
@@ -272,8 +283,11 @@ impl Reactor {
         }
         let now = self.hub.clock.now();
         for event in events.drain(..) {
+            // Whoever leaves a view for this event lacks it.
+            self.seen[shard.index()].at = event.feed.seq - 1;
             if !event.feed.is_expired(now) {
                 self.offer(shard, &event);
+                self.offer_own(shard, &event);
             }
         }
         self.events = events;
@@ -306,6 +320,33 @@ impl Reactor {
             let pool = &mut self.pool;
             view.push_event(shard, event, &self.seen, self.hub.policies(), || pool.pop().unwrap_or_default());
             self.pushed(key);
+        }
+        self.found = found;
+    }
+
+    /// Sends an event to those who hear it on their own channels. What their views have for them comes before it.
+    fn offer_own(&mut self, shard: Shard, event: &Arc<RingEvent>) {
+        let Some(streams) = self.by_own.get(&event.feed.channel) else { return };
+        let mut found = std::mem::take(&mut self.found);
+        found.extend_from_slice(streams);
+        for key in found.drain(..) {
+            self.go_on(key);
+            let Some(listener) = self.listeners.get_mut(key as usize) else { continue };
+            let Some(view) = self.views.get(listener.view as usize) else { continue };
+            if !view.subscription.wants_type(&event.feed) {
+                continue;
+            }
+            if listener.full || listener.rest.is_some() || listener.offset != view.end() {
+                // It is sent this once its socket takes something, from where it stopped.
+                self.expel(key);
+                continue;
+            }
+            listener.keep_alive.active();
+            let (hub, subscription) = (self.hub.clone(), view.subscription.clone());
+            let id = id_of(&subscription, shard, event, &self.seen);
+            self.say(key, |coder| put_event(coder, event, &subscription, hub.policies(), || id));
+            event.delivered.inc();
+            self.note_written(event.feed.time);
         }
         self.found = found;
     }
@@ -413,6 +454,7 @@ impl Reactor {
             seat: stream.seat,
             open,
             bearer: self.bearers,
+            own: false,
             view: NO_VIEW,
             member: 0,
             offset: 0,
@@ -567,13 +609,16 @@ impl Reactor {
         }
         // The last member may have been among them.
         let Some(view) = self.views.get_mut(key as usize) else { return };
-        if let Some(event) = view.first_event_of_round() {
-            let time = event.feed.time;
-            self.written = Some(self.written.map_or(time, |oldest| oldest.min(time)));
-        }
+        let first = view.first_event_of_round().map(|event| event.feed.time);
         let spare = view.end_round();
         view.waits = view.pending() > 0;
         self.keep(spare);
+        first.into_iter().for_each(|time| self.note_written(time));
+    }
+
+    /// An event of then was written to the last of its streams.
+    fn note_written(&mut self, time: Timestamp) {
+        self.written = Some(self.written.map_or(time, |oldest| oldest.min(time)));
     }
 
     fn keep(&mut self, spare: Option<Box<Outbox>>) {
@@ -627,7 +672,7 @@ impl Reactor {
         let Some(view) = self.views.get_mut(listener.view as usize) else { return };
         let offset = listener.offset;
         let (courses, told_stale) = view.position(offset, &self.seen);
-        let subscription = view.subscription.clone();
+        let subscription = whole(self.hub.shard_count(), listener, view);
         let rest = view.outbox().map(|outbox| outbox.take_rest_of_item(offset)).unwrap_or_default();
         // Of the item in which it stopped it is written the rest.
         self.count_written(key);
@@ -647,20 +692,46 @@ impl Reactor {
 
     /// What one stream alone is to be written, behind all that it is being written: a chunk, as its client takes it.
     fn coded(&mut self, key: Key, write: impl FnOnce(&mut Coder<'_>)) -> Vec<u8> {
-        self.count_written(key);
         let mut bytes = Vec::new();
-        let listener = self.listeners.get_mut(key as usize);
-        let written = listener.and_then(|listener| listener.gzip.as_mut());
-        put_coded(&mut bytes, written.map(|written| &mut written.sum), write);
+        self.put_for(key, &mut bytes, write);
         bytes
     }
 
-    /// Writes something to one stream that has been written everything.
+    fn put_for(&mut self, key: Key, out: &mut Vec<u8>, write: impl FnOnce(&mut Coder<'_>)) {
+        self.count_written(key);
+        let listener = self.listeners.get_mut(key as usize);
+        let written = listener.and_then(|listener| listener.gzip.as_mut());
+        put_coded(out, written.map(|written| &mut written.sum), write);
+    }
+
+    /// Writes one stream that has been written everything what is for it alone.
+    fn say(&mut self, key: Key, write: impl FnOnce(&mut Coder<'_>)) {
+        let mut bytes = std::mem::take(&mut self.alone);
+        self.put_for(key, &mut bytes, write);
+        self.send_alone(key, &bytes);
+        bytes.clear();
+        bytes.shrink_to(POOLED_BYTES);
+        self.alone = bytes;
+    }
+
+    /// The same with bytes that are as its client takes them. Keeps a copy only of what its socket doesn't take.
     fn send_alone(&mut self, key: Key, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.append_rest(key, bytes, Then::GoOn);
-            self.write_rest(key);
+        let Some(listener) = self.listeners.get_mut(key as usize).filter(|_| !bytes.is_empty()) else {
+            return;
+        };
+        let mut sent = 0;
+        if !listener.full && listener.rest.is_none() {
+            match send(&mut listener.socket, bytes) {
+                Ok(count) => sent = count,
+                Err(_) => return self.end(key, StreamEnd::ClientGone),
+            }
+            listener.last_write = if sent > 0 { self.now_ms } else { listener.last_write };
         }
+        if sent < bytes.len() {
+            self.append_rest(key, &bytes[sent..], Then::GoOn);
+            return self.write_rest(key);
+        }
+        self.go_on(key);
     }
 
     /// Appends bytes to what a stream is to get before all else, and says what comes then.
@@ -805,8 +876,7 @@ impl Reactor {
         listener.keep_alive.sent();
         let heartbeat = view.subscription.heartbeat.then(|| self.hub.clock.now());
         let text = keep_alive(&view.cursor(&self.seen), heartbeat);
-        let bytes = self.coded(key, |coder| coder.text(&text));
-        self.send_alone(key, &bytes);
+        self.say(key, |coder| coder.text(&text));
     }
 
     /// Tells a stream that its token ends, or ends it with its token. False when it is not to be looked at again.
@@ -828,8 +898,7 @@ impl Reactor {
                 // One that lacks something is told a little later, or by its task.
                 if !listener.full && listener.rest.is_none() && end == Some(listener.offset) {
                     listener.seat.told();
-                    let bytes = self.coded(key, |coder| coder.text(&expiring(ends)));
-                    self.send_alone(key, &bytes);
+                    self.say(key, |coder| coder.text(&expiring(ends)));
                 }
                 self.listeners.contains(key as usize)
             }
@@ -894,7 +963,7 @@ impl Reactor {
         let listener = self.listeners.get_mut(key as usize)?;
         let now = match listener.rest.as_ref().map(|rest| &rest.then) {
             Some(Then::CatchUp(subscription, ..)) => subscription,
-            _ => &self.views.get(listener.view as usize)?.subscription,
+            _ => &whole(self.hub.shard_count(), listener, self.views.get(listener.view as usize)?),
         };
         let kept = now.kept.clone();
         let granted = match ask.grant(&self.hub, &listener.seat, now) {
@@ -915,12 +984,9 @@ impl Reactor {
             self.due_in(key, self.until_term(key, least));
         }
         let expires = self.listeners.get(key as usize)?.seat.identity().map(|identity| identity.expires);
+        ask.made(&self.hub, granted.subscription.as_deref());
         let cursor = match granted.subscription {
-            Some(subscription) => {
-                let (hub, user) = (&self.hub, ask.caller.subject());
-                hub.presence.hears(ask.client_id, user, &subscription, hub.policies());
-                self.listen_to(key, subscription)?
-            }
+            Some(subscription) => self.listen_to(key, subscription)?,
             None => self.cursor_of(key)?,
         };
         Some(Ok(Changed { cursor, expires, kept }))
@@ -979,13 +1045,12 @@ impl Reactor {
         let view = &self.views[self.listeners[key as usize].view as usize];
         let (cursor, stale) = (view.cursor(&self.seen), view.stale);
         let heartbeat = view.subscription.heartbeat.then(|| self.hub.clock.now());
-        let bytes = self.coded(key, |coder| {
+        self.say(key, |coder| {
             coder.text(&keep_alive(&cursor, heartbeat));
             if stale != told_stale {
                 coder.text(&notice(stale, &cursor));
             }
         });
-        self.send_alone(key, &bytes);
         cursor
     }
 
@@ -1116,7 +1181,21 @@ impl Reactor {
 
     // Views
 
+    /// Lets a stream in with those that hear the same. What only its user hears is left to itself, lest streams of
+    /// different users have views of their own; not where events are gathered, which they are together.
     fn join(&mut self, key: Key, subscription: Arc<Subscription>) {
+        let listener = &mut self.listeners[key as usize];
+        let own = listener.seat.own_channel().filter(|_| subscription.form.gathered_for().is_none());
+        let few = |own: &&Channel| self.by_own.get(*own).is_none_or(|streams| streams.len() < OWN_MOST);
+        let common = own.filter(few).and_then(|own| Some((own, subscription.without(own)?)));
+        listener.own = common.is_some();
+        let subscription = match common {
+            Some((own, common)) => {
+                self.by_own.entry(own.detached()).or_default().push(key);
+                Arc::new(common)
+            }
+            None => subscription,
+        };
         let view = match self.by_subscription.get(&subscription) {
             Some(view) => *view,
             None => self.open_view(subscription),
@@ -1150,6 +1229,15 @@ impl Reactor {
 
     fn leave_view(&mut self, key: Key) {
         let Some(listener) = self.listeners.get_mut(key as usize) else { return };
+        if std::mem::take(&mut listener.own)
+            && let Some(own) = listener.seat.own_channel()
+            && let Some(streams) = self.by_own.get_mut(own)
+        {
+            streams.retain(|other| *other != key);
+            if streams.is_empty() {
+                self.by_own.remove(own);
+            }
+        }
         let view_key = std::mem::replace(&mut listener.view, NO_VIEW);
         let Some(view) = self.views.get_mut(view_key as usize) else { return };
         for (moved, member) in view.leave(listener.member as usize).into_iter().flatten() {
@@ -1179,6 +1267,14 @@ impl Reactor {
                 here.patterns.remove(pattern, &key);
             }
         }
+    }
+}
+
+/// All that a member of a view hears.
+fn whole(shards: ShardCount, listener: &Listener, view: &View) -> Arc<Subscription> {
+    match listener.seat.own_channel().filter(|_| listener.own) {
+        Some(own) => Arc::new(view.subscription.with(own, shards.shard_of(own))),
+        None => view.subscription.clone(),
     }
 }
 

@@ -28,7 +28,7 @@ use super::*;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::service::Api;
-use crate::testing::{TestLog, batch, hub};
+use crate::testing::{TestLog, batch, hub, token};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const EPOCH: u64 = 1;
@@ -67,7 +67,7 @@ impl Stage {
         let shared = Arc::new(Shared::new(hub.clone(), log.clone(), config));
         let api = Arc::new(Api {
             shared: shared.clone(),
-            auth: Arc::new(foghorn_auth::Authenticator::open()),
+            auth: Arc::new(crate::testing::authenticator()),
             revocations: Arc::new(foghorn_auth::revocation::InMemory),
             tickets: Arc::new(crate::ticket::Tickets::new(
                 Arc::new(foghorn_bus::memory::MemoryTickets::default()),
@@ -105,6 +105,11 @@ impl Stage {
     async fn listen_compressed(&self, query: &str) -> Client {
         let client = self.listen_as(query, "Accept-Encoding: gzip, br\r\n").await;
         Client { gzip: Some(GzDecoder::new(Vec::new())), ..client }
+    }
+
+    /// The same of a user's.
+    async fn listen_as_user(&self, user: &str, query: &str) -> Client {
+        self.listen_as(query, &format!("Authorization: Bearer {}\r\n", token(user))).await
     }
 
     async fn listen_as(&self, query: &str, header: &str) -> Client {
@@ -312,6 +317,73 @@ async fn whatever_sockets_take_everybody_gets_everything_once_and_in_order() {
     }
     assert!(stage.log.asked() > 0, "somebody fell behind the ring");
     assert!(stage.hub.metrics.given_back.get() > 0, "and left the reactor for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_hear_their_own_channels_between_what_all_hear_whatever_their_sockets_take() {
+    const EVENTS: usize = 600;
+    // Far less than what is sent: whoever stops reading falls behind the ring.
+    let stage = Arc::new(Stage::new(1 << 20, Config::default()).await);
+    let mut listeners = JoinSet::new();
+    let users = ["ann", "bob", "cat"];
+    for number in 0..24 {
+        let user = users[number % 3];
+        let query =
+            ["channels=all", "channels=all&envelope=1", "channels=all,user.*", "channels=all&batch=5"];
+        let query = query[number / 3 % 4];
+        let mut client = match number / 12 {
+            0 => stage.listen_as_user(user, query).await,
+            _ => {
+                let header = format!("Authorization: Bearer {}\r\nAccept-Encoding: gzip\r\n", token(user));
+                Client { gzip: Some(GzDecoder::new(Vec::new())), ..stage.listen_as(query, &header).await }
+            }
+        };
+        client.until("stream-live", "").await;
+        let stage = stage.clone();
+        listeners.spawn(async move {
+            if number % 5 == 4 {
+                // Reads nothing until everything was published.
+                while stage.journal.lock().len() < EVENTS {
+                    tokio::task::yield_now().await;
+                }
+            }
+            let block = if query.contains("batch") { "batch" } else { "message" };
+            client.until(block, "the end").await;
+            let hears = move |at: usize| match at % 4 {
+                _ if query.contains("user.*") => true,
+                0 => true,
+                at => users[at - 1] == user,
+            };
+            (client, hears)
+        });
+    }
+    stage.in_reactor(24).await;
+    let filling = "x".repeat(20_000);
+    let channels = ["all", "user.ann", "user.bob", "user.cat"];
+    for number in 0..EVENTS - 1 {
+        stage.publish(channels[number % 4], &format!("{number}:{filling}"));
+        if number % 20 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    stage.publish("all", "0:the end");
+    while let Some(heard) = timeout(PATIENCE, listeners.join_next()).await.unwrap() {
+        let (client, hears) = heard.unwrap();
+        let mut items = client.items();
+        items.pop();
+        let text = |data: &str| match serde_json::from_str::<Value>(data) {
+            Ok(Value::Object(envelope)) => envelope["data"].as_str().unwrap().to_owned(),
+            _ => data.to_owned(),
+        };
+        let number = |data: &str| text(data).split(':').next().unwrap().parse::<usize>().unwrap();
+        let heard: Vec<usize> = items.iter().map(|(_, data)| number(data)).collect();
+        assert_eq!(heard, (0..EVENTS - 1).filter(|at| hears(*at)).collect::<Vec<_>>());
+        for ((id, _), number) in items.iter().zip(heard) {
+            assert_eq!(*id, at(number as u64 + 1).to_string());
+        }
+        assert_eq!((client.told("stream-reset"), client.told("stream-live")), (0, 1));
+    }
+    assert!(stage.hub.metrics.given_back.get() > 0, "some fell behind");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -289,7 +289,7 @@ impl View {
 }
 
 /// The cursor of a listener that was given everything until this event.
-fn id_of(subscription: &Subscription, shard: Shard, event: &RingEvent, seen: &[Seen]) -> Cursor {
+pub(super) fn id_of(subscription: &Subscription, shard: Shard, event: &RingEvent, seen: &[Seen]) -> Cursor {
     let mut id = Cursor::default().of(subscription.id());
     for (other, _) in &subscription.shards {
         let Seen { epoch, at } = seen[other.index()];

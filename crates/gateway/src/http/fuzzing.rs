@@ -26,14 +26,14 @@ pub struct Stream {
 pub fn stream(
     query: &str,
     channel: Option<&str>,
-    last_event_id: Option<&[u8]>,
+    last_event_id: Option<&HeaderValue>,
     most: usize,
     shards: ShardCount,
     now: Timestamp,
 ) -> Result<Stream, Problem> {
     let mut headers = HeaderMap::new();
-    if let Some(value) = last_event_id.and_then(|id| HeaderValue::from_bytes(id).ok()) {
-        headers.insert(LAST_EVENT_ID, value);
+    if let Some(id) = last_event_id {
+        headers.insert(LAST_EVENT_ID, id.clone());
     }
     let query = Query::parse(Some(query), KEYS)?;
     let topics = [vec![Pattern::from(&Channel::broadcast())], topics(&query, channel, most)?].concat();

@@ -3,29 +3,23 @@
 
 mod report;
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
-use foghorn_auth::config::Algorithm;
-use foghorn_auth::mint::SigningKey;
+use anyhow::{Context as _, ensure};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::report::Report;
+use super::folder::Folder;
 use super::pinned::Pinned;
 use super::rounds::per;
 use super::scan::{Scanner, Seen};
 use super::sweep::server::{Kind, Server};
-use super::{at_least_one, progress};
+use super::{at_least_one, progress, tokens};
 
-/// The server's key: it is reached from this machine alone, and for as long as a turn takes.
-const SECRET: &str = "a secret of a benchmark, for a server that soon ends";
-const KEY: &str = "bench";
 /// How long a server may take for anything.
 const DEADLINE: Duration = Duration::from_secs(30);
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -88,9 +82,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Connects a CPU second, of one server, which is fresh.
 fn turn(args: &Args, by: By) -> anyhow::Result<f64> {
-    let config = Configuration::write(by)?;
-    let server = Server::start_with(Kind::Foghorn, args.pinned.server_core, &["--config", config.path()?])?;
-    let tokens: Vec<String> = (0..args.users).map(token).collect::<Result<_, _>>()?;
+    let folder = Folder::make("connect")?;
+    let config = folder.write("foghorn.toml", &configuration(by))?;
+    let server = Server::start_with(Kind::Foghorn, args.pinned.server_core, &["--config", &config])?;
+    let tokens = (0..args.users).map(|user| tokens::token(&format!("user-{user}"), &[]));
+    let tokens: Vec<String> = tokens.collect::<Result<_, _>>()?;
     let requests: Vec<String> = match by {
         By::Nothing => vec![request("", "")],
         By::Token | By::LimitedToken => {
@@ -132,13 +128,6 @@ fn request(query: &str, headers: &str) -> String {
     format!("GET /api/events?channels=bench{query} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
 }
 
-fn token(user: usize) -> anyhow::Result<String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
-    let claims = json!({ "sub": format!("user-{user}"), "iat": now, "exp": now + 3600 });
-    let key = SigningKey::new(Algorithm::HS256, SECRET.as_bytes()).map_err(|error| anyhow!(error))?;
-    key.mint(KEY, &claims).map_err(|error| anyhow!(error))
-}
-
 /// So many tickets, of each user in turn.
 fn tickets(server: SocketAddr, tokens: &[String], count: usize) -> anyhow::Result<Vec<String>> {
     let mut socket = TcpStream::connect(server).context("can't connect")?;
@@ -158,33 +147,12 @@ fn tickets(server: SocketAddr, tokens: &[String], count: usize) -> anyhow::Resul
     tokens.iter().cycle().take(count).map(ticket).collect()
 }
 
-/// A server's configuration, in a file that is gone with this.
-struct Configuration(PathBuf);
-
-impl Configuration {
-    fn write(by: By) -> anyhow::Result<Self> {
-        let streams = if by == By::LimitedToken { 50 } else { 0 };
-        // Nobody is slowed down, and nothing said of anybody.
-        let text = format!(
-            "[gateway]\naddress_per_minute = 0\nsubject_per_minute = 0\nstreams_per_second = 0\n\
-             subject_streams = {streams}\n[auth]\nticket_life = \"5m\"\naudit_per_second = 0\n\
-             [[auth.keys]]\nid = \"{KEY}\"\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\"\n\
-             [[policy]]\npattern = \"bench\"\naccess = \"public\"\n"
-        );
-        let path = std::env::temp_dir().join(format!("foghorn-bench-{}.toml", std::process::id()));
-        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
-        Ok(Configuration(path))
-    }
-
-    fn path(&self) -> anyhow::Result<&str> {
-        self.0.to_str().context("the directory for temporary files has a name that is not UTF-8")
-    }
-}
-
-impl Drop for Configuration {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            eprintln!("could not remove {}: {error}", self.0.display());
-        }
-    }
+/// Nobody is slowed down.
+fn configuration(by: By) -> String {
+    let streams = if by == By::LimitedToken { 50 } else { 0 };
+    format!(
+        "[gateway]\naddress_per_minute = 0\nsubject_per_minute = 0\nstreams_per_second = 0\n\
+         subject_streams = {streams}\n{}[[policy]]\npattern = \"bench\"\naccess = \"public\"\n",
+        tokens::configuration()
+    )
 }

@@ -14,7 +14,8 @@ use self::crowd::Crowd;
 use self::report::{Report, Row};
 use super::pinned::Pinned;
 use super::sweep::audience::{Audience, Heard};
-use super::sweep::server::{Kind, Publisher, Server};
+use super::sweep::publisher::Publisher;
+use super::sweep::server::{Kind, Server};
 use super::{at_least_one, progress};
 
 /// What those listen to who come back.
@@ -67,7 +68,7 @@ fn turn(args: &Args) -> anyhow::Result<Row> {
     let server = Server::start(Kind::Foghorn, args.pinned.server_core)?;
     let began = Instant::now();
     let cursor = crowd::cursor(server.address)?;
-    let mut behind = Publisher::connect(&server, args.pinned.size, began)?.on(CHANNEL);
+    let mut behind = Publisher::connect(&server, args.pinned.size, began)?.on(vec![CHANNEL.to_owned()]);
     for number in 0..args.behind {
         behind.publish(number as u64, began.elapsed())?;
     }

@@ -114,6 +114,15 @@ fn arguments_are_checked() {
         ("bench relay", "--nats <URL>"),
         ("bench relay --nats nats://n --count 0", "at least 1"),
         ("bench sweep --connections 0", "at least 1"),
+        ("bench sweep --shards 9", "1..=8"),
+        ("bench sweep --channels 0", "1..=50"),
+        ("bench sweep --h2 257", "1..=256"),
+        ("bench sweep --token all", "one, each"),
+        ("bench sweep --batch 5", "--own-channels"),
+        ("bench sweep --own-channels --channels 3", "cannot be used with"),
+        ("bench sweep --own-channels --types", "cannot be used with"),
+        ("bench sweep --own-channels --quiet", "cannot be used with"),
+        ("bench sweep --alone --axum /x", "cannot be used with"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(what), "{line}: {error}");
@@ -124,6 +133,8 @@ fn arguments_are_checked() {
     };
     let Ok(Scenario::Log(_)) = parse("bench log --database postgres://h/d --json") else { panic!() };
     let Ok(Scenario::Relay(_)) = parse("bench relay --nats n --pid 1 --json") else { panic!() };
+    let all = "--shards 4 --channels 3 --token each --types --tls --h2 100 --gzip --quiet --rate 100";
+    let Ok(Scenario::Sweep(_)) = parse(&format!("bench sweep {all}")) else { panic!() };
 }
 
 #[test]

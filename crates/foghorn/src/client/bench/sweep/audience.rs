@@ -1,5 +1,10 @@
 //! Listeners, all in one thread: a load of few wake-ups, and of one core.
 
+mod content;
+mod http1;
+mod http2;
+mod wire;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,12 +14,13 @@ use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+use self::wire::{Room, Wire};
+use super::asks::Asks;
+use super::variant::placed;
 use crate::client::bench::latency::{histogram, record};
 use crate::client::bench::publisher::nanos;
-use crate::client::bench::scan::{Scanner, Seen, Stamp};
+use crate::client::bench::scan::{Seen, Stamp};
 
-const REQUEST: &[u8] = b"GET /api/events?channels=bench HTTP/1.1\r\nHost: localhost\r\n\
-    Accept: text/event-stream\r\n\r\n";
 /// Streams that are being opened at a time.
 const OPENING: usize = 100;
 /// How long the next of them may take.
@@ -22,19 +28,26 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-struct Listener {
+struct Connection {
     socket: TcpStream,
-    scanner: Scanner,
+    wire: Wire,
+    /// The first of its listeners.
+    first: usize,
+}
+
+struct Listener {
     live: bool,
-    /// The number of the event that comes next.
-    next: u64,
+    /// The first channel that it hears.
+    first: usize,
+    /// The number of the event that comes next, in each of its channels.
+    next: Vec<u64>,
 }
 
 /// Everything that was heard since [`Audience::forget`].
 #[derive(Debug, Clone)]
 pub(in crate::client::bench) struct Heard {
     pub(in crate::client::bench) deliveries: u64,
-    /// Deliveries that were not of the event that was next.
+    /// Deliveries that were not of the event that was next, or of none that was asked for.
     pub(in crate::client::bench) disordered: u64,
     /// Reads that had something: about as many as the server's writes.
     pub(in crate::client::bench) reads: u64,
@@ -45,40 +58,71 @@ pub(in crate::client::bench) struct Heard {
 /// Listeners of one server.
 pub(in crate::client::bench) struct Audience {
     poll: Poll,
+    connections: Vec<Connection>,
     listeners: Vec<Listener>,
     began: Instant,
     live: usize,
     heard: Heard,
     buffer: Vec<u8>,
+    room: Room,
 }
 
 impl Audience {
     /// Opens so many streams and waits until all are live. Stamps count from `began`.
     pub(in crate::client::bench) fn open(
         server: SocketAddr,
-        connections: usize,
+        listeners: usize,
+        began: Instant,
+    ) -> anyhow::Result<Self> {
+        Audience::open_with(server, &Asks::default(), listeners, began)
+    }
+
+    /// The same, with listeners that ask for something.
+    pub(in crate::client::bench) fn open_with(
+        server: SocketAddr,
+        asks: &Asks,
+        listeners: usize,
         began: Instant,
     ) -> anyhow::Result<Self> {
         let mut audience = Audience {
             poll: Poll::new()?,
-            listeners: Vec::with_capacity(connections),
+            connections: Vec::new(),
+            listeners: Vec::with_capacity(listeners),
             began,
             live: 0,
             heard: Heard { deliveries: 0, disordered: 0, reads: 0, latencies: histogram()? },
             buffer: vec![0; BUFFER_BYTES],
+            room: Room::new(),
         };
-        for number in 0..connections {
-            let socket = std::net::TcpStream::connect(server).context("can't connect")?;
-            (&socket).write_all(REQUEST)?;
-            socket.set_nonblocking(true)?;
-            let mut socket = TcpStream::from_std(socket);
-            audience.poll.registry().register(&mut socket, Token(number), Interest::READABLE)?;
-            audience.listeners.push(Listener { socket, scanner: Scanner::default(), live: false, next: 0 });
+        while audience.listeners.len() < listeners {
+            let left = listeners - audience.listeners.len();
+            audience.connect(server, asks, left.min(asks.variant.h2.map_or(1, usize::from)))?;
             // At the server's pace.
-            audience.until_live((number + 1).saturating_sub(OPENING))?;
+            audience.until_live(audience.listeners.len().saturating_sub(OPENING))?;
         }
-        audience.until_live(connections)?;
+        audience.until_live(listeners)?;
         Ok(audience)
+    }
+
+    /// Opens a connection with so many listeners.
+    fn connect(&mut self, server: SocketAddr, asks: &Asks, listeners: usize) -> anyhow::Result<()> {
+        let first = self.listeners.len();
+        for listener in first..first + listeners {
+            let channels = asks.variant.heard_by(listener);
+            self.listeners.push(Listener {
+                live: false,
+                first: channels.start,
+                next: vec![0; channels.len()],
+            });
+        }
+        let socket = std::net::TcpStream::connect(server).context("can't connect")?;
+        let wire = Wire::begin(&socket, asks, first, listeners)?;
+        socket.set_nonblocking(true)?;
+        let mut socket = TcpStream::from_std(socket);
+        let token = Token(self.connections.len());
+        self.poll.registry().register(&mut socket, token, Interest::READABLE)?;
+        self.connections.push(Connection { socket, wire, first });
+        self.take(token.0, 0)
     }
 
     fn until_live(&mut self, count: usize) -> anyhow::Result<()> {
@@ -91,7 +135,16 @@ impl Audience {
 
     /// Waits until everybody has heard so many more events; if they don't come, for so long.
     pub(in crate::client::bench) fn hear(&mut self, events: usize, patience: Duration) -> anyhow::Result<()> {
-        let target = self.heard.deliveries + (events * self.listeners.len()) as u64;
+        self.hear_deliveries(events * self.listeners.len(), patience)
+    }
+
+    /// Waits until so many more deliveries are heard, whoever hears them; if they don't come, for so long.
+    pub(in crate::client::bench) fn hear_deliveries(
+        &mut self,
+        deliveries: usize,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let target = self.heard.deliveries + deliveries as u64;
         let deadline = Instant::now() + patience;
         while self.heard.deliveries < target && self.read(deadline)? {}
         Ok(())
@@ -124,31 +177,76 @@ impl Audience {
         Ok(true)
     }
 
-    fn read_all(&mut self, listener: usize) -> anyhow::Result<()> {
-        let Audience { listeners, live, heard, buffer, began, .. } = self;
-        let Listener { socket, scanner, live: is_live, next } = &mut listeners[listener];
+    fn read_all(&mut self, connection: usize) -> anyhow::Result<()> {
         loop {
-            let count = match socket.read(buffer) {
+            let count = match self.connections[connection].socket.read(&mut self.buffer) {
                 Ok(0) => bail!("the server ended a stream"),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            let now = nanos(began.elapsed());
-            heard.reads += 1;
-            scanner.feed(&buffer[..count], |seen| match seen {
-                Seen::Live => *live += usize::from(!std::mem::replace(is_live, true)),
-                Seen::Reset => {}
-                Seen::Event(Stamp { seq, sent }) => {
-                    heard.disordered += u64::from(seq != *next);
-                    *next = seq + 1;
-                    heard.deliveries += 1;
-                    record(&mut heard.latencies, Duration::from_nanos(now.saturating_sub(sent)));
-                }
-            });
-            if count < buffer.len() {
+            self.heard.reads += 1;
+            self.take(connection, count)?;
+            if count < self.buffer.len() {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes so many bytes of the buffer as what has come on a connection.
+    fn take(&mut self, connection: usize, count: usize) -> anyhow::Result<()> {
+        let Audience { connections, listeners, live, heard, buffer, room, began, .. } = self;
+        let Connection { socket, wire, first } = &mut connections[connection];
+        let now = nanos(began.elapsed());
+        let replies = wire.feed(&buffer[..count], room, |at, seen| {
+            let listener = &mut listeners[*first + at];
+            match seen {
+                Seen::Live => *live += usize::from(!std::mem::replace(&mut listener.live, true)),
+                Seen::Reset => {}
+                Seen::Event(stamp) => heard.hear(listener, stamp, now),
+            }
+        })?;
+        // A few bytes now and then: a socket that nothing was written to takes them whole.
+        if !replies.is_empty() {
+            socket.write_all(&replies).context("can't answer the server")?;
+        }
+        Ok(())
+    }
+}
+
+impl Heard {
+    fn hear(&mut self, listener: &mut Listener, Stamp { seq, sent }: Stamp, now: u64) {
+        let (channel, number) = placed(seq);
+        let next = channel.checked_sub(listener.first).and_then(|at| listener.next.get_mut(at));
+        let Some(next) = next else {
+            self.disordered += 1;
+            return;
+        };
+        self.disordered += u64::from(number != *next);
+        *next = number + 1;
+        self.deliveries += 1;
+        record(&mut self.latencies, Duration::from_nanos(now.saturating_sub(sent)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::bench::sweep::variant::{UNASKED, place};
+
+    #[test]
+    fn what_a_listener_hears_is_held_against_what_is_next_in_its_channels() {
+        let mut heard = Heard { deliveries: 0, disordered: 0, reads: 0, latencies: histogram().unwrap() };
+        let mut listener = Listener { live: true, first: 0, next: vec![0; 2] };
+        let mut hear = |seq| {
+            heard.hear(&mut listener, Stamp { seq, sent: 0 }, 0);
+            (heard.deliveries, heard.disordered)
+        };
+        // Of two channels, the second's may come first.
+        for (at, number) in [1, 0, 2, 3].into_iter().enumerate() {
+            assert_eq!(hear(place(number, 2).1), (at as u64 + 1, 0));
+        }
+        assert_eq!(hear(place(8, 2).1), (5, 1), "two are missing before it");
+        assert_eq!(hear(UNASKED), (5, 2), "nobody asked for it");
     }
 }

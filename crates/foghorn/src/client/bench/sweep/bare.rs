@@ -1,6 +1,7 @@
 //! The bare loop: sockets, one buffer, and `send()`. It has none of a server's duties; it is what a server
 //! can come near to and not get past.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::time::Duration;
 
@@ -16,12 +17,31 @@ const HEAD: &[u8] =
 
 struct Peer {
     socket: TcpStream,
-    /// How far into the log it has been sent; none until it asked to listen.
-    sent: Option<usize>,
+    /// The channel that it hears, none until it asked, and how far into its log it has been sent.
+    hears: Option<usize>,
+    sent: usize,
     asked: Vec<u8>,
 }
 
-/// Serves until it is killed. Whoever sends `GET` listens; who sends `PUBLISH <data>` publishes.
+/// What was published on a channel.
+#[derive(Default)]
+struct Channel {
+    log: Vec<u8>,
+    /// Who hears it.
+    peers: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Loop {
+    peers: Vec<Peer>,
+    channels: Vec<Channel>,
+    names: HashMap<Vec<u8>, usize>,
+    /// The peer whose turn it is in the round.
+    next: usize,
+}
+
+/// Serves until it is killed. Whoever sends `GET …?channels=<name> …` listens; who sends `PUBLISH <name> <data>`
+/// publishes.
 pub(super) fn serve(sweeps: bool) -> anyhow::Result<()> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
@@ -29,8 +49,8 @@ pub(super) fn serve(sweeps: bool) -> anyhow::Result<()> {
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let address = listener.local_addr()?;
     eprintln!("{{\"message\":\"listening\",\"service\":\"http\",\"address\":\"{address}\"}}");
-    let (mut peers, mut log): (Vec<Peer>, Vec<u8>) = (Vec::new(), Vec::new());
-    let (mut next, mut level) = (0, true);
+    let mut all = Loop::default();
+    let mut level = true;
     loop {
         match poll.poll(&mut events, (!level).then_some(Duration::ZERO)) {
             Ok(()) => {}
@@ -39,17 +59,13 @@ pub(super) fn serve(sweeps: bool) -> anyhow::Result<()> {
         }
         for event in &events {
             if event.token() == LISTENER {
-                accept(&listener, &poll, &mut peers)?;
-            } else if hear(&mut peers[event.token().0], &mut log)? {
-                level = false;
-                // Each event to each, before the next is looked at.
-                while !sweeps && !level {
-                    level = send_slice(&mut peers, &log, &mut next);
-                }
+                accept(&listener, &poll, &mut all.peers)?;
+            } else {
+                level &= !all.hear(event.token().0, sweeps)?;
             }
         }
-        if !level && send_slice(&mut peers, &log, &mut next) {
-            level = peers.iter().all(|peer| peer.sent.is_none_or(|sent| sent == log.len()));
+        if !level && all.send_slice() {
+            level = all.is_level();
         }
     }
 }
@@ -63,44 +79,103 @@ fn accept(listener: &TcpListener, poll: &Poll, peers: &mut Vec<Peer>) -> anyhow:
         };
         socket.set_nodelay(true)?;
         poll.registry().register(&mut socket, Token(peers.len()), Interest::READABLE)?;
-        peers.push(Peer { socket, sent: None, asked: Vec::new() });
+        peers.push(Peer { socket, hears: None, sent: 0, asked: Vec::new() });
     }
 }
 
-/// Reads what a peer asks. Whether something was published.
-fn hear(peer: &mut Peer, log: &mut Vec<u8>) -> anyhow::Result<bool> {
-    let mut bytes = [0; 4096];
-    while let Ok(count @ 1..) = peer.socket.read(&mut bytes) {
-        peer.asked.extend_from_slice(&bytes[..count]);
+impl Loop {
+    /// Reads what a peer asks. Whether something was published that isn't sent to everybody yet.
+    fn hear(&mut self, number: usize, sweeps: bool) -> anyhow::Result<bool> {
+        let mut bytes = [0; 64 * 1024];
+        let peer = &mut self.peers[number];
+        while let Ok(count @ 1..) = peer.socket.read(&mut bytes) {
+            peer.asked.extend_from_slice(&bytes[..count]);
+        }
+        let mut asked = std::mem::take(&mut peer.asked);
+        let mut open = false;
+        if asked.starts_with(b"GET ") {
+            if asked.ends_with(b"\r\n\r\n") {
+                self.listen(number, &asked)?;
+                asked.clear();
+            }
+        } else {
+            let mut answers = Vec::new();
+            let mut done = 0;
+            while let Some(end) = memchr::memchr(b'\n', &asked[done..]) {
+                open |= self.publish(&asked[done..done + end], sweeps);
+                answers.push(b'k');
+                done += end + 1;
+            }
+            asked.drain(..done);
+            self.peers[number].socket.write_all(&answers)?;
+        }
+        self.peers[number].asked = asked;
+        Ok(open)
     }
-    if peer.sent.is_none() && peer.asked.starts_with(b"GET ") && peer.asked.ends_with(b"\r\n\r\n") {
-        peer.socket.write_all(HEAD)?;
-        peer.sent = Some(log.len());
-        peer.asked = Vec::new();
-        return Ok(false);
+
+    fn channel(&mut self, name: &[u8]) -> usize {
+        if let Some(number) = self.names.get(name) {
+            return *number;
+        }
+        self.names.insert(name.to_owned(), self.channels.len());
+        self.channels.push(Channel::default());
+        self.channels.len() - 1
     }
-    let Some(data) = peer.asked.strip_prefix(b"PUBLISH ").and_then(|rest| rest.strip_suffix(b"\n")) else {
-        return Ok(false);
-    };
-    log.extend_from_slice(b"id: 1AceW-K2hNAA\ndata: ");
-    log.extend_from_slice(data);
-    log.extend_from_slice(b"\n\n");
-    peer.asked.clear();
-    peer.socket.write_all(b"k")?;
-    Ok(true)
+
+    fn listen(&mut self, number: usize, request: &[u8]) -> anyhow::Result<()> {
+        let begin = memchr::memmem::find(request, b"channels=").context("no channel")? + b"channels=".len();
+        let name = request[begin..].split(|byte| *byte == b' ').next().unwrap_or_default();
+        let channel = self.channel(name);
+        self.channels[channel].peers.push(number);
+        let peer = &mut self.peers[number];
+        (peer.hears, peer.sent) = (Some(channel), self.channels[channel].log.len());
+        Ok(peer.socket.write_all(HEAD)?)
+    }
+
+    /// Whether it isn't sent to everybody yet.
+    fn publish(&mut self, line: &[u8], sweeps: bool) -> bool {
+        let line = line.strip_prefix(b"PUBLISH ").unwrap_or(line);
+        let (name, data) = line.split_at(memchr::memchr(b' ', line).unwrap_or(line.len()));
+        let channel = self.channel(name);
+        let Channel { log, peers } = &mut self.channels[channel];
+        log.extend_from_slice(b"id: 1AceW-K2hNAA\ndata:");
+        log.extend_from_slice(data);
+        log.extend_from_slice(b"\n\n");
+        if !sweeps {
+            // Each event to each, before the next is looked at.
+            for peer in peers {
+                self.peers[*peer].send(log);
+            }
+        }
+        sweeps
+    }
+
+    /// Sends to some what they lack, in one piece each. True at the end of a round.
+    fn send_slice(&mut self) -> bool {
+        let Loop { peers, channels, next, .. } = self;
+        let end = (*next + SLICE).min(peers.len());
+        for peer in &mut peers[*next..end] {
+            if let Some(channel) = peer.hears {
+                peer.send(&channels[channel].log);
+            }
+        }
+        *next = if end == peers.len() { 0 } else { end };
+        *next == 0
+    }
+
+    fn is_level(&self) -> bool {
+        self.peers
+            .iter()
+            .all(|peer| peer.hears.is_none_or(|channel| peer.sent == self.channels[channel].log.len()))
+    }
 }
 
-/// Sends to some what they lack, in one piece each. True at the end of a round.
-fn send_slice(peers: &mut [Peer], log: &[u8], next: &mut usize) -> bool {
-    let end = (*next + SLICE).min(peers.len());
-    for peer in &mut peers[*next..end] {
-        if let Some(sent) = peer.sent
-            && sent < log.len()
-            && let Ok(count) = peer.socket.write(&log[sent..])
+impl Peer {
+    fn send(&mut self, log: &[u8]) {
+        if self.sent < log.len()
+            && let Ok(count) = self.socket.write(&log[self.sent..])
         {
-            peer.sent = Some(sent + count);
+            self.sent += count;
         }
     }
-    *next = if end == peers.len() { 0 } else { end };
-    *next == 0
 }

@@ -84,9 +84,10 @@ fn configuration(address: SocketAddr) -> String {
          uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n\
          server {{\n\
          listen {address} backlog=4096;\n\
-         location = /api/events {{ nchan_subscriber eventsource; nchan_channel_id bench; \
+         location = /api/events {{ nchan_subscriber eventsource; nchan_channel_id $arg_channels; \
          nchan_subscriber_first_message newest; nchan_subscriber_timeout 0; nchan_eventsource_ping_interval 0; }}\n\
-         location = /api/publish {{ nchan_publisher; nchan_channel_id bench; nchan_message_buffer_length 100; }}\n\
+         location = /api/publish {{ nchan_publisher; nchan_channel_id $arg_channels; \
+         nchan_message_buffer_length 100; }}\n\
          }}\n}}\n"
     )
 }

@@ -1,25 +1,19 @@
-//! The servers, each a process of this program, and how something is published to them.
+//! The servers, each a process of its own.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::nchan::Nchan;
 use crate::client::bench::process::{self, Usage};
-use crate::client::bench::publisher::{nanos, seconds};
-use crate::client::bench::scan::Stamp;
-
-/// What listeners listen to.
-const CHANNEL: &str = "bench";
-/// How long a server may take to answer a publish.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Who serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +21,20 @@ pub(in crate::client::bench) enum Kind {
     Foghorn,
     Bare { sweeps: bool },
     Nchan,
+    Axum,
 }
 
 impl Kind {
+    /// As people call it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Kind::Foghorn => "foghorn",
+            Kind::Bare { .. } => "bare loop",
+            Kind::Nchan => "nchan",
+            Kind::Axum => "axum",
+        }
+    }
+
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Kind::Foghorn => &[
@@ -44,8 +49,8 @@ impl Kind {
             ],
             Kind::Bare { sweeps: false } => &["bench", "bare"],
             Kind::Bare { sweeps: true } => &["bench", "bare", "--sweep"],
-            // Another program.
-            Kind::Nchan => &[],
+            // Other programs.
+            Kind::Nchan | Kind::Axum => &[],
         }
     }
 }
@@ -58,7 +63,7 @@ enum Process {
 /// A server, which ends with this.
 pub(in crate::client::bench) struct Server {
     process: Process,
-    kind: Kind,
+    pub(super) kind: Kind,
     pub(in crate::client::bench) address: SocketAddr,
 }
 
@@ -74,11 +79,21 @@ impl Server {
         core: usize,
         more: &[&str],
     ) -> anyhow::Result<Self> {
-        if kind == Kind::Nchan {
-            let nchan = Nchan::start(core)?;
-            return Ok(Server { address: nchan.address, kind, process: Process::Nchan(nchan) });
+        match kind {
+            Kind::Nchan => {
+                let nchan = Nchan::start(core)?;
+                Ok(Server { address: nchan.address, kind, process: Process::Nchan(nchan) })
+            }
+            Kind::Axum => bail!("the program has to be named"),
+            Kind::Foghorn | Kind::Bare { .. } => {
+                let program = std::env::current_exe().context("this program can't find itself")?;
+                Server::run(kind, &program, core, more)
+            }
         }
-        let program = std::env::current_exe().context("this program can't find itself")?;
+    }
+
+    /// Runs a program that says where it listens.
+    pub(super) fn run(kind: Kind, program: &Path, core: usize, more: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new("taskset")
             .args(["-c", &core.to_string()])
             .arg(program)
@@ -115,15 +130,15 @@ impl Server {
         process::usage(self.pid())
     }
 
-    /// CPU time of the threads that write to listeners: of a bare loop all there is.
-    pub(in crate::client::bench) fn writers_cpu_seconds(&self) -> anyhow::Result<f64> {
+    /// CPU time of the threads that write to listeners: of a bare loop all there is, and of Foghorn where it writes
+    /// from its `reactors`.
+    pub(in crate::client::bench) fn writers_cpu_seconds(&self, reactors: bool) -> anyhow::Result<f64> {
         let mut nanos = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
             let thread = thread?.path();
-            let writes = match self.kind {
-                Kind::Foghorn => fs::read_to_string(thread.join("comm"))?.starts_with("reactor-"),
-                Kind::Bare { .. } | Kind::Nchan => true,
-            };
+            let writes = self.kind != Kind::Foghorn
+                || !reactors
+                || fs::read_to_string(thread.join("comm"))?.starts_with("reactor-");
             let times = fs::read_to_string(thread.join("schedstat"))?;
             let on_cpu: u64 = times.split(' ').next().unwrap_or_default().parse()?;
             nanos += if writes { on_cpu } else { 0 };
@@ -145,82 +160,6 @@ fn listening(line: &str) -> Option<SocketAddr> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     (line["message"] == "listening" && line["service"] == "http").then_some(())?;
     line["address"].as_str()?.parse().ok()
-}
-
-/// Publishes to one server, one event after the other.
-pub(in crate::client::bench) struct Publisher {
-    socket: TcpStream,
-    kind: Kind,
-    channel: &'static str,
-    size: usize,
-    began: Instant,
-}
-
-impl Publisher {
-    /// For events of so many bytes, whose stamps count from `began`.
-    pub(in crate::client::bench) fn connect(
-        server: &Server,
-        size: usize,
-        began: Instant,
-    ) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(server.address)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(ANSWER_DEADLINE))?;
-        Ok(Publisher { socket, kind: server.kind, channel: CHANNEL, size, began })
-    }
-
-    /// On another channel, which only Foghorn has.
-    pub(in crate::client::bench) fn on(self, channel: &'static str) -> Self {
-        Publisher { channel, ..self }
-    }
-
-    /// Publishes so many a second, numbered from `first`.
-    pub(in crate::client::bench) fn publish_at(
-        &mut self,
-        first: u64,
-        rate: f64,
-        events: usize,
-    ) -> anyhow::Result<()> {
-        let started = self.began.elapsed();
-        for nth in 0..events as u64 {
-            let due = started + seconds(nth, rate);
-            thread::sleep(due.saturating_sub(self.began.elapsed()));
-            self.publish(first + nth, due)?;
-        }
-        Ok(())
-    }
-
-    /// Returns when the server has taken the event.
-    pub(in crate::client::bench) fn publish(&mut self, number: u64, due: Duration) -> anyhow::Result<()> {
-        let mut data = Vec::with_capacity(self.size);
-        Stamp { seq: number, sent: nanos(due) }.write(&mut data, self.size);
-        let data = String::from_utf8(data)?;
-        match self.kind {
-            Kind::Foghorn => self.post(&format!("{{\"channel\":\"{}\",\"data\":\"{data}\"}}", self.channel)),
-            Kind::Nchan => self.post(&data),
-            Kind::Bare { .. } => self.tell(&data),
-        }
-    }
-
-    fn post(&mut self, body: &str) -> anyhow::Result<()> {
-        let length = body.len();
-        let request = format!(
-            "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n{body}"
-        );
-        self.socket.write_all(request.as_bytes())?;
-        // One short answer, which comes in one piece.
-        let mut answer = [0; 4096];
-        let count = self.socket.read(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer[..count]);
-        ensure!(answer.starts_with("HTTP/1.1 2"), "publishing was answered {answer:?}");
-        Ok(())
-    }
-
-    fn tell(&mut self, data: &str) -> anyhow::Result<()> {
-        self.socket.write_all(format!("PUBLISH {data}\n").as_bytes())?;
-        Ok(self.socket.read_exact(&mut [0])?)
-    }
 }
 
 /// Keeps this thread, and those it starts, on one core.
