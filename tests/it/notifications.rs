@@ -4,6 +4,8 @@ mod crash;
 mod stage;
 
 use foghorn_tests::foghorn::Foghorn;
+use foghorn_tests::http::{get, post, request};
+use foghorn_tests::nginx::Nginx;
 use foghorn_tests::sse::SseClient;
 use foghorn_tests::wait::until;
 use http::Method;
@@ -171,6 +173,23 @@ async fn a_stream_of_notifications_begins_with_how_many_are_unread_in_a_cluster(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_notifications_begins_with_how_many_are_unread_in_standalone() {
     begins_with_the_count(&Stage::standalone("").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_nginx_has_gateways_serve_the_stream_and_the_notifications_service_the_rest() {
+    let stage = Stage::cluster("").await;
+    let nginx = Nginx::foghorn_with(&[stage.gateway().http()], &[], &[stage.service.http()]).await;
+    let url = nginx.url("/api/notifications");
+    assert_eq!(post(&url, &notice("ann", "a", Some("1"))).await.unwrap().status, 201);
+    let mut listener = Listener::open(&format!("{url}/stream?user=ann"), None).await;
+    assert_eq!(listener.replayed[0].json(), json!({ "unread": 1 }));
+    let marked = request(Method::POST, &format!("{url}/1/read?user=ann"), &[], None).await.unwrap();
+    assert_eq!((marked.status, marked.body), (200, json!({ "unread": 0 })));
+    let mut last = heard(&mut listener, 1).await;
+    while last != ["0 unread"] {
+        last = heard(&mut listener, 1).await;
+    }
+    assert_eq!(titles(&get(&format!("{url}?user=ann")).await.unwrap().body), ["a"]);
 }
 
 async fn notifications(gateway: &Foghorn, user: &str) -> SseClient {

@@ -204,8 +204,13 @@ impl Api {
                 get()?;
                 self.presence(headers, query, channel, address).await
             }
+            ["api", "channels", channel, "events"] if method == Method::DELETE => {
+                self.erase(headers, query, channel, address).await
+            }
             ["api", "channels", channel, "events"] => {
-                get()?;
+                if method != Method::GET {
+                    return Err(Problem::method("GET, DELETE"));
+                }
                 let asked = Asked::read(channel, query, self.shared.hub.shard_count())?;
                 let caller = self.caller(headers, &asked.query).await?;
                 let by = self.requester(caller, headers, address);

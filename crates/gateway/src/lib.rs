@@ -31,6 +31,7 @@ mod subscribe;
 mod connection;
 mod drain;
 mod engine;
+mod erase;
 mod gathering;
 mod grants;
 mod gzip;

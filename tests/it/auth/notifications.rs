@@ -98,3 +98,24 @@ async fn a_request_with_a_cookie_has_to_come_from_a_page_of_a_known_origin() {
     let reply = request(Method::OPTIONS, &server.url("/api/notifications"), &preflight, None).await.unwrap();
     assert!(reply.headers["access-control-allow-methods"].to_str().unwrap().contains("DELETE"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_operator_erases_a_channel() {
+    let issuer = Issuer::new();
+    let server = issuer.standalone("", &[]).await;
+    let url = server.url("/api/channels/user.ann/events");
+    let shop = issuer.token("shop", &json!({ "publish": ["user.*"] }));
+    let root = issuer.token("root", &json!({ "role": "admin" }));
+    let cookie = format!("foghorn_token={root}");
+    let (ann, shop, root) = (bearer(&issuer.token("ann", &json!({}))), bearer(&shop), bearer(&root));
+    for (who, headers, status) in [
+        ("nobody", vec![], 401),
+        ("its owner", vec![("authorization", ann.as_str())], 403),
+        ("who publishes there", vec![("authorization", shop.as_str())], 403),
+        ("an operator's browser, on some page", vec![("cookie", cookie.as_str())], 403),
+        ("an operator", vec![("authorization", root.as_str())], 200),
+    ] {
+        let reply = request(Method::DELETE, &url, &headers, None).await.unwrap();
+        assert_eq!(reply.status, status, "{who}: {}", reply.body);
+    }
+}

@@ -96,13 +96,13 @@ impl Stage {
         PgConnection::connect(&self.postgres_url).await.unwrap()
     }
 
-    /// Waits until some transaction waits for another to end.
-    pub(crate) async fn somebody_waits_for_a_lock(&self) {
+    /// Waits until so many transactions wait for another to end.
+    pub(crate) async fn wait_for_a_lock(&self, transactions: i64) {
         let mut database = self.database().await;
-        until("a transaction that waits", LIMIT, async || {
+        until("transactions that wait", LIMIT, async || {
             let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
             let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut database).await.unwrap();
-            (waiting > 0).then_some(())
+            (waiting == transactions).then_some(())
         })
         .await;
     }
