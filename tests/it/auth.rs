@@ -2,6 +2,7 @@
 
 mod audit;
 mod between;
+mod console;
 mod cors;
 mod doors;
 mod jwks;

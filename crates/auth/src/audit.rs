@@ -31,12 +31,20 @@ pub enum Action {
     Revoked,
     /// Had a user's data erased.
     Erased,
+    /// Asked what others do, as an operator.
+    Inspected,
 }
 
 impl Action {
     /// Every action, for metrics that start at zero.
-    pub const ALL: [Action; 5] =
-        [Action::Connected, Action::Refused, Action::Published, Action::Revoked, Action::Erased];
+    pub const ALL: [Action; 6] = [
+        Action::Connected,
+        Action::Refused,
+        Action::Published,
+        Action::Revoked,
+        Action::Erased,
+        Action::Inspected,
+    ];
 
     /// The word.
     pub const fn as_str(self) -> &'static str {
@@ -46,6 +54,7 @@ impl Action {
             Action::Published => "published",
             Action::Revoked => "revoked",
             Action::Erased => "erased",
+            Action::Inspected => "inspected",
         }
     }
 }

@@ -28,6 +28,7 @@ mod live;
 mod notifications;
 mod pump;
 mod request;
+mod statuses;
 
 mod lease;
 mod revocations;
@@ -57,6 +58,7 @@ pub use self::live::NatsLive;
 pub use self::notifications::{NatsUnread, UnreadQuestion, UnreadQuestions};
 pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
 pub use self::revocations::{Look, NatsRevocations, RecordError, Seen};
+pub use self::statuses::NatsStatuses;
 pub use self::subscriptions::NatsSubscriptions;
 pub use self::tickets::NatsTickets;
 
@@ -228,6 +230,11 @@ impl Bus {
         UnreadQuestions::open(self).await
     }
 
+    /// What the processes of the cluster say of themselves.
+    pub fn statuses(&self) -> NatsStatuses {
+        NatsStatuses::new(self.clone())
+    }
+
     /// The connection that journal entries come over.
     async fn reader_link(&self) -> Result<&Link, BusError> {
         self.link(&self.0.reader, Role::Reader).await
@@ -238,7 +245,7 @@ impl Bus {
         self.link(&self.0.live, Role::Live).await
     }
 
-    /// The connection that requests come over: of publishers, or of other gateways.
+    /// The connection that requests come over, of publishers or of other gateways, and statuses.
     async fn requests_link(&self) -> Result<&Link, BusError> {
         self.link(&self.0.requests, Role::Requests).await
     }

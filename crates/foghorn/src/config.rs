@@ -47,6 +47,7 @@ pub(crate) struct Config {
     pub outbox: Outbox,
     pub notifications: foghorn_notifications::config::Config,
     pub gateway: foghorn_gateway::config::Config,
+    pub dashboard: foghorn_gateway::dashboard::Config,
     pub fanout: foghorn_fanout::config::Config,
     /// What holds for which channels.
     #[serde(rename = "policy")]
@@ -213,6 +214,7 @@ impl Default for Config {
             outbox: Outbox::default(),
             notifications: foghorn_notifications::config::Config::default(),
             gateway: foghorn_gateway::config::Config::default(),
+            dashboard: foghorn_gateway::dashboard::Config::default(),
             fanout: foghorn_fanout::config::Config::default(),
             policies: Vec::new(),
         }

@@ -6,6 +6,7 @@ mod config;
 mod cluster;
 mod standalone;
 
+mod console;
 mod jwks;
 mod notifications;
 mod outbox;
@@ -13,6 +14,7 @@ mod page;
 mod process;
 mod revocations;
 mod router;
+mod status;
 mod tickets;
 mod webhook;
 

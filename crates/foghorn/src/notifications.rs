@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use foghorn_bus::backoff::{Backoff, Rarely};
 use foghorn_bus::clock::Clock;
+use foghorn_bus::gateways::GatewayName;
 use foghorn_eventlog::postgres::{MigrateError, PostgresOptions, is_passing, migrate_by};
 use foghorn_eventlog::sqlite::SqliteLog;
 use foghorn_notifications::postgres::{PostgresStore, RECORD, migrator};
@@ -14,11 +15,12 @@ use foghorn_outbox::metrics::Metrics as OutboxMetrics;
 use foghorn_outbox::publisher::OutboxPublisher;
 use foghorn_outbox::schema;
 use foghorn_outbox::table::Outbox;
+use foghorn_telemetry::status::Service;
 
 use crate::cluster::{bus_error, connect, migrate_error, parameters, remote_log};
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
-use crate::{jwks, revocations};
+use crate::{jwks, revocations, status};
 
 /// `foghorn notifications`: the door, and the outbox of its database, which one of all its processes drains.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
@@ -32,6 +34,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     spawn_admin(&config, &process)?;
     // Not watched: without NATS what is published waits in the outbox, and no other replica could do better.
     let Some((bus, _)) = connect(&config, &process, "notifications").await? else { return Ok(()) };
+    status::tell(&process, Service::Notifications, GatewayName::random(), Arc::new(bus.statuses()));
     let parameters = parameters(&config)?;
     let Some(journal) = process.unless_stopped(bus.journal(&parameters)).await else { return Ok(()) };
     let journal = Arc::new(journal.map_err(bus_error)?);

@@ -11,7 +11,7 @@ use foghorn_telemetry::admin::Admin;
 use http::{Method, Request};
 use hyper::body::Incoming;
 
-use crate::page;
+use crate::{console, page};
 
 /// Standalone's one port.
 pub(crate) struct Router {
@@ -48,7 +48,25 @@ impl Router {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Problem::method("GET").into_response();
         }
-        let answer = page::answer(path).or_else(|| self.admin.answer(request.method(), path));
+        let answer = page::answer(path).or_else(|| console::answer(path));
+        let answer = answer.or_else(|| self.admin.answer(request.method(), path));
         answer.unwrap_or_else(|| Problem::not_found(path).into_response())
+    }
+}
+
+/// A gateway's port: its API, and the console that shows the cluster by it.
+pub(crate) struct WithConsole(pub(crate) Arc<dyn Handler>);
+
+impl Handler for WithConsole {
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
+        let asked = matches!(*request.method(), Method::GET | Method::HEAD);
+        match console::answer(request.uri().path()).filter(|_| asked) {
+            Some(file) => Box::pin(std::future::ready(file)),
+            None => self.0.handle(request, peer),
+        }
     }
 }

@@ -6,11 +6,12 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 use foghorn_bus::clock::Clock;
-use foghorn_bus::memory::{Alone, MemoryLeases, MemoryLive, MemorySubscriptions};
+use foghorn_bus::memory::{Alone, MemoryLeases, MemoryLive, MemoryStatuses, MemorySubscriptions};
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
+use foghorn_telemetry::status::Service;
 
 use crate::config::Config;
 use crate::jwks;
@@ -19,6 +20,7 @@ use crate::outbox;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
 use crate::revocations;
 use crate::router::Router;
+use crate::status;
 use crate::tickets;
 
 /// Runs until told to stop.
@@ -60,8 +62,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
     let notifications = notifications::within(&config, log.clone(), auth.clone(), &process).await?;
+    let statuses = Arc::new(MemoryStatuses::default());
     let gateway = Gateway::start(
         config.gateway.clone(),
+        config.dashboard.clone(),
         GatewayPorts {
             feed,
             log: log.clone(),
@@ -74,6 +78,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             gateways: Arc::new(Alone),
             unread: notifications.clone(),
             announcer: fanout.publisher(),
+            statuses: statuses.clone(),
             proxies,
             clock: Clock::default(),
             health: process.health.clone(),
@@ -81,6 +86,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
 
+    status::tell(&process, Service::Standalone, gateway.name(), statuses);
     let router = Router {
         publish: Arc::new(fanout.http()),
         notifications: Arc::new(notifications.http()),
@@ -161,7 +167,9 @@ fn greet(config: &Config, http: &tokio::net::TcpListener) -> std::io::Result<()>
         format!("in {}", config.standalone.data.display())
     };
     let scheme = if config.http.tls.is_configured() { "https" } else { "http" };
-    println!("Foghorn listens on {scheme}://{address}/ (open it in a browser). Events are kept {kept}.");
+    println!(
+        "Foghorn listens on {scheme}://{address}/ (open it in a browser; /console shows what goes on). Events are kept {kept}."
+    );
     println!();
     println!("  listen:   curl -N '{scheme}://{address}/api/events?channels=hello'");
     println!(

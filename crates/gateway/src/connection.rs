@@ -111,6 +111,8 @@ pub(crate) struct Connection {
     /// When it was first seen to owe more than it could be given at once, and has since; while it is live.
     behind_since: Option<Instant>,
     keep_alive: KeepAlive,
+    /// How many surveys it has been looked at for.
+    surveyed: u64,
 }
 
 /// What a stream is, whoever serves it.
@@ -125,6 +127,8 @@ pub(crate) struct Stream {
     pub(crate) keep_alive: KeepAlive,
     /// Since when it is behind, if it is, though it was level once.
     pub(crate) behind_since: Option<Instant>,
+    /// How many surveys it has been looked at for: each looks at it once, whoever serves it.
+    pub(crate) surveyed: u64,
     /// Of what it was written, if it is compressed.
     pub(crate) gzip: Option<Sum>,
 }
@@ -158,6 +162,7 @@ impl Connection {
         let stream = Stream {
             gzip,
             seat: Seat::take(&shared.hub, client_id),
+            surveyed: shared.hub.surveys.made(),
             subscription: Arc::new(subscription),
             courses: Vec::new(),
             told_stale: false,
@@ -186,7 +191,8 @@ impl Connection {
     }
 
     fn of(shared: Arc<Shared>, stream: Stream, phase: Phase) -> Self {
-        let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, gzip } = stream;
+        let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, surveyed, gzip } =
+            stream;
         Connection {
             gzip,
             membership: shared.hub.join(&subscription, seat.client_id()),
@@ -203,6 +209,7 @@ impl Connection {
             settled: false,
             behind_since,
             keep_alive,
+            surveyed,
         }
     }
 
@@ -240,11 +247,14 @@ impl Connection {
             told_stale,
             keep_alive,
             behind_since,
+            surveyed,
             gzip,
             ..
         } = self;
         let seat = life.seat.take()?;
-        Some((Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, gzip }, membership))
+        let stream =
+            Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, surveyed, gzip };
+        Some((stream, membership))
     }
 
     /// Its socket took nothing for too long, or too little.
@@ -301,6 +311,7 @@ impl Connection {
             self.say_stale(&mut chunk);
             let next = self.read_rings(&mut chunk);
             self.settled = matches!(next, Next::Wait);
+            self.answer_surveys();
             // Who catches up is behind for other reasons than its own.
             let behind = matches!(self.phase, Phase::Live) && !self.settled;
             self.behind_since = behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
@@ -349,6 +360,19 @@ impl Connection {
                 self.say_position(chunk);
             }
             ask.answer(changed);
+        }
+    }
+
+    /// Says where it is, if operators want to know.
+    fn answer_surveys(&mut self) {
+        let hub = &self.shared.hub;
+        let made = hub.surveys.made();
+        let before = std::mem::replace(&mut self.surveyed, made);
+        let (Some(seat), true) = (&self.life.seat, before < made) else { return };
+        let level = self.settled && matches!(self.phase, Phase::Live);
+        for survey in hub.surveys.after(before).iter().filter(|survey| survey.is_of_users()) {
+            survey.look_at(seat, &self.subscription, || self.courses.clone(), level);
+            survey.looked_at(1);
         }
     }
 
@@ -679,19 +703,19 @@ impl Connection {
 }
 
 /// Says why a stream is over when it ends here, and not with somebody else.
-struct Life {
+pub(crate) struct Life {
     /// None once somebody else has it.
-    seat: Option<Seat>,
-    end: Option<StreamEnd>,
+    pub(crate) seat: Option<Seat>,
+    pub(crate) end: Option<StreamEnd>,
     /// Whether it waits for something to send, and not for its socket.
-    idle: bool,
-    last_write: Instant,
+    pub(crate) idle: bool,
+    pub(crate) last_write: Instant,
     /// How long the server waits for whoever takes nothing.
     slow_time: Duration,
 }
 
 impl Life {
-    fn new(seat: Seat, slow_time: Duration) -> Self {
+    pub(crate) fn new(seat: Seat, slow_time: Duration) -> Self {
         Life { seat: Some(seat), end: None, idle: false, last_write: Instant::now(), slow_time }
     }
 
@@ -700,12 +724,12 @@ impl Life {
     }
 
     /// What its term asks for.
-    fn due(&self) -> Due {
+    pub(crate) fn due(&self) -> Due {
         self.seat.as_ref().map_or(Due::Nothing(None), Seat::due)
     }
 
     /// Returns when its term asks for something.
-    async fn term_asks(&self) {
+    pub(crate) async fn term_asks(&self) {
         while let Due::Nothing(wait) = self.due() {
             match wait {
                 Some(wait) => tokio::time::sleep(wait.max(TERM_STEP)).await,

@@ -39,6 +39,7 @@ use foghorn_http::{Handler, Response};
 
 use crate::client_id::ClientId;
 use crate::connection::{Begin, Connection, OUSTED_ID, Shared, goodbye};
+use crate::dashboard::{self, Dashboard};
 use crate::engine;
 use crate::history::{self, Asked};
 use crate::kept::{Found, Keeper, Kept, Original};
@@ -82,7 +83,7 @@ pub(crate) const DOOR: &str = "http";
 const FULL_RETRY_FACTOR: u64 = 5;
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Answers `/api/events…`, `/api/channels/…` and `/api/admin/…`.
+/// Answers `/api/events…`, `/api/channels/…`, `/api/dashboard/…` and `/api/admin/…`.
 pub struct Api {
     pub(crate) shared: Arc<Shared>,
     pub(crate) auth: Arc<Authenticator>,
@@ -90,6 +91,7 @@ pub struct Api {
     pub(crate) tickets: Arc<Tickets>,
     pub(crate) gateways: Arc<dyn Gateways>,
     pub(crate) unread: Arc<dyn Unread>,
+    pub(crate) dashboard: Arc<Dashboard>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) limits: Arc<Limits>,
 }
@@ -199,6 +201,22 @@ impl Api {
             ["api", "events", channel] => {
                 get()?;
                 self.stream(asked, Path::Channel(channel)).await
+            }
+            ["api", "dashboard", "stream"] => {
+                get()?;
+                self.dashboard_stream(headers, query, address).await
+            }
+            ["api", "admin", "channels"] => {
+                get()?;
+                self.busiest(headers, query, address).await
+            }
+            ["api", "admin", "connections"] => {
+                get()?;
+                self.connections_of(headers, query, address).await
+            }
+            ["api", "admin", "trace"] => {
+                get()?;
+                self.trace(headers, query, address).await
             }
             ["api", "channels", channel, "presence"] => {
                 get()?;
@@ -409,7 +427,7 @@ impl Api {
     }
 
     /// What a stream is answered with where none begins any more.
-    fn takes_no_more(&self) -> Option<Response> {
+    pub(crate) fn takes_no_more(&self) -> Option<Response> {
         let hub = &self.shared.hub;
         let end = match (hub.is_draining(), hub.connections() >= self.shared.config.connections) {
             (true, _) => StreamEnd::Drain,
@@ -436,7 +454,7 @@ impl Api {
             .retry_after(rand::random_range(limited.exceeded.retry_after()))
     }
 
-    fn stream_later(&self, Limited { by, exceeded }: Limited) -> Response {
+    pub(crate) fn stream_later(&self, Limited { by, exceeded }: Limited) -> Response {
         let end = match by {
             By::Address | By::Subject => StreamEnd::Limited,
             By::Gateway => StreamEnd::Overload,
@@ -450,7 +468,7 @@ impl Api {
     }
 
     /// There is room when another stream of the user's ends; nobody knows when.
-    fn stream_refused_a_place(&self) -> Response {
+    pub(crate) fn stream_refused_a_place(&self) -> Response {
         self.shared.hub.metrics.ended(StreamEnd::TooManyStreams);
         let retry_ms = self.shared.config.retry_ms().saturating_mul(FULL_RETRY_FACTOR);
         event_stream(full(goodbye(StreamEnd::TooManyStreams, retry_ms)))
@@ -631,6 +649,9 @@ impl Api {
 
 /// Whether a path is a stream's, whatever it names.
 fn is_stream(path: &str) -> bool {
+    if path == dashboard::PATH {
+        return true;
+    }
     let Ok(segments) = percent_decode(path) else { return false };
     match &segments[..] {
         [api, events] => api == "api" && events == "events",
@@ -812,7 +833,7 @@ fn stay_away() -> Response {
     response
 }
 
-fn event_stream(body: Body) -> Response {
+pub(crate) fn event_stream(body: Body) -> Response {
     let mut response = http::Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

@@ -18,6 +18,7 @@ use foghorn_core::channel::Channel;
 use foghorn_core::policy::Policies;
 use foghorn_core::position::Epoch;
 use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::change::Ask;
@@ -32,6 +33,7 @@ use crate::places::Places;
 use crate::presence::Presence;
 use crate::ring::{Applied, Ring};
 use crate::subscription::{Subscription, Topics};
+use crate::survey::{Opened, Surveys};
 
 /// Identifies a connection within the process.
 type ConnectionId = u64;
@@ -141,6 +143,9 @@ pub struct Hub {
     next_id: AtomicU64,
     draining: AtomicBool,
     began: Instant,
+    began_at: Timestamp,
+    /// What operators want to know of all streams.
+    pub(crate) surveys: Surveys,
     /// What was revoked.
     pub(crate) revocations: Arc<Revocations>,
     /// How many streams users have.
@@ -186,6 +191,8 @@ impl Hub {
             next_id: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             began: Instant::now(),
+            began_at: clock.now(),
+            surveys: Surveys::default(),
             revocations: Arc::default(),
             presence: Presence::default(),
             grants: Grants::default(),
@@ -414,6 +421,35 @@ impl Hub {
             left += staying;
         }
         left
+    }
+
+    /// Has everybody who serves streams look at the surveys.
+    pub(crate) fn look_at_surveys(&self) {
+        self.mark_all();
+        self.wake_reactors();
+    }
+
+    /// How many threads serve streams.
+    pub(crate) fn reactors(&self) -> usize {
+        self.reactors.read().len()
+    }
+
+    /// How many of the streams that tasks serve hear a channel.
+    pub(crate) fn listeners_in_tasks(&self, channel: &Channel) -> usize {
+        let listeners = self.shards[self.count.shard_of(channel).index()].listeners.lock();
+        let mut count = listeners.channels.get(channel).map_or(0, BTreeMap::len);
+        listeners.patterns.matching(channel.as_str(), &mut |_| count += 1);
+        count
+    }
+
+    /// The mark of a stream that is opened now.
+    pub(crate) fn opened_now(&self) -> Opened {
+        Opened::after(self.began.elapsed())
+    }
+
+    /// When a stream with this mark was opened.
+    pub(crate) fn opened_at(&self, opened: Opened) -> Timestamp {
+        opened.at(self.began_at)
     }
 
     /// Counts the streams whose socket has not taken what is there for over a second.

@@ -23,12 +23,14 @@ mod client_id;
 mod subscription;
 mod ticket;
 
+mod admin;
 mod change;
 mod directory;
 mod kept;
 mod subscribe;
 
 mod connection;
+pub mod dashboard;
 mod drain;
 mod engine;
 mod erase;
@@ -46,6 +48,7 @@ mod presence;
 mod replays;
 mod revoke;
 mod seat;
+mod survey;
 
 pub mod service;
 

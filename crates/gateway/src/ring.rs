@@ -19,6 +19,7 @@ use foghorn_core::channel::Channel;
 use foghorn_core::policy::Policies;
 use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::sse;
+use foghorn_core::time::Timestamp;
 
 use crate::gzip::Deflated;
 use crate::subscription::Topics;
@@ -223,6 +224,12 @@ impl Ring {
     /// The events after `seq`, in order.
     pub fn after(&self, seq: u64) -> impl Iterator<Item = &Arc<RingEvent>> {
         after(&self.events, seq)
+    }
+
+    /// The seq before the first event that it holds of this time or later. The journal's times rise with its seqs.
+    pub fn before(&self, time: Timestamp) -> u64 {
+        let first = self.events.partition_point(|event| event.feed.time < time);
+        self.events.get(first).map_or(self.head, |event| event.feed.seq - 1)
     }
 
     /// Bytes of the events after `seq`, as far as they are held.

@@ -10,6 +10,7 @@ use foghorn_core::time::Timestamp;
 
 use crate::client_id::ClientId;
 use crate::hub::Hub;
+use crate::survey::Opened;
 
 /// Counts a stream as open, and says why it ended. Moves with the stream.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub(crate) struct Seat {
     hub: Arc<Hub>,
     client_id: ClientId,
     ended: bool,
+    opened: Opened,
     /// How long it may last, when that is limited. In a box of its own, as most streams of some gateways have none.
     term: Option<Box<Term>>,
 }
@@ -51,7 +53,7 @@ impl Seat {
     /// One more stream of this hub.
     pub(crate) fn take(hub: &Arc<Hub>, client_id: ClientId) -> Self {
         hub.opened(client_id);
-        Seat { hub: hub.clone(), client_id, ended: false, term: None }
+        Seat { hub: hub.clone(), client_id, ended: false, opened: hub.opened_now(), term: None }
     }
 
     /// Limits how long it may last.
@@ -90,6 +92,11 @@ impl Seat {
         if let Some(term) = &mut self.term {
             term.tell = None;
         }
+    }
+
+    /// When it was opened.
+    pub(crate) fn opened(&self) -> Timestamp {
+        self.hub.opened_at(self.opened)
     }
 
     /// What the client calls itself by, as it is told in `connected`.

@@ -127,23 +127,23 @@ impl Api {
 
     /// What another gateway is told.
     async fn answer_gateway(&self, asked: Asked) {
-        if asked.question.about == About::Users {
-            let answer = self.shared.hub.places.answer_to(&asked.question.body).await;
-            return asked.answer(answer.into()).await;
-        }
-        if asked.question.about == About::Presence {
-            let answer = self.presence_here(&asked.question.body);
-            return asked.answer(answer.into()).await;
-        }
-        if asked.question.about == About::Listeners {
-            let answer = self.shared.hub.presence.answer_to(&asked.question.body);
-            return asked.answer(answer.into()).await;
-        }
-        let answer = match self.answer_to(&asked.question).await {
+        let body = &asked.question.body;
+        let answer = match asked.question.about {
+            About::Users => self.shared.hub.places.answer_to(body).await,
+            About::Presence => self.presence_here(body),
+            About::Listeners => self.shared.hub.presence.answer_to(body),
+            About::Survey => self.answer_survey(body).await,
+            About::Stream => self.answer_change(&asked.question).await,
+        };
+        asked.answer(answer.into()).await;
+    }
+
+    async fn answer_change(&self, question: &Question) -> Vec<u8> {
+        let answer = match self.answer_to(question).await {
             Ok(changed) => json!({ "changed": changed }),
             Err(problem) => json!({ "problem": problem.to_json() }),
         };
-        asked.answer(answer.to_string().into()).await;
+        answer.to_string().into()
     }
 
     async fn answer_to(&self, question: &Question) -> Result<Value, Problem> {

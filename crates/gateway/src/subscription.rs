@@ -196,6 +196,11 @@ impl Subscription {
         channels.chain(patterns)
     }
 
+    /// Whether it has this channel by its name.
+    pub(crate) fn names(&self, channel: &Channel) -> bool {
+        self.shards.iter().any(|(_, topics)| topics.channels().contains(channel))
+    }
+
     /// Whether the type filter lets an event pass. An event without a type is a `message`.
     pub(crate) fn wants_type(&self, event: &FeedEvent) -> bool {
         let name = event.event_type.as_ref().map_or("message", EventType::as_str);

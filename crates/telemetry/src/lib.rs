@@ -5,3 +5,4 @@ pub mod health;
 pub mod logging;
 pub mod process;
 pub mod shutdown;
+pub mod status;

@@ -132,6 +132,11 @@ connections = {{ int64 $v.gateway.connections }}
 drain_delay = "{{ int64 $v.endpointDelaySeconds }}s"
 drain_window = "{{ include "foghorn.drainWindow" .root }}s"
 {{- include "foghorn.toml.keys" $c.gateway }}
+{{- range ($c.dashboard | default dict).alerts }}
+
+[[dashboard.alerts]]
+{{- include "foghorn.toml.keys" . }}
+{{- end }}
 {{- else if $is.fanout }}
 
 [fanout]

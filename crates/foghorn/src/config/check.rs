@@ -22,6 +22,7 @@ impl Config {
         self.checked_policies()?;
         self.check_metric_types()?;
         self.gateway.check()?;
+        self.dashboard.check()?;
         self.fanout.check()?;
         self.notifications.check()?;
         self.http.check(self.gateway.connections)?;

@@ -75,6 +75,12 @@ impl Stage {
             )),
             gateways: Arc::new(foghorn_bus::memory::Alone),
             unread: Arc::new(foghorn_bus::notifications::Nobody),
+            dashboard: Arc::new(crate::dashboard::Dashboard::new(
+                Arc::new(foghorn_bus::memory::MemoryStatuses::default()),
+                crate::dashboard::Config::default(),
+                hub.clock.clone(),
+                hub.metrics.clone(),
+            )),
             keeper: Arc::new(crate::kept::Keeper::new(
                 Arc::new(foghorn_bus::memory::MemorySubscriptions::default()),
                 shared.config.subscription_life,
