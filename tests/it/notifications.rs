@@ -135,14 +135,15 @@ async fn what_is_malformed_is_named_by_its_key_and_neither_stored_nor_heard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_older_than_it_is_kept_is_deleted_and_no_longer_counts() {
     let mut stage = Stage::cluster("").await;
+    let mut listener = stage.listen("ann").await;
     for title in ["old", "older", "new"] {
         stage.notify("ann", title, None).await;
     }
+    assert_eq!(heard(&mut listener, 6).await.last().unwrap(), "3 unread");
     let mut database = stage.database().await;
     let age = "UPDATE foghorn.notifications SET created_us = created_us - 91::bigint * 86400000000
                WHERE title LIKE 'old%'";
     sqlx::query(age).execute(&mut database).await.unwrap();
-    let mut listener = stage.listen("ann").await;
     // Whoever starts looks at once.
     stage.service.kill();
     stage.service.restart().await;
