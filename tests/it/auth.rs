@@ -8,6 +8,7 @@ mod doors;
 mod jwks;
 mod limits;
 mod matrix;
+mod notifications;
 mod presence;
 mod presence_events;
 mod revocation;

@@ -27,6 +27,7 @@ mod log_postgres;
 mod log_sqlite;
 mod log_suite;
 mod log_tables;
+mod notifications;
 mod outages;
 mod outbox;
 mod page;

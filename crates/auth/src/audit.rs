@@ -29,14 +29,22 @@ pub enum Action {
     Published,
     /// Revoked something.
     Revoked,
+    /// Had a user's data erased.
+    Erased,
     /// Asked what others do, as an operator.
     Inspected,
 }
 
 impl Action {
     /// Every action, for metrics that start at zero.
-    pub const ALL: [Action; 5] =
-        [Action::Connected, Action::Refused, Action::Published, Action::Revoked, Action::Inspected];
+    pub const ALL: [Action; 6] = [
+        Action::Connected,
+        Action::Refused,
+        Action::Published,
+        Action::Revoked,
+        Action::Erased,
+        Action::Inspected,
+    ];
 
     /// The word.
     pub const fn as_str(self) -> &'static str {
@@ -45,6 +53,7 @@ impl Action {
             Action::Refused => "refused",
             Action::Published => "published",
             Action::Revoked => "revoked",
+            Action::Erased => "erased",
             Action::Inspected => "inspected",
         }
     }

@@ -17,6 +17,7 @@ pub mod tickets;
 
 pub mod announce;
 pub mod gateways;
+pub mod notifications;
 pub mod statuses;
 
 pub mod memory;

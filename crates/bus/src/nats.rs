@@ -25,6 +25,7 @@ mod tail;
 mod announce;
 mod gateways;
 mod live;
+mod notifications;
 mod pump;
 mod request;
 mod statuses;
@@ -54,6 +55,7 @@ pub use self::gateways::NatsGateways;
 pub use self::journal::NatsJournal;
 pub use self::lease::NatsLeases;
 pub use self::live::NatsLive;
+pub use self::notifications::{NatsUnread, UnreadQuestion, UnreadQuestions};
 pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
 pub use self::revocations::{Look, NatsRevocations, RecordError, Seen};
 pub use self::statuses::NatsStatuses;
@@ -216,6 +218,16 @@ impl Bus {
     /// The other gateways of the cluster, for one that asks and is asked.
     pub fn gateways(&self) -> NatsGateways {
         NatsGateways::new(self.clone())
+    }
+
+    /// Who keeps the cluster's notifications, for a gateway that asks.
+    pub fn unread(&self) -> NatsUnread {
+        NatsUnread::new(self.clone())
+    }
+
+    /// Takes what gateways ask about notifications, sharing it with every other process that keeps them.
+    pub async fn unread_questions(&self) -> Result<UnreadQuestions, BusError> {
+        UnreadQuestions::open(self).await
     }
 
     /// What the processes of the cluster say of themselves.

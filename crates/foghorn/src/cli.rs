@@ -10,7 +10,7 @@ use foghorn_telemetry::logging::LogFormat;
 
 use crate::client::healthcheck;
 use crate::config::{self, Config};
-use crate::{client, cluster, outbox, standalone, token};
+use crate::{client, cluster, notifications, outbox, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Eventlog(Eventlog),
     /// An outbox publisher: publishes what applications' transactions put into their PostgreSQL
     Outbox(Outbox),
+    /// Live notifications: stores what users are told, and publishes it
+    Notifications(Notifications),
     /// Publish events
     Publish(client::publish::Args),
     /// Listen to channels and patterns
@@ -214,6 +216,19 @@ struct OutboxServe {
 }
 
 #[derive(Debug, Args)]
+struct Notifications {
+    #[command(flatten)]
+    database: Migrate,
+    /// Where producers and users ask, by HTTP [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    cluster: Cluster,
+    #[command(flatten)]
+    logs: Logs,
+}
+
+#[derive(Debug, Args)]
 struct ConfigCommand {
     #[command(subcommand)]
     command: ConfigAction,
@@ -258,6 +273,7 @@ pub(crate) fn run() -> ExitCode {
             let (applications, publishers) = (args.application, args.publisher);
             service(args.database.load(), |config| outbox::install(config, applications, publishers))
         }
+        Command::Notifications(args) => service(args.load(), notifications::serve),
         Command::Publish(args) => client(client::publish::run(args)),
         Command::Subscribe(args) => client(client::subscribe::run(args)),
         Command::Bench(args) => client(client::bench::run(args)),
@@ -354,6 +370,16 @@ impl OutboxServe {
         let mut config = self.database.load()?;
         self.cluster.apply(&mut config);
         self.logs.apply(&mut config);
+        Ok(config)
+    }
+}
+
+impl Notifications {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.database.load()?;
+        self.cluster.apply(&mut config);
+        self.logs.apply(&mut config);
+        config.listen.http = self.listen.unwrap_or(config.listen.http);
         Ok(config)
     }
 }

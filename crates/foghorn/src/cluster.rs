@@ -71,6 +71,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         tickets,
         subscriptions,
         gateways: Arc::new(bus.gateways()),
+        unread: Arc::new(bus.unread()),
         announcer: Arc::new(bus.announcer()),
         statuses: Arc::new(bus.statuses()),
         proxies: config.http.proxies().map_err(Misconfigured)?,

@@ -8,6 +8,7 @@ mod standalone;
 
 mod console;
 mod jwks;
+mod notifications;
 mod outbox;
 mod page;
 mod process;

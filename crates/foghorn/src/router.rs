@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use foghorn_http::problem::Problem;
 use foghorn_http::{Handler, Response};
+use foghorn_notifications::http::{PATH, STREAM_PATH};
 use foghorn_telemetry::admin::Admin;
 use http::{Method, Request};
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use crate::{console, page};
 /// Standalone's one port.
 pub(crate) struct Router {
     pub(crate) publish: Arc<dyn Handler>,
+    pub(crate) notifications: Arc<dyn Handler>,
     pub(crate) events: Arc<dyn Handler>,
     pub(crate) admin: Admin,
 }
@@ -27,10 +29,17 @@ impl Handler for Router {
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
         match request.uri().path() {
             "/api/publish" => self.publish.handle(request, peer),
+            STREAM_PATH => self.events.handle(request, peer),
+            path if is_below(path, PATH) => self.notifications.handle(request, peer),
             path if path.starts_with("/api/") => self.events.handle(request, peer),
             _ => Box::pin(async move { self.other(&request) }),
         }
     }
+}
+
+/// Whether it is that path or one below it.
+fn is_below(path: &str, above: &str) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Router {

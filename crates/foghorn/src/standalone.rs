@@ -15,6 +15,7 @@ use foghorn_telemetry::status::Service;
 
 use crate::config::Config;
 use crate::jwks;
+use crate::notifications;
 use crate::outbox;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
 use crate::revocations;
@@ -60,6 +61,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         process.shutdown.clone(),
         &mut process.registry.write(),
     );
+    let notifications = notifications::within(&config, log.clone(), auth.clone(), &process).await?;
     let statuses = Arc::new(MemoryStatuses::default());
     let gateway = Gateway::start(
         config.gateway.clone(),
@@ -74,6 +76,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             tickets,
             subscriptions: Arc::new(MemorySubscriptions::default()),
             gateways: Arc::new(Alone),
+            unread: notifications.clone(),
             announcer: fanout.publisher(),
             statuses: statuses.clone(),
             proxies,
@@ -84,7 +87,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     );
 
     status::tell(&process, Service::Standalone, gateway.name(), statuses);
-    let router = Router { publish: Arc::new(fanout.http()), events: gateway.api(), admin: process.admin() };
+    let router = Router {
+        publish: Arc::new(fanout.http()),
+        notifications: Arc::new(notifications.http()),
+        events: gateway.api(),
+        admin: process.admin(),
+    };
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
     greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);
@@ -101,6 +109,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         let log = log.clone();
         async move { log.run_retention().await }
     });
+    let keeping = tokio::spawn(async move { notifications.retain().await });
     let outbox = outbox::drain_into(&config, log.clone(), &process)?;
     let fanout = tokio::spawn(fanout.run(None));
 
@@ -108,6 +117,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     gateway.drain(|| _ = stop.send_replace(true)).await;
     process::last_requests(async {
         outbox.await?;
+        keeping.await?;
         fanout.await?;
         http.await?;
         grpc.await??;

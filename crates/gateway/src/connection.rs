@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::gateways::GatewayName;
 use foghorn_bus::log::{EventLog, LogError};
+use foghorn_bus::notifications::Unread;
 use foghorn_core::batch::Batch;
 use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::time::Timestamp;
@@ -94,6 +95,8 @@ pub(crate) struct Connection {
     life: Life,
     phase: Phase,
     courses: Vec<Course>,
+    /// Whose unread notifications it begins with the number of, and who knows it.
+    notified: Option<(Arc<dyn Unread>, String)>,
     /// Bytes of a chunk, about: as much as may lie there while nobody takes it.
     chunk_bytes: usize,
     /// Whose turn it is: a hot shard must not keep the others from their share of a chunk.
@@ -177,6 +180,11 @@ impl Connection {
         self
     }
 
+    /// It begins with how many of the user's notifications are unread.
+    pub(crate) fn notified(self, of: Option<(Arc<dyn Unread>, String)>) -> Self {
+        Connection { notified: of, ..self }
+    }
+
     /// A stream that said `stream-live` before and goes on from its courses.
     pub(crate) fn resumed(shared: Arc<Shared>, stream: Stream) -> Self {
         Connection::of(shared, stream, Phase::Live)
@@ -193,6 +201,7 @@ impl Connection {
             subscription,
             phase,
             courses,
+            notified: None,
             chunk_bytes: CHUNK_BYTES,
             turn: 0,
             replayed: 0,

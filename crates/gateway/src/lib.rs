@@ -33,6 +33,7 @@ mod connection;
 pub mod dashboard;
 mod drain;
 mod engine;
+mod erase;
 mod gathering;
 mod grants;
 mod gzip;

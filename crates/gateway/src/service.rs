@@ -14,6 +14,7 @@ use foghorn_bus::clock::Clock;
 use foghorn_bus::gateways::{GatewayName, Gateways};
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
+use foghorn_bus::notifications::Unread;
 use foghorn_bus::statuses::Statuses;
 use foghorn_bus::subscriptions::Subscriptions;
 use foghorn_core::policy::Policies;
@@ -61,6 +62,8 @@ pub struct Ports {
     pub subscriptions: Arc<dyn Subscriptions>,
     /// The other gateways, whose streams may be asked for here.
     pub gateways: Arc<dyn Gateways>,
+    /// Who knows how many notifications of a user are unread.
+    pub unread: Arc<dyn Unread>,
     /// Who publishes who comes and goes.
     pub announcer: Arc<dyn Announcer>,
     /// Where processes say how they are.
@@ -143,6 +146,7 @@ impl Gateway {
             revocations: ports.revocations,
             tickets: Arc::new(ports.tickets),
             gateways: ports.gateways,
+            unread: ports.unread,
             dashboard,
             keeper,
             limits,

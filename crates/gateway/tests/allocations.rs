@@ -131,6 +131,7 @@ impl Stage {
             subscriptions: Arc::new(MemorySubscriptions::default()),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
+            unread: Arc::new(foghorn_bus::notifications::Nobody),
             announcer: Arc::new(Mute),
             statuses: Arc::new(MemoryStatuses::default()),
             clock: Clock::default(),

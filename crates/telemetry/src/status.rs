@@ -25,6 +25,8 @@ pub enum Service {
     Eventlog,
     /// Takes them from an application's database.
     Outbox,
+    /// Keeps what users are told.
+    Notifications,
 }
 
 /// How a process is.

@@ -74,10 +74,12 @@ ca = "/etc/foghorn/nats-ca/ca.crt"
 certificate = "/etc/foghorn/nats-tls/tls.crt"
 key = "/etc/foghorn/nats-tls/tls.key"
 {{- end }}
-{{- if $is.eventlog }}
+{{- if or $is.eventlog $is.notifications }}
 
 [postgres]
 {{- include "foghorn.toml.keys" $c.postgres }}
+{{- end }}
+{{- if $is.eventlog }}
 {{- if $v.mtls.secret }}
 
 [grpc.tls]
@@ -139,6 +141,10 @@ drain_window = "{{ include "foghorn.drainWindow" .root }}s"
 
 [fanout]
 {{- include "foghorn.toml.keys" $c.fanout }}
+{{- else if $is.notifications }}
+
+[notifications]
+{{- include "foghorn.toml.keys" $c.notifications }}
 {{- end }}
 {{- range $c.policy }}
 

@@ -1,4 +1,4 @@
-{{- /* What the three services have alike: each is a Deployment of one container without state. */ -}}
+{{- /* What the services have alike: each is a Deployment of one container without state. */ -}}
 
 {{- define "foghorn.podSecurity" -}}
 runAsNonRoot: true
@@ -64,7 +64,7 @@ never single files: those would keep what they had at the start.
 {{- if $v.nats.tls.certificateSecret }}
 - {name: nats-tls, secret: {{ $v.nats.tls.certificateSecret | quote }}, files: [tls.crt, tls.key]}
 {{- end }}
-{{- if and (eq .component "eventlog") $v.postgres.tls.caSecret }}
+{{- if and (has .component (list "eventlog" "notifications")) $v.postgres.tls.caSecret }}
 - {name: postgres-ca, secret: {{ $v.postgres.tls.caSecret | quote }}, files: [ca.crt]}
 {{- end }}
 {{- if and (ne .component "eventlog") $v.tls.secret }}
@@ -152,7 +152,7 @@ spec:
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           args: [{{ .component }}, --config, /etc/foghorn/config/foghorn.toml]
           {{- $env := include "foghorn.natsEnv" $root }}
-          {{- if eq .component "eventlog" }}
+          {{- if has .component (list "eventlog" "notifications") }}
           {{- $env = printf "%s\n%s" (include "foghorn.postgresEnv" $root) $env }}
           {{- else }}
           {{- $env = printf "%s\n%s" (include "foghorn.webhookEnv" $root) $env }}

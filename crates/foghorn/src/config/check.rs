@@ -24,6 +24,7 @@ impl Config {
         self.gateway.check()?;
         self.dashboard.check()?;
         self.fanout.check()?;
+        self.notifications.check()?;
         self.http.check(self.gateway.connections)?;
         self.auth.check()?;
         self.nats.check()?;

@@ -74,6 +74,7 @@ impl Stage {
                 &[0; 32],
             )),
             gateways: Arc::new(foghorn_bus::memory::Alone),
+            unread: Arc::new(foghorn_bus::notifications::Nobody),
             dashboard: Arc::new(crate::dashboard::Dashboard::new(
                 Arc::new(foghorn_bus::memory::MemoryStatuses::default()),
                 crate::dashboard::Config::default(),
