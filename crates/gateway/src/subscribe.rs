@@ -109,7 +109,7 @@ impl Api {
             ));
         }
         if wanted.client_id.gateway() == self.shared.name {
-            let changed = self.change(&Requester { caller, context }, wanted).await?;
+            let changed = self.change(&Requester::new(caller, context), wanted).await?;
             return Ok(answered(&changed));
         }
         let context = context.to_text().map(Secret::from);
@@ -171,7 +171,7 @@ impl Api {
         let caller = caller.map_err(|why| self.refused(&why))?;
         let wanted = Wanted::read(&question.body, self.shared.config.channels_per_connection)?;
         let context = question.context.as_ref().map(|text| Context::from_text(text.reveal()));
-        let by = Requester { caller, context: context.unwrap_or_default() };
+        let by = Requester::new(caller, context.unwrap_or_default());
         self.change(&by, wanted).await
     }
 
