@@ -221,9 +221,9 @@ async fn what_the_head_tells_is_refused_before_the_body_is_asked_for() {
 async fn bodies_take_room_while_they_arrive() {
     let bench = bench(Config { inflight_bytes: 4 << 20, ..Config::default() });
     let _most = bench.publisher.room(0, (4 << 20) - 100).await.unwrap();
-    let mut intake = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room() };
+    let mut intake = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room(None) };
     intake.grow(60).await.unwrap();
-    let mut other = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room() };
+    let mut other = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room(None) };
     assert_eq!(other.grow(60).await.unwrap_err().code, "overloaded");
     drop(intake);
     other.grow(60).await.unwrap();
