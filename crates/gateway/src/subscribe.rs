@@ -411,16 +411,19 @@ mod tests {
             let compare = r#"{"ask":"compare","gateway":"9","view":0,"digests":[]}"#;
             let reported = r#"{"gateway":9,"anew":false,"changes":[],"sum":0}"#;
             let at_once = [
-                (About::Users, compare),
-                (About::Users, r#"{"ask":"ended","streams":[]}"#),
-                (About::Users, "what can't be read"),
-                (About::Presence, "room"),
-                (About::Listeners, reported),
+                (About::Users, compare, r#"{"differing":[]}"#),
+                (About::Users, r#"{"ask":"ended","streams":[]}"#, "{}"),
+                (About::Users, "what can't be read", "{}"),
+                (About::Presence, "room", r#"{"users":{},"anonymous":0,"connections":0,"partial":false}"#),
+                (About::Listeners, reported, r#"{"anew":false}"#),
             ];
-            for (about, body) in at_once {
+            for (about, body, expected) in at_once {
                 let is_answered = Arc::new(AtomicBool::new(false));
                 let done = is_answered.clone();
-                let answered = move |_| done.store(true, Ordering::SeqCst);
+                let answered = move |answer: Bytes| {
+                    assert_eq!(answer, expected);
+                    done.store(true, Ordering::SeqCst);
+                };
                 ask.send(asked(about, body, answered)).await.unwrap();
                 // Taken once there is room for another.
                 drop(ask.reserve().await.unwrap());
