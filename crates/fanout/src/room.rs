@@ -118,17 +118,14 @@ impl RequestRoom {
 
     /// First what its client may have: while that is all taken, it takes nothing from others.
     async fn more(&self, bytes: usize) -> Result<(Room, Option<Room>), PublishError> {
-        let held = |room: &Option<Room>| room.as_ref().map_or(0, Room::num_permits);
+        let most = if self.share.is_some() { self.rooms.share } else { self.rooms.bytes };
+        // What is more than there is at all would wait for ever.
+        let bytes = bytes.min(most - self.held.as_ref().map_or(0, Room::num_permits));
         let of_share = match &self.share {
-            // What is more than there is at all would wait for ever.
-            Some(share) => {
-                let most = self.rooms.share - held(&self.held_of_share);
-                Some(acquire(share, bytes.min(most)).await?)
-            }
+            Some(share) => Some(acquire(share, bytes).await?),
             None => None,
         };
-        let most = self.rooms.bytes - held(&self.held);
-        Ok((acquire(&self.rooms.free, bytes.min(most)).await?, of_share))
+        Ok((acquire(&self.rooms.free, bytes).await?, of_share))
     }
 }
 
