@@ -39,7 +39,7 @@ impl GrpcDoor {
         let caller = caller.map_err(PublishError::from);
         let caller = caller.and_then(|caller| self.publisher.check_may(&caller).map(|()| caller));
         let caller = caller.map_err(|error| self.refuse(&error))?;
-        Ok(Requester { caller, context: auth.context(metadata.as_ref(), None) })
+        Ok(Requester::new(caller, auth.context(metadata.as_ref(), None)))
     }
 
     fn refuse(&self, error: &PublishError) -> Status {

@@ -130,7 +130,8 @@ fn enter(
     trace: Option<String>,
 ) -> Entering {
     Box::pin(async move {
-        let mut checked = check(&publisher, &by, request, &trace).await?;
+        // Each waits for a webhook by itself: the stream goes on when that answers again.
+        let mut checked = check(&publisher, &by.again(), request, &trace).await?;
         publisher.wait_for_rate(&by.caller).await?;
         let bytes = checked.bytes().min(publisher.config.stream_bytes);
         let own = own_room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await;

@@ -100,10 +100,11 @@ impl PublishHandler {
         let caller = auth.patiently(|| auth.caller(headers, None)).await;
         let caller = caller.map_err(|why| refuse(&self.publisher, &why.into()))?;
         self.publisher.check_may(&caller).map_err(|error| refuse(&self.publisher, &error))?;
-        let context = auth.context(headers, self.addresses.client(peer, headers));
-        let by = Requester { caller, context };
+        let client = self.addresses.client(peer, headers);
+        let context = auth.context(headers, client);
+        let by = Requester::new(caller, context);
         let trace = header_text(request.headers(), "traceparent").and_then(traceparent);
-        let mut intake = Intake { publisher: &self.publisher, room: self.publisher.growing_room() };
+        let mut intake = Intake { publisher: &self.publisher, room: self.publisher.growing_room(client) };
         let body = read_json(request, self.publisher.config.body_bytes, &mut intake).await?;
         self.publish(&by, body, trace.as_deref(), intake.room).await.map_err(|error| error.to_problem())
     }

@@ -113,7 +113,7 @@ async fn answer(publisher: &Publisher, request: Request) -> Answer {
     let _room = publisher.room(1, request.data.len()).await.inspect_err(refused)?;
     let context = publisher.auth.context(&request.forwardable(), None);
     let input = input(request).inspect_err(refused)?;
-    publisher.publish(Door::Nats, &Requester { caller, context }, input).await
+    publisher.publish(Door::Nats, &Requester::new(caller, context), input).await
 }
 
 fn input(request: Request) -> Result<PublishInput, PublishError> {

@@ -1,6 +1,7 @@
 //! The one way in, behind all doors: check, append, ack.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -154,7 +155,7 @@ impl Publisher {
         metrics: Metrics,
         shutdown: Shutdown,
     ) -> Self {
-        let rooms = Rooms::new(config.inflight_bytes);
+        let rooms = Rooms::new(config.inflight_bytes, config.body_bytes);
         let subjects = Limiter::new(config.subject_rate());
         Publisher { journal, log, policies, auth, config, metrics, shutdown, rooms, subjects }
     }
@@ -210,14 +211,14 @@ impl Publisher {
 
     /// Room for a request of so many events and bytes of data, waiting at most 2 s.
     pub async fn room(&self, events: usize, bytes: usize) -> Result<RequestRoom, PublishError> {
-        let mut room = self.growing_room();
+        let mut room = self.growing_room(None);
         room.grow(bytes_of(events, bytes)).await?;
         Ok(room)
     }
 
-    /// Room for a request whose body is yet to arrive.
-    pub fn growing_room(&self) -> RequestRoom {
-        self.rooms.for_request()
+    /// Room for a request whose body is yet to arrive, from a client's address if that is known.
+    pub fn growing_room(&self, client: Option<IpAddr>) -> RequestRoom {
+        self.rooms.for_request(client)
     }
 
     /// Room for an event of a stream, waiting for as long as it takes.

@@ -392,11 +392,11 @@ impl Connection {
             let courses = change::go_on(&subscription, &self.courses, |shard| self.head(shard));
             self.courses = courses.ok_or_else(|| change::unreachable("the gateway is starting"))?;
             self.membership.listen_to(&subscription);
-            ask.made(&self.shared.hub, Some(&subscription));
+            ask.made(&self.shared.hub, self.subscription.kept.as_deref(), Some(&subscription));
             // It has to look at what it didn't want before.
             (self.subscription, self.turn, self.settled) = (subscription, 0, false);
         } else {
-            ask.made(&self.shared.hub, None);
+            ask.made(&self.shared.hub, None, None);
         }
         let seat = self.life.seat.as_mut().ok_or_else(change::unknown)?;
         seat.limit(granted.term);

@@ -573,7 +573,7 @@ impl Api {
         headers: &HeaderMap,
         address: Option<IpAddr>,
     ) -> Requester {
-        Requester { caller, context: self.auth.context(headers, address) }
+        Requester::new(caller, self.auth.context(headers, address))
     }
 
     /// Whether somebody may listen to something as far as claims and policies say.

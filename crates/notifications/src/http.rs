@@ -106,7 +106,7 @@ impl NotificationsHandler {
         ports.auth.check_publisher(&caller, policies).map_err(|why| Failed::refused(&why, &caller))?;
         let context =
             ports.auth.context(request.headers(), notifications.addresses.client(peer, request.headers()));
-        let by = Requester { caller, context };
+        let by = Requester::new(caller, context);
         let _room = self.room()?;
         let body = read_json(request, BODY_BYTES, &mut Unaccounted).await;
         let (user, new) = New::read(&body.map_err(Failed::invalid)?)?;

@@ -971,7 +971,7 @@ impl Reactor {
             Some(Then::CatchUp(subscription, ..)) => subscription,
             _ => &whole(self.hub.shard_count(), listener, self.views.get(listener.view as usize)?),
         };
-        let kept = now.kept.clone();
+        let before = now.kept.clone();
         let granted = match ask.grant(&self.hub, &listener.seat, now) {
             Ok(granted) => granted,
             Err(problem) => return Some(Err(problem)),
@@ -980,7 +980,6 @@ impl Reactor {
         if granted.subscription.as_ref().is_some_and(|wanted| !wanted.shards.iter().all(begun)) {
             return Some(Err(change::unreachable("the gateway is starting")));
         }
-        let kept = granted.subscription.as_ref().map_or(kept, |wanted| wanted.kept.clone());
         if let Some(term) = granted.term {
             listener.seat.limit(Some(term));
             // What is in the wheel for it is for another time.
@@ -990,7 +989,8 @@ impl Reactor {
             self.due_in(key, self.until_term(key, least));
         }
         let expires = self.listeners.get(key as usize)?.seat.identity().map(|identity| identity.expires);
-        ask.made(&self.hub, granted.subscription.as_deref());
+        ask.made(&self.hub, before.as_deref(), granted.subscription.as_deref());
+        let kept = granted.subscription.as_ref().map_or(before, |wanted| wanted.kept.clone());
         let cursor = match granted.subscription {
             Some(subscription) => self.listen_to(key, subscription)?,
             None => self.cursor_of(key)?,
