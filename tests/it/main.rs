@@ -38,3 +38,4 @@ mod publishers;
 mod regress;
 mod retries;
 mod storms;
+mod traces;

@@ -45,6 +45,7 @@ mod presence;
 mod replays;
 mod revoke;
 mod seat;
+mod traced;
 
 pub mod service;
 

@@ -1,7 +1,8 @@
-//! What every process shows of itself: logs, metrics, health; and how it is told to stop.
+//! What every process shows of itself: logs, metrics, traces, health; and how it is told to stop.
 
 pub mod admin;
 pub mod health;
 pub mod logging;
 pub mod process;
 pub mod shutdown;
+pub mod traces;

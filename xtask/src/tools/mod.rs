@@ -4,6 +4,7 @@
 
 mod charts;
 mod chromium;
+mod collector;
 mod compiler;
 mod faults;
 mod grafana;
@@ -68,6 +69,7 @@ pub(crate) fn ensure() -> Result<Tools> {
         nats::ensure()?,
         nginx::ensure()?,
         prometheus::ensure()?,
+        collector::ensure()?,
         chromium::browser()?,
         chromium::driver()?,
         faults::strace()?,
