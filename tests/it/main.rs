@@ -39,3 +39,4 @@ mod publishers;
 mod regress;
 mod retries;
 mod storms;
+mod traces;

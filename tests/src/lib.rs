@@ -7,6 +7,7 @@
 
 pub mod chrome;
 pub mod cluster;
+pub mod collector;
 pub mod env;
 pub mod envoy;
 pub mod faults;

@@ -432,7 +432,12 @@ where
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
-    match runtime.block_on(run(config)) {
+    let ended = runtime.block_on(async {
+        let ended = run(config).await;
+        foghorn_telemetry::traces::flush().await;
+        ended
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<crate::process::Misconfigured>() => usage(&error),
         Err(error) => failed(&error),

@@ -41,7 +41,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "gateway")?;
     jwks::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
@@ -95,7 +95,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "fanout")?;
     jwks::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
@@ -166,7 +166,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
 pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     config.check_log_exposure().map_err(Misconfigured)?;
     check_exposure(&config, &[config.listen.admin])?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "eventlog")?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     spawn_admin(&config, &process)?;

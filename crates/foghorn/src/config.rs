@@ -35,6 +35,7 @@ pub(crate) struct Config {
     /// Whether those without a credential may publish and listen to everything, from other machines too.
     pub allow_anonymous: bool,
     pub log: Log,
+    pub telemetry: Telemetry,
     pub listen: Listen,
     pub http: Http,
     pub grpc: Grpc,
@@ -61,6 +62,13 @@ pub(crate) struct Log {
     pub format: LogFormat,
     /// A level, or tracing directives such as `info,foghorn_gateway=debug`.
     pub filter: String,
+}
+
+/// What a process shows of what it does, beside logs and metrics.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Telemetry {
+    pub traces: foghorn_telemetry::traces::Config,
 }
 
 /// Where to listen. Port 0 takes a free one and the log says which.
@@ -202,6 +210,7 @@ impl Default for Config {
             shards: 1,
             allow_anonymous: false,
             log: Log::default(),
+            telemetry: Telemetry::default(),
             listen: Listen::default(),
             http: Http::default(),
             grpc: Grpc::default(),

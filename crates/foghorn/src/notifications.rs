@@ -27,7 +27,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "notifications")?;
     jwks::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;

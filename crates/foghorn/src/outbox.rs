@@ -49,7 +49,7 @@ pub(crate) async fn install(
 /// `foghorn outbox`.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.admin])?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "outbox")?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS what is published waits, and no other replica could do better.
     let Some((bus, _)) = connect(&config, &process, "outbox").await? else { return Ok(()) };

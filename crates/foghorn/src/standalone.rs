@@ -32,7 +32,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "standalone")?;
     jwks::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let log = open_log(&config, &process).await?;

@@ -498,7 +498,7 @@ impl Connection {
             for event in events.into_events() {
                 self.courses[at].at = event.feed.seq;
                 chunk.event(&event, &self.courses, self.shared.hub.policies());
-                event.delivered.inc();
+                event.count_deliveries(1);
             }
             self.courses[at].at = reached;
             if catching_up {

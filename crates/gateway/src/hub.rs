@@ -34,6 +34,7 @@ use crate::presence::Presence;
 use crate::ring::{Applied, Ring};
 use crate::subscription::{Subscription, Topics};
 use crate::survey::{Opened, Surveys};
+use crate::traced::Watched;
 
 /// Identifies a connection within the process.
 type ConnectionId = u64;
@@ -235,13 +236,14 @@ impl Hub {
     /// Takes in a batch and marks those who listen to its channels.
     pub fn apply(&self, batch: &Batch) -> Applied {
         let here = &self.shards[batch.shard.index()];
-        let (applied, before) = {
+        let (applied, before, watched) = {
             let mut guard = here.ring.write();
             let Some(ring) = guard.as_mut() else { return Applied::Gap };
             let before = ring.head();
             let applied = ring.apply(batch, |event| self.counter(event));
             self.metrics.ring(batch.shard, ring);
-            (applied, before)
+            let traced = batch.traced.as_ref().filter(|_| applied == Applied::Advanced);
+            (applied, before, traced.map(|traced| Watched::new(traced, before, ring)))
         };
         if applied == Applied::Advanced {
             let now = self.clock.now();
@@ -249,6 +251,9 @@ impl Hub {
             self.mark(here, fresh.inspect(|event| self.metrics.arrived(now.since(event.time))));
             here.marked_through.store(batch.to, Ordering::SeqCst);
             self.wake_reactors();
+        }
+        if let Some(watched) = watched {
+            watched.told();
         }
         applied
     }

@@ -49,6 +49,7 @@ mod replays;
 mod revoke;
 mod seat;
 mod survey;
+mod traced;
 
 pub mod service;
 

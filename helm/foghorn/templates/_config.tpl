@@ -1,6 +1,6 @@
 {{- /* foghorn.toml, as docs/configuration.md has it. */ -}}
 
-{{- /* A value. JSON's text is TOML's; numbers come as floats, and none is one. */ -}}
+{{- /* A value. JSON's text is TOML's; numbers come as floats, and most are none. */ -}}
 {{- define "foghorn.toml.value" -}}
 {{- if kindIs "string" . -}}
 {{ toJson . }}
@@ -10,8 +10,10 @@
 [{{ range $i, $item := . }}{{ if $i }}, {{ end }}{{ include "foghorn.toml.value" $item }}{{ end }}]
 {{- else if kindIs "map" . -}}
 { {{ range $i, $key := keys . | sortAlpha }}{{ if $i }}, {{ end }}{{ $key }} = {{ include "foghorn.toml.value" (get $ $key) }}{{ end }} }
-{{- else -}}
+{{- else if eq (float64 (int64 .)) (float64 .) -}}
 {{ int64 . }}
+{{- else -}}
+{{ . }}
 {{- end -}}
 {{- end -}}
 
@@ -41,6 +43,15 @@ allow_anonymous = {{ include "foghorn.open" .root }}
 
 [log]
 {{- include "foghorn.toml.keys" $c.log }}
+
+{{- if and $c.telemetry.traces.endpoint (not $is.eventlog) }}
+
+[telemetry.traces]
+{{- include "foghorn.toml.keys" $c.telemetry.traces }}
+{{- if $v.traces.caSecret }}
+ca = "/etc/foghorn/traces-ca/ca.crt"
+{{- end }}
+{{- end }}
 
 [listen]
 admin = "{{ $address }}:9090"

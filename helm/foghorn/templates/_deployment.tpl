@@ -49,6 +49,14 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
+{{- define "foghorn.tracesEnv" -}}
+{{- with .Values.traces.headersSecret }}
+{{- if and .name $.Values.config.telemetry.traces.endpoint }}
+{{ include "foghorn.fromSecret" (dict "variable" "FOGHORN_TELEMETRY_TRACES_HEADERS" "name" .name "key" .key) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- /*
 What is mounted below /etc/foghorn, for dict "root" "component": a list of {name, folder, secret, files}. Whole folders,
 never single files: those would keep what they had at the start.
@@ -69,6 +77,9 @@ never single files: those would keep what they had at the start.
 {{- end }}
 {{- if and (ne .component "eventlog") $v.tls.secret }}
 - {name: tls, secret: {{ $v.tls.secret | quote }}, files: [tls.crt, tls.key]}
+{{- end }}
+{{- if and (ne .component "eventlog") $v.config.telemetry.traces.endpoint $v.traces.caSecret }}
+- {name: traces-ca, secret: {{ $v.traces.caSecret | quote }}, files: [ca.crt]}
 {{- end }}
 {{- if $v.mtls.secret }}
 - {name: mtls, secret: {{ $v.mtls.secret | quote }}, files: [ca.crt, tls.crt, tls.key]}
@@ -155,7 +166,7 @@ spec:
           {{- if has .component (list "eventlog" "notifications") }}
           {{- $env = printf "%s\n%s" (include "foghorn.postgresEnv" $root) $env }}
           {{- else }}
-          {{- $env = printf "%s\n%s" (include "foghorn.webhookEnv" $root) $env }}
+          {{- $env = printf "%s\n%s\n%s" (trim (include "foghorn.webhookEnv" $root)) (trim (include "foghorn.tracesEnv" $root)) $env }}
           {{- end }}
           {{- with trim $env }}
           env:

@@ -4,6 +4,7 @@
 
 mod charts;
 mod chromium;
+mod collector;
 mod compiler;
 mod envoy;
 mod faults;
@@ -72,6 +73,7 @@ pub(crate) fn ensure() -> Result<Tools> {
         nginx::ensure()?,
         envoy::ensure()?,
         prometheus::ensure()?,
+        collector::ensure()?,
         chromium::browser()?,
         chromium::driver()?,
         faults::strace()?,

@@ -5,12 +5,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use foghorn_bus::journal::{AppendError, Appended};
-use foghorn_core::entry::{Key, NewEntry};
+use foghorn_core::entry::{Entry, Key, NewEntry};
 use foghorn_core::event::EventType;
 use foghorn_core::policy::{Policies, RetentionClass};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
+use foghorn_core::trace::TraceContext;
 use sqlx::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 
@@ -65,7 +66,7 @@ struct Done {
     ends: Vec<ShardEnd>,
     recorded: Vec<Option<String>>,
     classes: HashSet<(Shard, RetentionClass)>,
-    records: Vec<(Shard, Record, Option<String>)>,
+    records: Vec<(Shard, Record, Option<TraceContext>)>,
     answers: Vec<Appended>,
 }
 
@@ -205,8 +206,8 @@ impl Writer {
     /// Tells readers of what is committed; answers where it is.
     fn committed(&mut self, inner: &Inner, done: Done) -> Vec<Appended> {
         (self.ends, self.recorded, self.classes) = (done.ends, done.recorded, done.classes);
-        for (shard, record, _) in done.records {
-            inner.head(shard).tail.push([record.entry()]);
+        for (shard, record, traceparent) in done.records {
+            inner.head(shard).tail.push([Entry { traceparent, ..record.entry() }]);
         }
         for (head, end) in inner.heads.iter().zip(&self.ends) {
             head.last.send_if_modified(|last| std::mem::replace(last, end.last) != end.last);
@@ -278,7 +279,7 @@ impl Writer {
                 key: Some(entry.key),
                 event: entry.event.clone(),
             };
-            done.records.push((*shard, record, entry.traceparent.clone()));
+            done.records.push((*shard, record, entry.traceparent));
         }
         // What was looked up until here can't change meanwhile: nobody else writes it.
         self.insert_events(connection, &mut script, &mut done).await?;
@@ -310,7 +311,7 @@ impl Writer {
         const HEAD: &str =
             "INSERT INTO events (position, time_us, class, channel, type, id, ttl, key, traceparent, data)";
         let class_of =
-            |(_, record, _): &(Shard, Record, Option<String>)| self.policies.class_of(&record.event);
+            |(_, record, _): &(Shard, Record, Option<TraceContext>)| self.policies.class_of(&record.event);
         let classes: Vec<RetentionClass> = done.records.iter().map(class_of).collect();
         for ((shard, ..), class) in done.records.iter().zip(&classes) {
             if done.classes.insert((*shard, *class)) {
@@ -334,7 +335,7 @@ impl Writer {
                 script.bind(event.id.as_ref().map(|id| id.as_str()))?;
                 script.bind(event.ttl.map(|ttl| i64::from(ttl.seconds())))?;
                 script.bind(record.key.as_ref().map(|key| &key.as_bytes()[..]))?;
-                script.bind(traceparent.as_deref())?;
+                script.bind(traceparent.map(|context| context.to_string()))?;
                 script.bind(event.data.as_bytes().as_ref())?;
             }
             if !rest.is_empty() {

@@ -130,6 +130,11 @@ fn parse(text: &str, example: &Value) -> Result<Value, String> {
     if matches!(example, Value::String(_)) {
         return Ok(Value::String(text.to_owned()));
     }
+    // A whole number is a number, too.
+    if matches!(example, Value::Float(_)) {
+        let number = text.trim().parse().map(Value::Float);
+        return number.map_err(|_| format!("{text:?} is not {}", wanted(example)));
+    }
     let parsed: Result<Table, _> = format!("value = {text}").parse();
     match parsed.ok().and_then(|mut table| table.remove("value")) {
         Some(value) if value.same_type(example) => Ok(value),

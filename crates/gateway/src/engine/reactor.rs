@@ -350,7 +350,7 @@ impl Reactor {
             let (hub, subscription) = (self.hub.clone(), view.subscription.clone());
             let id = id_of(&subscription, shard, event, &self.seen);
             self.say(key, |coder| put_event(coder, event, &subscription, hub.policies(), || id));
-            event.delivered.inc();
+            event.count_deliveries(1);
             self.note_written(event.feed.time);
         }
         self.found = found;
@@ -527,7 +527,7 @@ impl Reactor {
                         put_event(coder, &event, subscription, self.hub.policies(), id);
                     });
                 }
-                event.delivered.inc();
+                event.count_deliveries(1);
             }
             courses[at] = course.moved_to(seen.at);
         }
