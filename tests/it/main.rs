@@ -12,6 +12,7 @@ mod clock;
 mod compression;
 mod crash;
 mod dashboards;
+mod demo;
 mod deployment;
 mod doctor;
 mod documents;

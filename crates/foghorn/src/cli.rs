@@ -10,7 +10,7 @@ use foghorn_telemetry::logging::LogFormat;
 
 use crate::client::healthcheck;
 use crate::config::{self, Config};
-use crate::{client, cluster, notifications, outbox, standalone, token};
+use crate::{client, cluster, demo, notifications, outbox, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ struct Cli {
 enum Command {
     /// Everything in one process, with nothing else installed
     Standalone(Standalone),
+    /// An application to look at: live notifications, a log and a long job, with nothing to set up
+    Demo(Demo),
     /// A gateway: holds the listeners' streams
     Gateway(Gateway),
     /// A fan-out: takes publishes, relays the journal to the gateways
@@ -83,6 +85,13 @@ struct Standalone {
     /// Keep events in memory only
     #[arg(long)]
     ephemeral: bool,
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// Where it is served; an address of loopback. Port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
 }
 
 /// Where the bus is, and what looks at a process from outside.
@@ -262,6 +271,7 @@ struct ConfigArgs {
 pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Standalone(args) => service(args.load(), standalone::run),
+        Command::Demo(args) => service(demo::config(args.listen), demo::run),
         Command::Gateway(args) => service(args.load(), cluster::gateway),
         Command::Fanout(args) => service(args.load(), cluster::fanout),
         Command::Eventlog(Eventlog { command: None, serve }) => service(serve.load(), cluster::eventlog),

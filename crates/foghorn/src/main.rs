@@ -4,6 +4,7 @@ mod cli;
 mod config;
 
 mod cluster;
+mod demo;
 mod standalone;
 
 mod console;

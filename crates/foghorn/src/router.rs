@@ -11,6 +11,7 @@ use foghorn_telemetry::admin::Admin;
 use http::{Method, Request};
 use hyper::body::Incoming;
 
+use crate::demo::Door;
 use crate::{console, page};
 
 /// Standalone's one port.
@@ -19,6 +20,8 @@ pub(crate) struct Router {
     pub(crate) notifications: Arc<dyn Handler>,
     pub(crate) events: Arc<dyn Handler>,
     pub(crate) admin: Admin,
+    /// The demo's page, in place of the one to try things with.
+    pub(crate) demo: Option<Door>,
 }
 
 impl Handler for Router {
@@ -27,6 +30,9 @@ impl Handler for Router {
         request: Request<Incoming>,
         peer: SocketAddr,
     ) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
+        if let Some(demo) = self.demo.as_ref().filter(|_| Door::has(request.uri().path())) {
+            return demo.handle(request, peer);
+        }
         match request.uri().path() {
             "/api/publish" => self.publish.handle(request, peer),
             STREAM_PATH => self.events.handle(request, peer),

@@ -14,6 +14,7 @@ use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 use foghorn_telemetry::status::Service;
 
 use crate::config::Config;
+use crate::demo::Demo;
 use crate::jwks;
 use crate::notifications;
 use crate::outbox;
@@ -25,6 +26,11 @@ use crate::tickets;
 
 /// Runs until told to stop.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    serve(config, None).await
+}
+
+/// The same with a demo of it, if there is one.
+pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
     // On a laptop nobody has to configure anything; elsewhere it isn't reached without.
     let auth = process::authenticator(&config, config.allow_anonymous || !config.auth.is_configured())?;
@@ -71,7 +77,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             log: log.clone(),
             shards,
             policies,
-            auth,
+            auth: auth.clone(),
             revocations: kept,
             tickets,
             subscriptions: Arc::new(MemorySubscriptions::default()),
@@ -87,14 +93,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     );
 
     status::tell(&process, Service::Standalone, gateway.name(), statuses);
+    let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
+    let demo = match demo {
+        Some(demo) => Some(demo.begin(http.local_addr()?, auth, &process)?),
+        None => greet(&config, &http).map(|()| None)?,
+    };
     let router = Router {
         publish: Arc::new(fanout.http()),
         notifications: Arc::new(notifications.http()),
         events: gateway.api(),
         admin: process.admin(),
+        demo,
     };
-    let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
-    greet(&config, &http)?;
     let (stop, stopped) = watch::channel(false);
     let http = spawn_http(http, Arc::new(router), &config, &process, preamble, stopped);
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
