@@ -151,6 +151,11 @@ fn of_f5(object: &Value, without: &[&str]) -> String {
     for (name, value) in annotations(object, "nginx.org/", without) {
         let directive = match name {
             "mergeable-ingress-type" | "lb-method" => continue,
+            // Of an upstream's servers too; faults::deploys shows what it is for.
+            "max-fails" => {
+                assert_eq!(value, "0");
+                continue;
+            }
             "proxy-buffering" => {
                 assert_eq!(value, "false");
                 "proxy_buffering off;".to_owned()

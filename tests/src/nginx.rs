@@ -141,7 +141,8 @@ fn globals(folder: &Path) -> String {
 fn upstream(name: &str, servers: &[&str]) -> String {
     // nginx wants one; nothing answers on port 9.
     let servers = if servers.is_empty() { &["127.0.0.1:9"] } else { servers };
-    let servers: String = servers.iter().map(|server| format!("    server {server};\n")).collect();
+    let servers: String =
+        servers.iter().map(|server| format!("    server {server} max_fails=0;\n")).collect();
     format!("upstream {name} {{\n    least_conn;\n{servers}}}\n")
 }
 
