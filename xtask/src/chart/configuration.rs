@@ -85,6 +85,7 @@ impl Checker {
             let value = match variable["value"].as_str() {
                 Some(value) => value.replace(MOUNTED, moved),
                 None if name == "FOGHORN_POSTGRES_URL" => "postgres://user:secret@db:5432/foghorn".to_owned(),
+                None if name == "FOGHORN_TELEMETRY_TRACES_HEADERS" => "authorization=x".to_owned(),
                 // Base64 of any 32 bytes.
                 None if name == "FOGHORN_AUTH_WEBHOOK_SECRET" => format!("whsec_{}=", "A".repeat(43)),
                 None => "from-a-secret".to_owned(),
