@@ -1,13 +1,13 @@
 //! `foghorn demo`: whom it serves, and what the credential that it gives away is worth. What its page shows is tested in
 //! Chromium (`clients/demo/test`).
 
-use std::process::Command;
-
 use foghorn_tests::http::{Reply, get, request};
 use foghorn_tests::process::{Process, Program};
 use foghorn_tests::{PATIENCE, env};
 use http::Method;
 use serde_json::json;
+use tokio::process::Command;
+use tokio::time::timeout;
 
 /// What browsers say of a request of the page's own.
 const OWN_PAGE: (&str, &str) = ("sec-fetch-site", "same-origin");
@@ -42,9 +42,11 @@ impl Demo {
     }
 }
 
-#[test]
-fn the_demo_refuses_addresses_that_others_can_reach() {
-    let ended = Command::new(env::foghorn()).args(["demo", "--listen", "0.0.0.0:0"]).output().unwrap();
+#[tokio::test]
+async fn the_demo_refuses_addresses_that_others_can_reach() {
+    let mut demo = Command::new(env::foghorn());
+    demo.args(["demo", "--listen", "0.0.0.0:0"]).kill_on_drop(true);
+    let ended = timeout(PATIENCE, demo.output()).await.expect("it ends").unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(2), "{said}");
     assert!(said.contains("--listen: 0.0.0.0:0 can be reached from other machines"), "{said}");
