@@ -25,7 +25,8 @@ const LEEWAY: f64 = 30.0;
 
 /// Knows one key, which is for HS256 and called `k`.
 static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(|| {
-    let key = Key { id: "k".to_owned(), algorithm: Algorithm::HS256, secret: SECRET.into(), ..Key::default() };
+    let key =
+        Key { id: "k".to_owned(), algorithm: Algorithm::HS256, secret: SECRET.into(), ..Key::default() };
     let config = Config {
         issuer: "https://login.example".to_owned(),
         audience: "foghorn".to_owned(),
