@@ -68,6 +68,10 @@ struct Wanted {
 
 impl Wanted {
     fn read(body: &[u8], channels_most: usize) -> Result<Self, Problem> {
+        // An array would be taken for one by the order of the fields.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(malformed("is no JSON object"));
+        }
         let said: Said = serde_json::from_slice(body).map_err(|error| malformed(&error.to_string()))?;
         let client_id = ClientId::parse(&said.client_id).ok_or_else(|| {
             malformed("clientId: is what `connected` says, 32 hexadecimal digits").member("key", "clientId")

@@ -179,6 +179,10 @@ impl Kind {
 impl New {
     /// Reads the body of a request: whom to notify, and of what.
     pub fn read(body: &[u8]) -> Result<(User, Self), Malformed> {
+        // An array would be taken for one by the order of the fields.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Malformed { key: None, what: "is no JSON object".to_owned() });
+        }
         let said: Said =
             serde_json::from_slice(body).map_err(|error| Malformed { key: None, what: error.to_string() })?;
         let Said { user_id, id, r#type: kind, title, message, link } = said;
@@ -205,7 +209,11 @@ fn check_text(text: &str, most: usize, allowed: &[char]) -> Result<(), String> {
     if text.is_empty() || text.len() > most {
         return Err(format!("has {} bytes; it has 1 to {most}", text.len()));
     }
-    match text.chars().find(|c| c.is_control() && !allowed.contains(c)) {
+    if text.trim().is_empty() {
+        return Err("has nothing in it to read".to_owned());
+    }
+    let breaks_lines = |c: char| matches!(c, '\u{2028}' | '\u{2029}') && !allowed.contains(&'\n');
+    match text.chars().find(|c| c.is_control() && !allowed.contains(c) || breaks_lines(*c)) {
         Some(bad) => Err(format!("has the control character {bad:?} in it")),
         None => Ok(()),
     }
@@ -242,6 +250,8 @@ mod tests {
             (json!({ "title": "" }), Some("title")),
             (json!({ "title": "x".repeat(257) }), Some("title")),
             (json!({ "title": "two\nlines" }), Some("title")),
+            (json!({ "title": "two\u{2028}lines" }), Some("title")),
+            (json!({ "title": "  " }), Some("title")),
             (json!({ "message": "" }), Some("message")),
             (json!({ "message": "x".repeat(4097) }), Some("message")),
             (json!({ "message": "a\u{0}" }), Some("message")),
@@ -251,6 +261,14 @@ mod tests {
             (json!({ "title": 1 }), None),
         ] {
             assert_eq!(read(&changes).unwrap_err().key, key, "{changes}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_no_notification_whatever_is_in_it() {
+        let listed = r#"["ann", "order-1", "info", "Shipped", "It is on its way.", null]"#;
+        for body in [listed, "[]", "null", ""] {
+            assert_eq!(New::read(body.as_bytes()).unwrap_err().key, None, "{body}");
         }
     }
 
