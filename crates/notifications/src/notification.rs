@@ -189,9 +189,13 @@ impl New {
         let wrong = |key: &'static str| {
             move |what: String| Malformed { key: Some(key), what: format!("{key}: {what}") }
         };
+        if user_id.is_empty() {
+            return Err(wrong("userId")("can't be empty".to_owned()));
+        }
         let user = User::new(user_id).map_err(|error| wrong("userId")(error.to_string()))?;
         if let Some(id) = &id {
-            EventId::parse(id.as_str()).map_err(|error| wrong("id")(error.to_string()))?;
+            EventId::parse(id.as_str())
+                .map_err(|error| Malformed { key: Some("id"), what: error.to_string() })?;
             check_text(id, 256, &[]).map_err(wrong("id"))?;
             if [".", ".."].contains(&id.as_str()) {
                 return Err(wrong("id")("is taken for a folder in paths".to_owned()));
