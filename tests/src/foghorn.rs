@@ -151,7 +151,8 @@ impl Foghorn {
     /// Tells it to stop, waits for that, and starts another version of it with the same arguments and ports.
     pub async fn replace(&mut self, binary: &Path) {
         self.sigterm();
-        self.wait(DRAIN).await;
+        let ended = self.wait(DRAIN).await;
+        assert!(ended.success(), "told to stop, it ended with {ended}");
         self.process.restart_as(binary);
         self.listening().await;
     }

@@ -271,8 +271,9 @@ impl Publisher {
         by: &Requester,
         input: PublishInput,
     ) -> Result<Checked, PublishError> {
-        let (came, ack, mut traceparent) = (Instant::now(), input.ack, input.traceparent);
-        let allowed = self.allowed(by, input).instrument(traces::lines(traceparent)).await;
+        let (came, ack, traceparent) = (Instant::now(), input.ack, input.traceparent);
+        let mut lines = traces::lines(traceparent);
+        let allowed = self.allowed(by, input).instrument(lines.clone()).await;
         let checked = allowed.map(|mut entry| {
             // Not before: who may not publish has nothing traced either.
             let span = traces::published(&mut entry.traceparent, came).map(|mut span| {
@@ -280,10 +281,13 @@ impl Publisher {
                 span.set("foghorn.door", door.as_str());
                 Box::new(span)
             });
-            traceparent = entry.traceparent;
+            // One that came along keeps its id.
+            if traceparent.is_none() {
+                lines = traces::lines(entry.traceparent);
+            }
             Checked { entry, ack, came, room: None, span }
         });
-        let _lines = traces::lines(traceparent).entered();
+        let _lines = lines.entered();
         checked
             .inspect(|checked| self.note_published(door, &by.caller, &checked.entry.event.channel))
             .inspect_err(|error| {
@@ -302,10 +306,9 @@ impl Publisher {
     fn parse(&self, mut input: PublishInput) -> Result<NewEntry, EventError> {
         let traceparent = input.traceparent.take();
         let event = input.into_event()?;
-        let cluster = self.journal.frame_bytes();
-        let policy = self.policies.of(event.channel.as_str());
         // Of what its publisher gave: how much of it is left then is nobody's business to know beforehand.
-        event.check_size(policy.event_bytes.map_or(cluster, |bytes| bytes.min(cluster)))?;
+        let most = self.policies.event_bytes(event.channel.as_str(), self.journal.frame_bytes());
+        event.check_size(most)?;
         let key = match &event.id {
             Some(id) => Key::of(&event.channel, id),
             // So that our own retry never doubles.

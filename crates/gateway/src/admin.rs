@@ -27,6 +27,7 @@ use foghorn_http::body::json as json_response;
 use foghorn_http::problem::Problem;
 use foghorn_http::query::{Query, bad_value};
 
+use crate::history::{bad_channel, unavailable};
 use crate::http::{Api, DOOR, TOKEN};
 use crate::ring::RingEvent;
 use crate::survey::{CHANNELS_MAX, Found, Question, SeenStream, Sought, Verdict};
@@ -66,8 +67,6 @@ struct Busy {
 
 /// What is known of an event that is traced.
 struct Traced {
-    seq: u64,
-    epoch: Epoch,
     /// As the log has it; none where only the ring does.
     stored: Option<HistoryEvent>,
     sought: Sought,
@@ -127,10 +126,7 @@ impl Api {
         let query = Query::parse(query, &["channel", "id", "user", TOKEN])?;
         self.operator(headers, &query, address, "/api/admin/trace").await?;
         let channel = query.get("channel").ok_or_else(|| bad_value("channel", "has to be given"))?;
-        let channel = Channel::parse(channel.to_owned()).map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
-                .detail(format!("channel: {error}"))
-        })?;
+        let channel = Channel::parse(channel.to_owned()).map_err(|error| bad_channel(&error))?;
         let id = query.get("id").filter(|id| !id.is_empty() && id.len() <= ID_BYTES_MAX);
         let id = id.ok_or_else(|| {
             bad_value(
@@ -144,7 +140,7 @@ impl Api {
         let found = self.survey_all(&Wanted::User { subject: user.clone(), sought }).await?;
         let event = traced.as_ref().map(|traced| self.shown_event(&channel, traced));
         let connections: Vec<Value> = found.streams.iter().map(shown).collect();
-        let steps = self.steps(traced.as_ref(), &found, &user);
+        let steps = self.steps(&channel, traced.as_ref(), &found, &user);
         Ok(answer(&json!({
             "channel": channel.as_str(), "id": id, "user": user, "event": event, "steps": steps,
             "connections": connections, "complete": !found.partial,
@@ -181,7 +177,13 @@ impl Api {
         let begin = hub.clock.now().minus(span);
         let (mut busy, mut room, mut complete) = (HashMap::<Channel, Busy>::new(), LOOKED_MAX, true);
         for shard in hub.shard_count().shards() {
-            let Some(mut at) = hub.with_ring(shard, |ring| Some(ring?.before(begin))) else { continue };
+            let begun =
+                hub.with_ring(shard, |ring| ring.map(|ring| (ring.before(begin), ring.reaches(begin))));
+            let Some((mut at, reaches)) = begun else {
+                complete = false;
+                continue;
+            };
+            complete &= reaches;
             loop {
                 let events: Vec<Arc<RingEvent>> = hub.with_ring(shard, |ring| {
                     ring.map(|ring| ring.after(at).take(LOOKED_AT_ONCE.min(room)).cloned().collect())
@@ -272,8 +274,6 @@ impl Api {
         let stored = self.find_stored(channel, id, seq, cursor.map(|(epoch, _)| epoch)).await?;
         Ok(match (stored, in_ring) {
             (Some((epoch, event)), _) => Some(Traced {
-                seq: event.seq,
-                epoch,
                 sought: sought(
                     channel,
                     shard,
@@ -288,7 +288,7 @@ impl Api {
                 let feed = &event.feed;
                 let name = feed.event_type.as_ref().map(|name| name.as_str().to_owned());
                 let sought = sought(channel, shard, epoch, feed.seq, name, feed.time.as_micros());
-                Some(Traced { seq: feed.seq, epoch, stored: None, sought })
+                Some(Traced { stored: None, sought })
             }
             (None, None) => None,
         })
@@ -342,13 +342,13 @@ impl Api {
         let time = foghorn_core::time::Timestamp::from_micros(traced.sought.time).to_string();
         let id = traced.stored.as_ref().and_then(|event| event.id.clone());
         json!({
-            "shard": shard.get(), "epoch": traced.epoch.get(), "seq": traced.seq, "time": time,
+            "shard": shard.get(), "epoch": traced.sought.epoch, "seq": traced.sought.seq, "time": time,
             "event": traced.sought.event_type, "id": id,
         })
     }
 
     /// What is known of each part of its way, in order: `yes`, `no` or `unknown`, and why.
-    fn steps(&self, traced: Option<&Traced>, found: &Found, user: &str) -> Vec<Value> {
+    fn steps(&self, channel: &Channel, traced: Option<&Traced>, found: &Found, user: &str) -> Vec<Value> {
         let step =
             |name: &str, answer: &str, why: String| json!({ "step": name, "answer": answer, "why": why });
         let Some(traced) = traced else {
@@ -359,16 +359,14 @@ impl Api {
             );
             return vec![step("published", "unknown", why)];
         };
-        let position = format!("{}:{}:{}", traced.sought.shard, traced.epoch, traced.seq);
-        let shard = self.shared.hub.shard_count().shards().find(|shard| shard.get() == traced.sought.shard);
-        let ring = shard.and_then(|shard| {
-            self.shared.hub.with_ring(shard, |ring| ring.map(|ring| (ring.epoch(), ring.head())))
-        });
+        let position = format!("{}:{}:{}", traced.sought.shard, traced.sought.epoch, traced.sought.seq);
+        let shard = self.shared.hub.shard_count().shard_of(channel);
+        let ring = self.shared.hub.with_ring(shard, |ring| ring.map(|ring| (ring.epoch(), ring.head())));
         let relayed = match ring {
-            Some((epoch, head)) if epoch == traced.epoch && head >= traced.seq => {
+            Some((epoch, head)) if epoch.get() == traced.sought.epoch && head >= traced.sought.seq => {
                 step("relayed", "yes", format!("this gateway has been given everything up to {head}"))
             }
-            Some((epoch, head)) if epoch == traced.epoch => step(
+            Some((epoch, head)) if epoch.get() == traced.sought.epoch => step(
                 "relayed",
                 "no",
                 format!("this gateway has been given everything up to {head}, and not this yet"),
@@ -440,10 +438,4 @@ fn answer(value: &Value) -> Response {
     let mut response = json_response(StatusCode::OK, value);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-fn unavailable(why: &str) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-unavailable", "The event log can't answer now")
-        .detail(why.to_owned())
-        .retry_after(1)
 }

@@ -365,12 +365,9 @@ impl Connection {
 
     /// Says where it is, if operators want to know.
     fn answer_surveys(&mut self) {
-        let hub = &self.shared.hub;
-        let made = hub.surveys.made();
-        let before = std::mem::replace(&mut self.surveyed, made);
-        let (Some(seat), true) = (&self.life.seat, before < made) else { return };
+        let Some(seat) = &self.life.seat else { return };
         let level = self.settled && matches!(self.phase, Phase::Live);
-        for survey in hub.surveys.after(before).iter().filter(|survey| survey.is_of_users()) {
+        for survey in self.shared.hub.surveys.of_users_since(&mut self.surveyed) {
             survey.look_at(seat, &self.subscription, || self.courses.clone(), level);
             survey.looked_at(1);
         }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -52,7 +51,7 @@ impl Config {
 #[derive(Debug)]
 struct Moment {
     /// The data of a `metrics` event.
-    metrics: Bytes,
+    metrics: String,
     /// All rules that hold.
     firing: Vec<Firing>,
 }
@@ -139,7 +138,7 @@ impl Dashboard {
         let mut data = json!(overview);
         data["time"] = json!(self.clock.now().to_string());
         data["alerts"] = json!(firing);
-        let metrics = data.to_string().into();
+        let metrics = data.to_string();
         self.latest.send_replace(Some(Arc::new(Moment { metrics, firing })));
     }
 

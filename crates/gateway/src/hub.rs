@@ -442,9 +442,13 @@ impl Hub {
     /// How many of the streams that tasks serve hear a channel.
     pub(crate) fn listeners_in_tasks(&self, channel: &Channel) -> usize {
         let listeners = self.shards[self.count.shard_of(channel).index()].listeners.lock();
-        let mut count = listeners.channels.get(channel).map_or(0, BTreeMap::len);
-        listeners.patterns.matching(channel.as_str(), &mut |_| count += 1);
-        count
+        let named = listeners.channels.get(channel).into_iter().flat_map(BTreeMap::values);
+        let mut found: Vec<_> = named.map(Arc::as_ptr).collect();
+        listeners.patterns.matching(channel.as_str(), &mut |waiter| found.push(Arc::as_ptr(waiter)));
+        // One may hear it for several reasons.
+        found.sort_unstable();
+        found.dedup();
+        found.len()
     }
 
     /// The mark of a stream that is opened now.

@@ -303,9 +303,9 @@ impl Places {
 
     /// The answer to whatever another gateway asks.
     pub(crate) async fn answer_to(&self, body: &[u8]) -> Vec<u8> {
-        match (self.answer_at_once(body), serde_json::from_slice(body)) {
-            (None, Ok(ask)) => serde_json::to_vec(&self.answer(ask).await).unwrap_or_default(),
-            (at_once, _) => at_once.unwrap_or_default(),
+        match serde_json::from_slice(body) {
+            Ok(ask) => serde_json::to_vec(&self.answer(ask).await).unwrap_or_default(),
+            Err(_) => self.answer_at_once(body).unwrap_or_default(),
         }
     }
 

@@ -248,6 +248,11 @@ impl Ring {
         self.events.get(first).map_or(self.head, |event| event.feed.seq - 1)
     }
 
+    /// Whether it has had to let go nothing of this time or later.
+    pub fn reaches(&self, time: Timestamp) -> bool {
+        self.events.front().is_none_or(|first| first.offset == 0 || first.feed.time < time)
+    }
+
     /// Bytes of the events after `seq`, as far as they are held.
     pub fn bytes_after(&self, seq: u64) -> usize {
         self.after(seq).next().map_or(0, |event| self.pushed - event.offset)

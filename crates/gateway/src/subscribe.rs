@@ -163,8 +163,7 @@ impl Api {
         let answer = match asked.question.about {
             About::Users => self.shared.hub.places.answer_to(body).await,
             About::Survey => self.answer_survey(body).await,
-            About::Presence => self.presence_here(body),
-            About::Listeners => self.shared.hub.presence.answer_to(body),
+            About::Presence | About::Listeners => self.answer_at_once(&asked.question).unwrap_or_default(),
             About::Stream => self.answer_change(&asked.question).await,
         };
         asked.answer(answer.into()).await;

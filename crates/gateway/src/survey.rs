@@ -14,7 +14,6 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use foghorn_core::channel::Channel;
-use foghorn_core::pattern::Pattern;
 use foghorn_core::time::Timestamp;
 
 use crate::client_id::ClientId;
@@ -137,6 +136,16 @@ impl Surveys {
         self.under_way.lock().iter().filter(|survey| survey.number > seen).cloned().collect()
     }
 
+    /// Those of users that who has seen so many is to look at; it has seen them then.
+    pub(crate) fn of_users_since(&self, seen: &mut u64) -> Vec<Arc<Survey>> {
+        let made = self.made();
+        let before = std::mem::replace(seen, made);
+        if before == made {
+            return Vec::new();
+        }
+        self.after(before).into_iter().filter(|survey| survey.is_of_users()).collect()
+    }
+
     /// None when there are enough.
     fn begin(&self, question: Question) -> Option<Arc<Survey>> {
         let mut under_way = self.under_way.lock();
@@ -215,6 +224,13 @@ impl Survey {
         matches!(self.question, Question::User { .. })
     }
 
+    /// Whether it is about a stream, which hears channels by these names.
+    pub(crate) fn concerns(&self, seat: &Seat, names: impl FnOnce(&Channel) -> bool) -> bool {
+        let Question::User { subject, own, .. } = &self.question else { return false };
+        seat.identity().is_some_and(|identity| identity.subject == *subject)
+            || own.as_ref().is_some_and(names)
+    }
+
     /// Looks at a stream. `courses` are where it is, and `level` whether it has been written all that is there for it.
     pub(crate) fn look_at(
         &self,
@@ -223,9 +239,8 @@ impl Survey {
         courses: impl FnOnce() -> Vec<Course>,
         level: bool,
     ) {
-        let Question::User { subject, own, sought } = &self.question else { return };
-        let holds = seat.identity().is_some_and(|identity| identity.subject == *subject);
-        if !holds && !own.as_ref().is_some_and(|own| subscription.names(own)) {
+        let Question::User { sought, .. } = &self.question else { return };
+        if !self.concerns(seat, |own| subscription.names(own)) {
             return;
         }
         let (connection, opened) = (seat.client_id().to_string(), seat.opened());
@@ -259,11 +274,10 @@ fn verdict(
     level: bool,
 ) -> Verdict {
     let of_shard = |shard: u8| move |course: &&Course| course.shard.get() == shard;
-    if !subscription.topics().any(|topic: Pattern| topic.matches(&sought.channel)) {
+    if !subscription.shards.iter().any(|(_, topics)| topics.want(&sought.channel)) {
         return Verdict::NotSubscribed;
     }
-    let event_type = sought.event_type.as_deref().unwrap_or("message");
-    if !subscription.types.is_empty() && !subscription.types.iter().any(|wanted| wanted == event_type) {
+    if !subscription.wants_type_named(sought.event_type.as_deref()) {
         return Verdict::Filtered;
     }
     match courses.iter().find(of_shard(sought.shard)) {
@@ -306,6 +320,7 @@ impl SeenStream {
 
 #[cfg(test)]
 mod tests {
+    use foghorn_core::pattern::Pattern;
     use foghorn_core::position::Epoch;
     use foghorn_core::shard::{Shard, ShardCount};
 

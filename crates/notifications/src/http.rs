@@ -1,6 +1,6 @@
 //! The HTTP door: `/api/notifications`, but for the stream, which a gateway serves.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -59,6 +59,7 @@ impl NotificationsHandler {
         B::Error: std::fmt::Display,
     {
         let began = Instant::now();
+        let address = self.address(&request, peer);
         let path = request.uri().path().to_owned();
         let Some(segments) = segments(&path) else { return Problem::not_found(&path).into_response() };
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -79,6 +80,7 @@ impl NotificationsHandler {
                 if outcome == "refused" {
                     self.note(
                         Audited::Refused,
+                        address,
                         problem.subject(),
                         problem.text("channel").unwrap_or(&path),
                         Some(problem.code),
@@ -104,17 +106,18 @@ impl NotificationsHandler {
         // Before the body: who may not publish can't have it read either.
         let policies = &ports.policies;
         ports.auth.check_publisher(&caller, policies).map_err(|why| Failed::refused(&why, &caller))?;
-        let context =
-            ports.auth.context(request.headers(), notifications.addresses.client(peer, request.headers()));
+        let address = self.address(&request, peer);
+        let context = ports.auth.context(request.headers(), address);
         let by = Requester::new(caller, context);
-        let _room = self.room()?;
         let body = read_json(request, BODY_BYTES, &mut Unaccounted).await;
         let (user, new) = New::read(&body.map_err(Failed::invalid)?)?;
         let may = ports.auth.check_publish(&by, user.channel(), policies).await;
         may.map_err(|why| Failed::refused(&why, &by.caller))?;
         let now = ports.clock.now();
         notifications.check_size(&user, &Notification::would_be(&new, now)).map_err(StoreError::from)?;
-        self.note(Audited::Published, by.caller.subject(), user.channel().as_str(), None);
+        // Not before: a body may take its time, and so may a webhook.
+        let _room = self.room()?;
+        self.note(Audited::Published, address, by.caller.subject(), user.channel().as_str(), None);
         Ok(match ports.store.send(user, new, notifications.config.per_user, now).await? {
             Sent::New(notification) => ("stored", json(StatusCode::CREATED, &notification)),
             Sent::Known(notification) => ("known", json(StatusCode::OK, &notification)),
@@ -169,7 +172,13 @@ impl NotificationsHandler {
         }
         self.check_rate(&caller)?;
         let _room = self.room()?;
-        self.note(Audited::Erased, caller.subject(), user.channel().as_str(), None);
+        self.note(
+            Audited::Erased,
+            self.address(request, peer),
+            caller.subject(),
+            user.channel().as_str(),
+            None,
+        );
         let erased = self.notifications.ports.store.erase(user).await?;
         self.notifications.metrics.deleted(Deleted::Erased, erased);
         Ok(("done", json(StatusCode::OK, &object!({ "erased": erased }))))
@@ -196,7 +205,7 @@ impl NotificationsHandler {
             problem: Problem::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "overloaded",
-                "Too much is being published at a time",
+                "Too many requests are worked on at a time",
             )
             .detail("as many requests are worked on as this server takes at a time; retry later")
             .retry_after(rand::random_range(1..=3)),
@@ -222,9 +231,21 @@ impl NotificationsHandler {
         caller.map_err(|why| Failed::refused(&why, &Caller::Anonymous))
     }
 
-    fn note(&self, action: Audited, subject: Option<&str>, on: &str, reason: Option<&'static str>) {
+    /// Whose request it is, as far as proxies are believed.
+    fn address<B>(&self, request: &Request<B>, peer: SocketAddr) -> Option<IpAddr> {
+        self.notifications.addresses.client(peer, request.headers())
+    }
+
+    fn note(
+        &self,
+        action: Audited,
+        address: Option<IpAddr>,
+        subject: Option<&str>,
+        on: &str,
+        reason: Option<&'static str>,
+    ) {
         if let Some(room) = self.notifications.ports.auth.audit.room(action) {
-            room.say(&Line { door: DOOR, subject, on, reason, ..Line::default() });
+            room.say(&Line { door: DOOR, subject, address, on, reason, ..Line::default() });
         }
     }
 }

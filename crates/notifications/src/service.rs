@@ -129,8 +129,7 @@ impl Notifications {
 
     /// Whether the event that would tell of it may be published: looked at before anything is stored.
     pub(crate) fn check_size(&self, user: &User, notification: &Notification) -> Result<(), EventError> {
-        let policy = self.ports.policies.of(user.channel().as_str()).event_bytes;
-        let most = policy.map_or(self.ports.frame_bytes, |bytes| bytes.min(self.ports.frame_bytes));
+        let most = self.ports.policies.event_bytes(user.channel().as_str(), self.ports.frame_bytes);
         user.told(notification)?.check_size(most)
     }
 }

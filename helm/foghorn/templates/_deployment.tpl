@@ -165,8 +165,9 @@ spec:
           {{- $env := include "foghorn.natsEnv" $root }}
           {{- if has .component (list "eventlog" "notifications") }}
           {{- $env = printf "%s\n%s" (include "foghorn.postgresEnv" $root) $env }}
-          {{- else }}
-          {{- $env = printf "%s\n%s\n%s" (trim (include "foghorn.webhookEnv" $root)) (trim (include "foghorn.tracesEnv" $root)) $env }}
+          {{- end }}
+          {{- if ne .component "eventlog" }}
+          {{- $env = printf "%s\n%s\n%s" (trim (include "foghorn.webhookEnv" $root)) (trim (include "foghorn.tracesEnv" $root)) (trim $env) }}
           {{- end }}
           {{- with trim $env }}
           env:

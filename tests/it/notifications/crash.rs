@@ -152,11 +152,7 @@ async fn outlives_kills(mut stage: Stage) {
     };
     listed.reverse();
     let url = stage.gateway().url("/api/events/user.ann");
-    let mut listener = until("a gateway", LIMIT, async || {
-        // Standalone may have begun a moment ago.
-        Some(Listener::open(&url, Some(&cursor)).await)
-    })
-    .await;
+    let mut listener = Listener::open(&url, Some(&cursor)).await;
     assert_eq!(listener.connected["recovered"], true);
     let (mut told, mut count) = (Vec::new(), 0);
     let mut replayed = std::mem::take(&mut listener.replayed).into_iter();

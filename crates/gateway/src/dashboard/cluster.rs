@@ -150,7 +150,7 @@ impl Cluster {
             add(&mut totals.deliveries_per_second, instance.rate(|figures| figures.delivered));
             let cpu = instance.rate(|figures| figures.cpu_seconds);
             add(&mut totals.cpu, cpu);
-            totals.cpu_most = cpu.max_of(totals.cpu_most);
+            totals.cpu_most = totals.cpu_most.into_iter().chain(cpu).reduce(f64::max);
             failures += instance.rise(LATENCY_SECONDS + 1, |figures| figures.publish_failures);
             answers += instance.rise(LATENCY_SECONDS + 1, |figures| figures.published);
             instance.add_latency(&mut buckets);
@@ -224,19 +224,6 @@ impl Instance {
             events_per_second: self.rate(|figures| figures.published),
             deliveries_per_second: self.rate(|figures| figures.delivered),
             lag_entries: figures.lag_entries,
-        }
-    }
-}
-
-trait MaxOf {
-    fn max_of(self, other: Self) -> Self;
-}
-
-impl MaxOf for Option<f64> {
-    fn max_of(self, other: Self) -> Self {
-        match (self, other) {
-            (Some(one), Some(other)) => Some(one.max(other)),
-            (one, other) => one.or(other),
         }
     }
 }

@@ -80,8 +80,17 @@ impl Api {
         let client_id = ClientId::random(self.shared.name);
         let identity = caller.identity().map(|identity| &**identity);
         let Some(place) = hub.places.admit(identity, client_id, hub.clock.now()).await else {
+            if let Some(room) = self.auth.audit.room(Action::Refused) {
+                let reason = Some(StreamEnd::TooManyStreams.as_str());
+                let line = Line { door: DOOR, subject: caller.subject(), address, ..Line::default() };
+                room.say(&Line { reason, on: PATH, ..line });
+            }
             return Ok(self.stream_refused_a_place());
         };
+        // Others may have come while others were asked.
+        if let Some(response) = self.takes_no_more() {
+            return Ok(response);
+        }
         if let Some(room) = self.auth.audit.room(Action::Connected) {
             let stream = client_id.to_string();
             let line = Line { door: DOOR, subject: caller.subject(), address, ..Line::default() };
@@ -183,7 +192,7 @@ impl Watcher {
         let mut event = |name: &str, data: &str| {
             ControlFrame { event: Some(name), data: Some(data), ..ControlFrame::default() }.write(&mut out);
         };
-        event("metrics", std::str::from_utf8(&moment.metrics).unwrap_or("{}"));
+        event("metrics", &moment.metrics);
         let is_among = |alert: &Firing, list: &[Firing]| list.iter().any(|other| other.name == alert.name);
         let begun =
             moment.firing.iter().filter(|alert| !is_among(alert, &self.told)).map(|alert| ("firing", alert));
@@ -218,10 +227,8 @@ impl Watcher {
     }
 
     fn answer_surveys(&mut self) {
-        let made = self.shared.hub.surveys.made();
-        let before = std::mem::replace(&mut self.surveyed, made);
-        let (Some(seat), true) = (&self.life.seat, before < made) else { return };
-        for survey in self.shared.hub.surveys.after(before).iter().filter(|survey| survey.is_of_users()) {
+        let Some(seat) = &self.life.seat else { return };
+        for survey in self.shared.hub.surveys.of_users_since(&mut self.surveyed) {
             survey.look_at(seat, &self.subscription, Vec::new, true);
             survey.looked_at(1);
         }

@@ -1102,6 +1102,12 @@ impl Reactor {
             }
             rest => {
                 let Some(view) = self.views.get(listener.view as usize) else { return };
+                // Before the whole subscription is made of its two parts.
+                let apart = listener.seat.own_channel().filter(|_| listener.own);
+                if !survey.concerns(&listener.seat, |own| apart == Some(own) || view.subscription.names(own))
+                {
+                    return;
+                }
                 let written = listener.offset == view.end() && !listener.full && rest.is_none();
                 let level = written && view.due_ms().is_none();
                 let courses = || view.position(listener.offset, &self.seen).0;

@@ -128,7 +128,8 @@ struct Sending {
 impl Sending {
     async fn run(mut self) {
         while let Some(first) = self.queue.recv().await {
-            if matches!(first, Message::Span(_)) {
+            // Who has a whole batch, or is asked for the rest, waits for no others.
+            if matches!(first, Message::Span(_)) && self.queue.len() < BATCH_SPANS {
                 sleep(GATHER).await;
             }
             let (mut batch, mut flushed) = (Vec::new(), None);
