@@ -12,6 +12,8 @@ export default defineConfig({
           include: ["test/browser/**/*.test.ts"],
           testTimeout: 30_000,
           hookTimeout: 60_000,
+          // What has to come back waits for a `retry:` first.
+          expect: { poll: { timeout: 20_000 } },
         },
       },
       { test: { name: "package", include: ["test/package/**/*.test.ts"], testTimeout: 120_000 } },

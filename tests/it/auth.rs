@@ -2,11 +2,13 @@
 
 mod audit;
 mod between;
+mod console;
 mod cors;
 mod doors;
 mod jwks;
 mod limits;
 mod matrix;
+mod notifications;
 mod policies;
 mod presence;
 mod presence_events;

@@ -61,6 +61,7 @@ const SCENARIOS: &[Scenario] = &scenarios![
     bad_input::bad_queries_say_what_is_wrong,
     bad_input::other_websites_are_refused,
     operations::health_metrics_and_stats_are_there,
+    operations::what_an_operator_erases_of_a_channel_is_no_longer_in_its_history,
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,9 +64,10 @@ async fn data_that_a_policy_has_compressed_are_the_same_by_every_way_and_unpack_
         }
     }
     let large = format!("{{\"rows\":\"{}\"}}", "é, 7;".repeat(1000));
-    let random = digits(100);
+    // Would become shorter, but the policy leaves it.
+    let short = digits(100).repeat(10);
     for (channel, data) in
-        [("packed.a", &large), ("packed.a", &random), ("plain.a", &large), ("packed.a", &"last".to_owned())]
+        [("packed.a", &large), ("packed.a", &short), ("plain.a", &large), ("packed.a", &"last".to_owned())]
     {
         publish(fanout, &json!({ "channel": channel, "data": data })).await;
     }
@@ -92,7 +93,7 @@ async fn data_that_a_policy_has_compressed_are_the_same_by_every_way_and_unpack_
         heard.push(data(query, &blocks));
     }
     let expected = heard[0].clone();
-    assert_eq!((expected.len(), &expected[1..]), (4, &[random, large.clone(), "last".to_owned()][..]));
+    assert_eq!((expected.len(), &expected[1..]), (4, &[short, large.clone(), "last".to_owned()][..]));
     assert_eq!(heard, vec![expected.clone(); 6], "live, in each form, at each gateway");
     // The guide's own way to read it.
     let packed: Value = serde_json::from_str(&expected[0]).unwrap();

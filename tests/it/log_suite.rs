@@ -92,6 +92,7 @@ macro_rules! suite {
             history_in_both_directions,
             history_goes_on_past_what_has_expired,
             history_is_bounded_as_it_is_sent,
+            what_is_erased_of_a_channel_is_gone_and_nobody_is_reset,
             committed_means_this_very_event,
             shards_are_apart,
         );
@@ -490,6 +491,41 @@ pub(crate) async fn history_is_bounded_as_it_is_sent<S: Subject>(start: impl Sta
     let rest = HistoryQuery { after: Some(page.reached), ..first };
     let page = subject.log().history(rest).await.unwrap();
     assert_eq!((page.events.len(), page.more, page.reached), (2, false, 5));
+}
+
+pub(crate) async fn what_is_erased_of_a_channel_is_gone_and_nobody_is_reset<S: Subject>(
+    start: impl Start<S>,
+) {
+    let subject = start(ShardCount::ONE, Policies::default()).await;
+    for n in 1..=5 {
+        publish(&subject, "a", &format!("a{n}")).await;
+        publish(&subject, "a.b", &format!("b{n}")).await;
+    }
+    // Nothing has to settle: what was acked is erased.
+    let erase = async || subject.log().erase(Channel::parse("a").unwrap()).await.unwrap();
+    let mut erased = 0;
+    loop {
+        match erase().await {
+            0 => break,
+            some => erased += some,
+        }
+    }
+    assert_eq!(erased, 5);
+    assert_eq!(publish(&subject, "a", "a6").await.seq, 11, "no seq is given out twice");
+    subject.settle().await;
+    let texts = async |topics: &[&str], after| {
+        let found = replay_all(&subject, after, topics, 3, 1 << 20).await.unwrap();
+        found.into_iter().map(|(_, text)| text).collect::<Vec<_>>()
+    };
+    // Whoever has been given one of them goes on behind it.
+    for after in [0, 3] {
+        assert_eq!(texts(&["a"], after).await, ["a6"]);
+    }
+    assert_eq!(texts(&["a", "a.b"], 0).await, ["b1", "b2", "b3", "b4", "b5", "a6"]);
+    let history = HistoryQuery { channel: Channel::parse("a").unwrap(), after: None, before: None, limit: 9 };
+    let page = subject.log().history(history).await.unwrap();
+    assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [11]);
+    assert!(!page.more);
 }
 
 pub(crate) async fn committed_means_this_very_event<S: Subject>(start: impl Start<S>) {

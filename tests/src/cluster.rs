@@ -1,6 +1,7 @@
 //! Foghorn as it is meant to be run: three NATS servers with three copies of everything, PostgreSQL, and two of
 //! each service. Each process can be killed and stopped by itself.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,7 +13,7 @@ use crate::network::{Network, Site};
 use crate::port::Port;
 use crate::postgres::PostgresServer;
 use crate::wait::until;
-use crate::{PATIENCE, http};
+use crate::{PATIENCE, env, http};
 
 /// How long a cluster may take to be well again, on a busy machine.
 pub const RECOVERY: Duration = Duration::from_secs(60);
@@ -96,8 +97,17 @@ impl Cluster {
         Self::start_at(shards, &Sites::default()).await
     }
 
+    /// The same of another version.
+    pub async fn start_as(binary: &Path, shards: u8) -> Self {
+        Self::start_all(binary, shards, &Sites::default()).await
+    }
+
     /// The same, each part at its site.
     pub async fn start_at(shards: u8, sites: &Sites) -> Self {
+        Self::start_all(&env::foghorn(), shards, sites).await
+    }
+
+    async fn start_all(binary: &Path, shards: u8, sites: &Sites) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -115,7 +125,7 @@ impl Cluster {
         let spawn = async |turn: usize, site: &Site, own: &[&str]| {
             let pinned = nats[turn].url();
             let bus = ["--nats", if sites.pinned { &pinned } else { &urls }];
-            Foghorn::spawn_at(site, &[own, &bus, &common].concat()).await
+            Foghorn::spawn_binary_at(binary, site, &[own, &bus, &common].concat()).await
         };
         let mut eventlogs = Vec::new();
         for (turn, site) in sites.eventlogs.iter().enumerate() {

@@ -47,10 +47,22 @@ pub fn prometheus_bin() -> PathBuf {
     folder.unwrap_or_else(|| missing("Prometheus and its promtool", "FOGHORN_TEST_PROMETHEUS_BIN"))
 }
 
+/// The program `rotel-agent`, an OpenTelemetry collector.
+#[must_use]
+pub fn collector() -> PathBuf {
+    tool("FOGHORN_TEST_COLLECTOR", &["rotel-agent"])
+}
+
 /// The program `nginx`.
 #[must_use]
 pub fn nginx() -> PathBuf {
     tool("FOGHORN_TEST_NGINX", &["nginx"])
+}
+
+/// The program `envoy`.
+#[must_use]
+pub fn envoy() -> PathBuf {
+    tool("FOGHORN_TEST_ENVOY", &["envoy"])
 }
 
 /// The browser.

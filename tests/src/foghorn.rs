@@ -28,6 +28,9 @@ pub struct Foghorn {
     _ports: Vec<Port>,
 }
 
+/// Longer than any process takes to end that is told to.
+const DRAIN: Duration = Duration::from_secs(60);
+
 /// The options that open a socket, and the service that its log then says is listening.
 const SOCKETS: [(&str, &str); 3] = [("--listen", "http"), ("--grpc", "grpc"), ("--admin", "admin")];
 
@@ -41,7 +44,12 @@ impl Foghorn {
 
     /// The same, at a site: a port of its own there is what `127.0.0.1:0` stands for.
     pub async fn spawn_at(site: &Site, arguments: &[&str]) -> Self {
-        let mut started = Self::start(&env::foghorn(), site, arguments, &[]);
+        Self::spawn_binary_at(&env::foghorn(), site, arguments).await
+    }
+
+    /// The same of another version.
+    pub async fn spawn_binary_at(binary: &Path, site: &Site, arguments: &[&str]) -> Self {
+        let mut started = Self::start(binary, site, arguments, &[]);
         started.listening().await;
         started
     }
@@ -140,7 +148,16 @@ impl Foghorn {
         self.listening().await;
     }
 
-    /// The same, without waiting until it listens: it doesn't while what it needs is away.
+    /// Tells it to stop, waits for that, and starts another version of it with the same arguments and ports.
+    pub async fn replace(&mut self, binary: &Path) {
+        self.sigterm();
+        let ended = self.wait(DRAIN).await;
+        assert!(ended.success(), "told to stop, it ended with {ended}");
+        self.process.restart_as(binary);
+        self.listening().await;
+    }
+
+    /// [`Foghorn::restart`], without waiting until it listens: it doesn't while what it needs is away.
     pub fn relaunch(&mut self) {
         self.process.restart();
     }

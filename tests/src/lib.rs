@@ -7,7 +7,9 @@
 
 pub mod chrome;
 pub mod cluster;
+pub mod collector;
 pub mod env;
+pub mod envoy;
 pub mod faults;
 pub mod foghorn;
 pub mod http;

@@ -45,12 +45,21 @@ impl Nginx {
     /// The product's own configuration, `deploy/nginx`, to the letter, in front of these gateways and fan-outs
     /// (`127.0.0.1:20017`). Only the two files that are there to be replaced are.
     pub async fn foghorn(gateways: &[&str], fanouts: &[&str]) -> Self {
+        Self::foghorn_with(gateways, fanouts, &[]).await
+    }
+
+    /// The same, also in front of these processes that keep notifications.
+    pub async fn foghorn_with(gateways: &[&str], fanouts: &[&str], notifications: &[&str]) -> Self {
         let (folder, port) = (folder(), Port::lease());
         for (name, shipped) in [("nginx.conf", "foghorn.conf"), ("streams.conf", "streams.conf")] {
             write(&folder, name, &read(&env::checkout().join("deploy/nginx").join(shipped)));
         }
-        let upstreams =
-            format!("{}{}{TEMPORARY}", upstream("gateway", gateways), upstream("fanout", fanouts));
+        let upstreams = format!(
+            "{}{}{}{TEMPORARY}",
+            upstream("gateway", gateways),
+            upstream("fanout", fanouts),
+            upstream("notifications", notifications)
+        );
         write(&folder, "upstreams.conf", &upstreams);
         let listen = format!(
             "listen {} ssl http2;\nssl_certificate cert.pem;\nssl_certificate_key key.pem;\n",
@@ -132,7 +141,8 @@ fn globals(folder: &Path) -> String {
 fn upstream(name: &str, servers: &[&str]) -> String {
     // nginx wants one; nothing answers on port 9.
     let servers = if servers.is_empty() { &["127.0.0.1:9"] } else { servers };
-    let servers: String = servers.iter().map(|server| format!("    server {server};\n")).collect();
+    let servers: String =
+        servers.iter().map(|server| format!("    server {server} max_fails=0;\n")).collect();
     format!("upstream {name} {{\n    least_conn;\n{servers}}}\n")
 }
 

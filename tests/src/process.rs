@@ -148,6 +148,13 @@ impl Process {
         self.life = Life::begin(self.program.command(&self.log));
     }
 
+    /// The same, with another program that takes the same arguments.
+    #[track_caller]
+    pub fn restart_as(&mut self, program: &Path) {
+        program.clone_into(&mut self.program.path);
+        self.restart();
+    }
+
     /// Its process id, which is also that of its group.
     #[must_use]
     pub fn pid(&self) -> u32 {

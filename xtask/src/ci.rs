@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::workspace::cargo;
-use crate::{chart, client, codegen, command, dashboards, fuzz, test};
+use crate::{chart, client, codegen, command, dashboards, fuzz, image, test};
 
 /// Clippy compiles the dependencies' interfaces on a cold machine.
 const LINT: Duration = Duration::from_secs(25 * 60);
@@ -19,6 +19,7 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("generated code", codegen::check)?;
     step("lock file of the fuzz targets", fuzz::check_lock)?;
+    step("Dockerfile", image::lint)?;
     step("clippy", || {
         let lint = ["clippy", "--profile", "ci", "--workspace", "--all-targets", "--", "-D", "warnings"];
         command::run(cargo().args(lint), LINT)

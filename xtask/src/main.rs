@@ -1,5 +1,5 @@
 //! The project's chores, in one place for people and for CI: `cargo xtask tools | test | simulate |
-//! client | soak | fuzz | codegen | chart | dashboards | ci`.
+//! client | soak | upgrade | fuzz | codegen | chart | dashboards | image | ci`.
 
 mod chart;
 mod ci;
@@ -8,10 +8,12 @@ mod codegen;
 mod command;
 mod dashboards;
 mod fuzz;
+mod image;
 mod simulate;
 mod soak;
 mod test;
 mod tools;
+mod upgrade;
 mod workspace;
 
 use std::process::ExitCode;
@@ -27,7 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Find or install what the tests need: PostgreSQL, nats-server, nginx, Prometheus, chromium and chromedriver; a C++ compiler
+    /// Find or install what the tests need: PostgreSQL, nats-server, nginx, Envoy, Prometheus, chromium and chromedriver; a C++ compiler
     /// for fuzzing; and helm, kubectl and Kubernetes' schemas for the chart
     Tools,
     /// Build the product and run the tests against it
@@ -40,6 +42,9 @@ enum Chore {
     Simulate(simulate::Options),
     /// Run a cluster of real processes under load and random faults, and judge what everybody heard
     Soak(soak::Options),
+    /// Run a cluster of real processes through an upgrade from another version, back and again, under load, and judge
+    /// what everybody heard
+    Upgrade(upgrade::Options),
     /// Generate the gRPC code of crates/rpc from its .proto file
     Codegen {
         /// Change nothing, fail when the committed files are not what would be generated
@@ -56,7 +61,10 @@ enum Chore {
     /// Check the alerts, their runbooks and the dashboards, and ask each query of a Prometheus that scrapes a cluster
     /// under load
     Dashboards,
-    /// Everything a change has to pass: format, clippy, generated code, tests, the chart, alerts and dashboards, the browsers' client, fuzzing
+    /// Build the image as the Dockerfile says, and look at it: what is in it, what it is made of, whether it runs where
+    /// nothing is allowed. Needs Docker, and root where its engine has to be started; takes as long as a release build
+    Image(image::Options),
+    /// Everything a change has to pass: format, clippy, generated code, the Dockerfile, tests, the chart, alerts and dashboards, the browsers' client, fuzzing
     Ci,
 }
 
@@ -69,11 +77,13 @@ fn main() -> ExitCode {
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Simulate(options) => simulate::run(&options),
         Chore::Soak(options) => soak::run(&options),
+        Chore::Upgrade(options) => upgrade::run(&options),
         Chore::Codegen { check: false } => codegen::write(),
         Chore::Codegen { check: true } => codegen::check(),
         Chore::Chart { write: true } => chart::write(),
         Chore::Chart { write: false } => chart::check(),
         Chore::Dashboards => dashboards::run(),
+        Chore::Image(options) => image::run(&options),
         Chore::Ci => ci::run(),
     };
     match outcome {

@@ -29,11 +29,22 @@ pub enum Action {
     Published,
     /// Revoked something.
     Revoked,
+    /// Had a user's data erased.
+    Erased,
+    /// Asked what others do, as an operator.
+    Inspected,
 }
 
 impl Action {
     /// Every action, for metrics that start at zero.
-    pub const ALL: [Action; 4] = [Action::Connected, Action::Refused, Action::Published, Action::Revoked];
+    pub const ALL: [Action; 6] = [
+        Action::Connected,
+        Action::Refused,
+        Action::Published,
+        Action::Revoked,
+        Action::Erased,
+        Action::Inspected,
+    ];
 
     /// The word.
     pub const fn as_str(self) -> &'static str {
@@ -42,6 +53,8 @@ impl Action {
             Action::Refused => "refused",
             Action::Published => "published",
             Action::Revoked => "revoked",
+            Action::Erased => "erased",
+            Action::Inspected => "inspected",
         }
     }
 }

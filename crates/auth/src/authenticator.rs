@@ -255,8 +255,7 @@ impl Authenticator {
         let Some(webhook) = self.webhook.as_ref().filter(|_| granted == Granted::IfTheWebhookAllows) else {
             return Ok(None);
         };
-        let identity = by.caller.identity().map(|identity| &**identity);
-        let answer = webhook.may_listen(identity, &by.context, asked).await;
+        let answer = webhook.may_listen(by, asked).await;
         answer.map(Some).map_err(|why| by_webhook(why, LISTENING, asked.to_string()))
     }
 
@@ -283,8 +282,7 @@ impl Authenticator {
         }
         let webhook = self.webhook.as_ref();
         let webhook = webhook.ok_or_else(|| access::not_publishing(&by.caller, channel))?;
-        let identity = by.caller.identity().map(|identity| &**identity);
-        let answer = webhook.may_publish(identity, &by.context, channel).await;
+        let answer = webhook.may_publish(by, channel).await;
         answer.map_err(|why| by_webhook(why, PUBLISHING, channel.to_string()))
     }
 
@@ -391,7 +389,7 @@ impl Authenticator {
 fn by_webhook(why: Refused, what: &'static str, to: String) -> Refusal {
     match why {
         Refused::Denied => Refusal::DeniedByWebhook { what, to },
-        Refused::Unavailable => {
+        Refused::Unavailable | Refused::Unanswered => {
             Refusal::AuthoriserUnavailable { what, to, seconds: rand::random_range(1..=5) }
         }
     }

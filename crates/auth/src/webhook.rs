@@ -29,6 +29,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cache::{self, Cache, Key};
 use crate::config::Webhook as Config;
+use crate::requester::{Requester, Waited};
 use crate::token::Identity;
 
 use answer::read;
@@ -85,6 +86,8 @@ pub(crate) enum Refused {
     Denied,
     /// There is no answer now.
     Unavailable,
+    /// There is none, and it was waited for as long as it may take.
+    Unanswered,
 }
 
 /// What the webhook has answered.
@@ -177,48 +180,39 @@ impl Webhook {
     }
 
     /// Whether it allows what somebody wants to listen to.
-    pub(crate) async fn may_listen(
-        &self,
-        identity: Option<&Identity>,
-        context: &Context,
-        topic: &Pattern,
-    ) -> Result<Grant, Refused> {
-        let question = self.question(identity, context, Action::Subscribe(topic))?;
-        self.grant(question, topic, Instant::now()).await
+    pub(crate) async fn may_listen(&self, by: &Requester, topic: &Pattern) -> Result<Grant, Refused> {
+        let question = self.question(by, Action::Subscribe(topic))?;
+        self.grant(question, topic, Instant::now(), &by.waited).await
     }
 
     /// Whether it allows what somebody wants to publish on.
-    pub(crate) async fn may_publish(
-        &self,
-        identity: Option<&Identity>,
-        context: &Context,
-        channel: &Channel,
-    ) -> Result<(), Refused> {
-        let question = self.question(identity, context, Action::Publish(channel))?;
-        let answer = self.ask(&question, Instant::now()).await?;
+    pub(crate) async fn may_publish(&self, by: &Requester, channel: &Channel) -> Result<(), Refused> {
+        let question = self.question(by, Action::Publish(channel))?;
+        let answer = self.ask(&question, Instant::now(), &by.waited).await?;
         if answer.allow { Ok(()) } else { Err(Refused::Denied) }
     }
 
     /// Whether it still allows it. What it had said by then doesn't count.
     pub(crate) async fn renew(&self, grant: &Grant) -> Result<Grant, Refused> {
-        self.grant(grant.question.clone(), &grant.topic, grant.ends).await
+        self.grant(grant.question.clone(), &grant.topic, grant.ends, &Waited::default()).await
     }
 
-    fn question(
-        &self,
-        identity: Option<&Identity>,
-        context: &Context,
-        action: Action<'_>,
-    ) -> Result<Question, Refused> {
-        if context.is_too_long() {
+    fn question(&self, by: &Requester, action: Action<'_>) -> Result<Question, Refused> {
+        if by.context.is_too_long() {
             self.0.failed(&Failure::TooLong);
             return Err(Refused::Denied);
         }
-        Ok(Question::new(identity, context, action))
+        Ok(Question::new(by.caller.identity().map(|identity| &**identity), &by.context, action))
     }
 
-    async fn grant(&self, question: Question, topic: &Pattern, after: Instant) -> Result<Grant, Refused> {
-        let answer = self.ask(&question, after).await?;
+    async fn grant(
+        &self,
+        question: Question,
+        topic: &Pattern,
+        after: Instant,
+        waited: &Waited,
+    ) -> Result<Grant, Refused> {
+        let answer = self.ask(&question, after, waited).await?;
         if !answer.allow {
             return Err(Refused::Denied);
         }
@@ -229,15 +223,24 @@ impl Webhook {
     }
 
     /// The answer to a question: one that is known and holds beyond `after`, the one that others wait for, or a new
-    /// one.
-    async fn ask(&self, question: &Question, after: Instant) -> Result<Answer, Refused> {
-        match self.join(question, after)? {
+    /// one. Whoever has `waited` in vain has one that is known, or none.
+    async fn ask(&self, question: &Question, after: Instant, waited: &Waited) -> Result<Answer, Refused> {
+        match self.join(question, after, waited.was_in_vain())? {
             Ok(answer) => Ok(answer),
-            Err(under_way) => under_way.await,
+            Err(under_way) => under_way.await.inspect_err(|why| {
+                if *why == Refused::Unanswered {
+                    waited.in_vain();
+                }
+            }),
         }
     }
 
-    fn join(&self, question: &Question, after: Instant) -> Result<Result<Answer, UnderWay>, Refused> {
+    fn join(
+        &self,
+        question: &Question,
+        after: Instant,
+        waited: bool,
+    ) -> Result<Result<Answer, UnderWay>, Refused> {
         let inner = &self.0;
         let mut state = inner.state.lock();
         let now = Instant::now();
@@ -245,6 +248,11 @@ impl Webhook {
         if let Some(answer) = known.filter(|answer| answer.until > after.max(now)) {
             inner.metrics.answered(From::Cache);
             return Ok(Ok(answer));
+        }
+        if waited {
+            drop(state);
+            inner.failed(&Failure::Unasked);
+            return Err(Refused::Unavailable);
         }
         if let Some(under_way) = state.under_way.get(&question.key).and_then(|(_, asked)| asked.upgrade()) {
             inner.metrics.answered(From::Flight);
@@ -291,7 +299,8 @@ impl Inner {
             Err(Failure::Status(403)) => answer::Said { allow: false, ttl: Some(0) },
             Err(failure) => {
                 self.failed(&failure);
-                return Err(Refused::Unavailable);
+                let waited = matches!(failure, Failure::Late(_) | Failure::Busy);
+                return Err(if waited { Refused::Unanswered } else { Refused::Unavailable });
             }
         };
         self.metrics.said(said.allow, asked.elapsed());

@@ -68,6 +68,8 @@ pub enum About {
     Presence,
     /// Who has come and gone, where listeners are told.
     Listeners,
+    /// What operators want to know of streams.
+    Survey,
 }
 
 impl About {
@@ -78,12 +80,13 @@ impl About {
             About::Users => "users",
             About::Presence => "presence",
             About::Listeners => "listeners",
+            About::Survey => "survey",
         }
     }
 
     /// What that word means; none: it is of another version.
     pub fn parse(word: &str) -> Option<Self> {
-        let all = [About::Stream, About::Users, About::Presence, About::Listeners];
+        let all = [About::Stream, About::Users, About::Presence, About::Listeners, About::Survey];
         all.into_iter().find(|about| about.as_str() == word)
     }
 }

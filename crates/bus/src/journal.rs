@@ -227,6 +227,7 @@ mod tests {
             time: Timestamp::default(),
             key: None,
             digest: Digest(seq),
+            traceparent: None,
             event: Err(InvalidEntry::Event(EventError::Ttl)),
         };
         let page = |seqs: &[u64]| JournalPage {

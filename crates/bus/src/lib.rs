@@ -18,6 +18,8 @@ pub mod tickets;
 
 pub mod announce;
 pub mod gateways;
+pub mod notifications;
+pub mod statuses;
 
 pub mod memory;
 pub mod nats;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use foghorn_core::batch::Batch;
+use foghorn_core::channel::Channel;
 use foghorn_core::entry::Key;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::{Digest, Epoch, Position};
@@ -38,6 +39,13 @@ pub trait EventLog: Send + Sync + 'static {
         key: Key,
         deadline: Duration,
     ) -> Future<'_, Result<Committed, LogError>>;
+
+    /// Deletes some of what is stored of a channel, the oldest first: how many events; 0 when none are left. What was
+    /// acked before it was asked is stored by then. No listener is reset for it. By default nothing can be erased.
+    fn erase(&self, channel: Channel) -> Future<'_, Result<u64, LogError>> {
+        let text = format!("events of {channel} can't be erased here");
+        Box::pin(std::future::ready(Err(LogError(text))))
+    }
 }
 
 /// What is asked of [`EventLog::replay`].
@@ -120,7 +128,7 @@ pub struct Located {
 #[derive(Debug, Clone)]
 pub struct HistoryQuery {
     /// Of this channel.
-    pub channel: foghorn_core::channel::Channel,
+    pub channel: Channel,
     /// Only events after this seq, oldest first.
     pub after: Option<u64>,
     /// Only events before this seq. Without `after`: newest first.

@@ -2,6 +2,7 @@
 
 mod announce;
 mod gateways;
+mod statuses;
 mod subscriptions;
 mod tickets;
 
@@ -24,6 +25,7 @@ use crate::queue::{self, NotTaken};
 
 pub use self::announce::Mute;
 pub use self::gateways::Alone;
+pub use self::statuses::MemoryStatuses;
 pub use self::subscriptions::MemorySubscriptions;
 pub use self::tickets::MemoryTickets;
 

@@ -31,6 +31,7 @@ pub struct Metrics {
     pub(crate) client_queue_overflows: Counter,
     pub(crate) requests_dropped: Counter,
     pub(crate) requests_refused: Counter,
+    pub(crate) statuses_dropped: Counter,
 
     pub(crate) leases_acquired: Counter,
     pub(crate) leases_lost: Counter,
@@ -157,6 +158,11 @@ impl Metrics {
                 registry,
                 "requests_refused",
                 "NATS requests whose reply subject is none of their sender's",
+            ),
+            statuses_dropped: counter(
+                registry,
+                "statuses_dropped",
+                "Statuses of processes that didn't fit the queue of the gateway that shows them",
             ),
             leases_acquired: counter(registry, "leases_acquired", "Leases this process got"),
             leases_lost: counter(registry, "leases_lost", "Leases this process lost without giving them up"),

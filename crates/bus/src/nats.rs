@@ -25,8 +25,10 @@ mod tail;
 mod announce;
 mod gateways;
 mod live;
+mod notifications;
 mod pump;
 mod request;
+mod statuses;
 
 mod lease;
 mod policies;
@@ -54,9 +56,11 @@ pub use self::gateways::NatsGateways;
 pub use self::journal::NatsJournal;
 pub use self::lease::NatsLeases;
 pub use self::live::NatsLive;
+pub use self::notifications::{NatsUnread, UnreadQuestion, UnreadQuestions};
 pub use self::policies::{NatsPolicies, POLICIES_BUCKET, SeenPolicies, StoredPolicies, WrittenPolicies};
 pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
 pub use self::revocations::{Look, NatsRevocations, RecordError, Seen};
+pub use self::statuses::NatsStatuses;
 pub use self::subscriptions::NatsSubscriptions;
 pub use self::tickets::NatsTickets;
 
@@ -230,6 +234,21 @@ impl Bus {
         NatsGateways::new(self.clone())
     }
 
+    /// Who keeps the cluster's notifications, for a gateway that asks.
+    pub fn unread(&self) -> NatsUnread {
+        NatsUnread::new(self.clone())
+    }
+
+    /// Takes what gateways ask about notifications, sharing it with every other process that keeps them.
+    pub async fn unread_questions(&self) -> Result<UnreadQuestions, BusError> {
+        UnreadQuestions::open(self).await
+    }
+
+    /// What the processes of the cluster say of themselves.
+    pub fn statuses(&self) -> NatsStatuses {
+        NatsStatuses::new(self.clone())
+    }
+
     /// The connection that journal entries come over.
     async fn reader_link(&self) -> Result<&Link, BusError> {
         self.link(&self.0.reader, Role::Reader).await
@@ -240,7 +259,7 @@ impl Bus {
         self.link(&self.0.live, Role::Live).await
     }
 
-    /// The connection that requests come over: of publishers, or of other gateways.
+    /// The connection that requests come over, of publishers or of other gateways, and statuses.
     async fn requests_link(&self) -> Result<&Link, BusError> {
         self.link(&self.0.requests, Role::Requests).await
     }

@@ -16,16 +16,41 @@ pub const SUBSCRIPTIONS_BYTES_MAX: usize = 256 << 20;
 /// The subscriptions that streams of the whole cluster were changed to.
 pub trait Subscriptions: Send + Sync + 'static {
     /// Keeps `value` for `ttl` from now on, and for two seconds more at most; in place of what was kept under this id.
-    /// After [`SubscriptionError::Unavailable`] it may have been kept or not.
+    /// `last` is what the writer's last write of it was, if this isn't its first. After
+    /// [`SubscriptionError::Unavailable`] it may have been kept or not.
     fn keep(
         &self,
         id: SubscriptionId,
         value: Bytes,
         ttl: Duration,
+        last: Option<Revision>,
+    ) -> Future<'_, Result<Written, SubscriptionError>>;
+
+    /// Keeps `value` for `ttl` from now on and no longer, unless somebody has written it since `last`. After
+    /// [`SubscriptionError::Unavailable`] it may have been shortened or not.
+    fn shorten(
+        &self,
+        id: SubscriptionId,
+        value: Bytes,
+        ttl: Duration,
+        last: Revision,
     ) -> Future<'_, Result<(), SubscriptionError>>;
 
     /// What is kept under an id; none when nothing ever was, or its time is over.
     fn find(&self, id: SubscriptionId) -> Future<'_, Result<Option<Bytes>, SubscriptionError>>;
+}
+
+/// A write of a record: it tells whether there were others since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revision(pub(crate) u64);
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// This write.
+    pub revision: Revision,
+    /// Whether nothing but the writer's last write was there, or nothing at all if this is its first.
+    pub alone: bool,
 }
 
 /// Why a subscription can't be kept or found.

@@ -9,12 +9,17 @@
 //!
 //! ```text
 //! version u8 | header length u16 | shard u8 | bucket u8 (0: all of the shard) | epoch u64 | from u64 | to u64 |
-//! tip u64 | digest of from u64 | digest of to u64 | sent at i64 (microseconds) | events u32      = the header
+//! tip u64 | digest of from u64 | digest of to u64 | sent at i64 (microseconds) | events u32 |
+//! if any event is traced: the batch's trace u128 and span u64 | count u16 | per event: seq u64, trace u128, span u64
+//!                                                                                                 = the header
 //! per event: seq u64 | time i64 | ttl u32 (0: none) | channel u8 | type u8 (0: none) | id line u8 | frame u32 |
 //!            the bytes of channel, type and frame
 //! ```
 //!
-//! The header's length is stated so that later versions can add to it.
+//! The header's length is stated so that later versions can add to it. What is traced was added so: binaries from
+//! before pass over it.
+
+use std::num::{NonZeroU64, NonZeroU128};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
@@ -26,10 +31,17 @@ use crate::position::{Digest, Epoch, Position};
 use crate::shard::{Shard, ShardCount};
 use crate::sse;
 use crate::time::Timestamp;
+use crate::trace::TraceContext;
 
 const VERSION: u8 = 1;
 const HEADER_LEN: usize = 1 + 2 + 1 + 1 + 8 * 7 + 4;
 const EVENT_HEADER_LEN: usize = 8 + 8 + 4 + 3 + 4;
+const CONTEXT_LEN: usize = 16 + 8;
+const TRACED_LEN: usize = CONTEXT_LEN + 2;
+const TRACED_EVENT_LEN: usize = 8 + CONTEXT_LEN;
+
+/// Most events of a batch that are traced: what its header has room for, and more than any stage traces in a second.
+pub const TRACED_MAX: usize = 1024;
 
 /// A contiguous range of a shard and the events in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +64,17 @@ pub struct Batch {
     pub sent_at: Timestamp,
     /// In the order of their seqs, all within the range.
     pub events: Vec<FeedEvent>,
+    /// Which of them are traced; none as a rule.
+    pub traced: Option<Box<Traced>>,
+}
+
+/// The traced events of a batch, at most [`TRACED_MAX`] of them. All of it is sampled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traced {
+    /// The batch's own span, which they have in common.
+    pub batch: TraceContext,
+    /// Their seqs, in order, and the spans that what becomes of them is a part of.
+    pub events: Vec<(u64, TraceContext)>,
 }
 
 /// An event with everything a gateway needs to deliver it.
@@ -154,23 +177,28 @@ impl Batch {
             to_digest: Digest::NONE,
             sent_at: Timestamp::default(),
             events: Vec::new(),
+            traced: None,
         }
     }
 
     /// Bytes it takes on the wire.
     pub fn wire_len(&self) -> usize {
-        HEADER_LEN + self.events.iter().map(FeedEvent::wire_len).sum::<usize>()
+        self.header_len() + self.events.iter().map(FeedEvent::wire_len).sum::<usize>()
+    }
+
+    fn header_len(&self) -> usize {
+        HEADER_LEN + self.traced.as_ref().map_or(0, |traced| Traced::wire_len(traced.events.len()))
     }
 
     /// The wire form.
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "channel, type, id line and frame are bounded by their types"
+        reason = "channel, type, id line and frame are bounded by their types, the header by `TRACED_MAX`"
     )]
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.wire_len());
         out.put_u8(VERSION);
-        out.put_u16_le(HEADER_LEN as u16);
+        out.put_u16_le(self.header_len() as u16);
         out.put_u8(self.shard.get());
         out.put_u8(0);
         out.put_u64_le(self.epoch.get());
@@ -181,6 +209,9 @@ impl Batch {
         out.put_u64_le(self.to_digest.0);
         out.put_i64_le(self.sent_at.as_micros());
         out.put_u32_le(self.events.len() as u32);
+        if let Some(traced) = &self.traced {
+            traced.put(&mut out);
+        }
         for event in &self.events {
             let event_type = event.event_type.as_ref().map_or("", EventType::as_str);
             out.put_u64_le(event.seq);
@@ -227,6 +258,7 @@ impl Batch {
             to_digest: Digest(header.get_u64_le()),
             sent_at: Timestamp::from_micros(header.get_i64_le()),
             events: Vec::new(),
+            traced: None,
         };
         if batch.from > batch.to || batch.to > batch.tip {
             return Err(Malformed("range"));
@@ -235,6 +267,7 @@ impl Batch {
         if count > bytes.len() / EVENT_HEADER_LEN {
             return Err(Malformed("event count"));
         }
+        batch.traced = Traced::take(&mut header)?.map(Box::new);
         batch.events.reserve_exact(count);
         let mut last = batch.from;
         for _ in 0..count {
@@ -247,6 +280,55 @@ impl Batch {
         }
         if bytes.is_empty() { Ok(batch) } else { Err(Malformed("bytes left over")) }
     }
+}
+
+impl Traced {
+    /// Bytes that so many traced events take.
+    pub const fn wire_len(events: usize) -> usize {
+        TRACED_LEN + events * TRACED_EVENT_LEN
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "bounded by `TRACED_MAX`")]
+    fn put(&self, out: &mut BytesMut) {
+        debug_assert!(self.events.len() <= TRACED_MAX);
+        put_context(out, self.batch);
+        out.put_u16_le(self.events.len() as u16);
+        for (seq, context) in &self.events {
+            out.put_u64_le(*seq);
+            put_context(out, *context);
+        }
+    }
+
+    /// Of what is left of a header; what a later version has behind it stays.
+    fn take(header: &mut Bytes) -> Result<Option<Self>, BatchError> {
+        use BatchError::Malformed;
+        if header.is_empty() {
+            return Ok(None);
+        }
+        if header.len() < TRACED_LEN {
+            return Err(Malformed("traces cut off"));
+        }
+        let batch = take_context(header)?;
+        let count = usize::from(header.get_u16_le());
+        if count > TRACED_MAX || count * TRACED_EVENT_LEN > header.len() {
+            return Err(Malformed("traces cut off"));
+        }
+        let event = |_| -> Result<_, BatchError> { Ok((header.get_u64_le(), take_context(header)?)) };
+        let events = (0..count).map(event).collect::<Result<_, _>>()?;
+        Ok(Some(Traced { batch, events }))
+    }
+}
+
+fn put_context(out: &mut BytesMut, context: TraceContext) {
+    out.put_u128_le(context.trace.get());
+    out.put_u64_le(context.span.get());
+}
+
+/// There must be [`CONTEXT_LEN`] bytes.
+fn take_context(bytes: &mut Bytes) -> Result<TraceContext, BatchError> {
+    let (trace, span) = (NonZeroU128::new(bytes.get_u128_le()), NonZeroU64::new(bytes.get_u64_le()));
+    let (trace, span) = trace.zip(span).ok_or(BatchError::Malformed("trace"))?;
+    Ok(TraceContext { trace, span, sampled: true })
 }
 
 fn decode_event(bytes: &mut Bytes) -> Result<FeedEvent, BatchError> {
@@ -292,7 +374,9 @@ mod tests {
     fn any_batch() -> impl Strategy<Value = Batch> {
         let event =
             (1u64..5, "[a-z]{1,8}(\\.[a-z]{1,3})?", prop::option::of("[a-z]{1,5}"), "\\PC{0,30}", 0u64..100);
-        (0u64..1000, prop::collection::vec(event, 0..6), 0u64..5).prop_map(|(from, specs, beyond)| {
+        let traced = prop::option::of(prop::collection::vec(any::<u64>(), 0..4));
+        let parts = (0u64..1000, prop::collection::vec(event, 0..6), 0u64..5, traced);
+        parts.prop_map(|(from, specs, beyond, traced)| {
             let mut batch = Batch::empty(Shard::ZERO, Epoch::new(9), from, from);
             for (step, channel, event_type, data, ttl) in specs {
                 batch.to += step;
@@ -304,6 +388,14 @@ mod tests {
             }
             batch.to += beyond;
             batch.tip = batch.to;
+            let context = |seq: u64| {
+                let trace = NonZeroU128::new(u128::from(seq) | (1 << 100)).unwrap();
+                TraceContext { trace, span: NonZeroU64::new(seq | 1).unwrap(), sampled: true }
+            };
+            batch.traced = traced.map(|seqs| {
+                let events = seqs.into_iter().map(|seq| (seq, context(seq))).collect();
+                Box::new(Traced { batch: context(7), events })
+            });
             batch
         })
     }
@@ -321,10 +413,42 @@ mod tests {
             let mut bytes = batch.encode().to_vec();
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            drop(Batch::decode(bytes.clone().into(), ShardCount::ONE));
-            bytes.truncate(cut.index(bytes.len()));
-            prop_assert!(Batch::decode(bytes.into(), ShardCount::ONE).is_err());
+            drop(Batch::decode(bytes.into(), ShardCount::ONE));
+            let whole = batch.encode();
+            prop_assert!(Batch::decode(whole.slice(..cut.index(whole.len())), ShardCount::ONE).is_err());
         }
+    }
+
+    #[test]
+    fn what_a_header_has_more_is_passed_over() {
+        let mut batch = Batch::empty(Shard::ZERO, Epoch::new(9), 1, 1);
+        let context = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
+        assert_eq!(batch.encode().len(), HEADER_LEN, "who traces nothing sends nothing of it");
+        batch.traced = Some(Box::new(Traced { batch: context, events: vec![(1, context)] }));
+        let mut later = batch.encode().to_vec();
+        assert_eq!(later.len(), HEADER_LEN + Traced::wire_len(1));
+        later.extend_from_slice(b"of a later version");
+        let header_len = u16::try_from(later.len()).unwrap();
+        later[1..3].copy_from_slice(&header_len.to_le_bytes());
+        assert_eq!(Batch::decode(later.into(), ShardCount::ONE), Ok(batch));
+    }
+
+    #[test]
+    fn a_header_that_has_less_than_it_says_or_traces_of_zero_is_refused() {
+        let mut batch = Batch::empty(Shard::ZERO, Epoch::new(9), 1, 1);
+        let context = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
+        batch.traced = Some(Box::new(Traced { batch: context, events: vec![(1, context)] }));
+        let bytes = batch.encode();
+        let with = |at: usize, some: &[u8]| {
+            let mut changed = bytes.to_vec();
+            changed[at..at + some.len()].copy_from_slice(some);
+            Batch::decode(changed.into(), ShardCount::ONE)
+        };
+        let count = HEADER_LEN + CONTEXT_LEN;
+        assert_eq!(with(count, &[2, 0]), Err(BatchError::Malformed("traces cut off")));
+        assert_eq!(with(count, &[0xff; 2]), Err(BatchError::Malformed("traces cut off")));
+        assert_eq!(with(HEADER_LEN, &[0; 16]), Err(BatchError::Malformed("trace")));
+        assert_eq!(with(count + 2 + 8 + 16, &[0; 8]), Err(BatchError::Malformed("trace")));
     }
 
     #[test]

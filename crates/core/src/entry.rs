@@ -17,6 +17,7 @@ use crate::event::{Event, EventError, EventId, EventType, Ttl, parse_data};
 use crate::position::Digest;
 use crate::shard::{Shard, ShardCount};
 use crate::time::Timestamp;
+use crate::trace::TraceContext;
 
 /// Header with the SSE event type.
 pub const HEADER_EVENT: &str = "Foghorn-Event";
@@ -92,8 +93,8 @@ pub struct NewEntry {
     pub event: Event,
     /// What it is deduped by.
     pub key: Key,
-    /// W3C trace context of the publisher, passed on as it came.
-    pub traceparent: Option<String>,
+    /// Of which trace it is a part.
+    pub traceparent: Option<TraceContext>,
 }
 
 /// A journal entry as it lies in the journal, unchecked.
@@ -122,6 +123,8 @@ pub struct Entry {
     pub key: Option<Key>,
     /// Tells it apart from another that claims this position.
     pub digest: Digest,
+    /// Of which trace it is a part, where the journal says so. No part of what the entry is.
+    pub traceparent: Option<TraceContext>,
     /// The event, or why there is none. Invalid entries are covered by ranges, counted and skipped.
     pub event: Result<Event, InvalidEntry>,
 }

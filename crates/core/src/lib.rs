@@ -26,6 +26,7 @@ pub mod sse;
 pub mod batch;
 
 pub mod secret;
+pub mod trace;
 
 pub mod policy;
 pub mod reason;

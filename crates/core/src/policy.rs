@@ -313,6 +313,11 @@ impl Policies {
         self.sorted.iter().find(|p| p.pattern.matches(channel)).unwrap_or(&self.sorted[self.sorted.len() - 1])
     }
 
+    /// Most bytes of an event's frame on a channel, where the cluster has so many at most.
+    pub fn event_bytes(&self, channel: &str, cluster: usize) -> usize {
+        self.of(channel).event_bytes.map_or(cluster, |bytes| bytes.min(cluster))
+    }
+
     /// Whether it is known who listens to a channel.
     pub fn counts_presence(&self, channel: &str) -> bool {
         // Nearly nobody says so.

@@ -47,6 +47,8 @@ pub enum StreamEnd {
     AccessWithdrawn,
     /// What it was changed to hear is kept where nobody answers now.
     SubscriptionUnavailable,
+    /// It is a stream of notifications, and how many are unread can't be said now.
+    NotificationsUnavailable,
     /// The token that it was opened with is no longer valid.
     TokenExpired,
     /// An operator has revoked what it was opened with, or the stream itself.
@@ -84,7 +86,7 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 15] = [
+    pub const ALL: [StreamEnd; 16] = [
         StreamEnd::Drain,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
@@ -97,6 +99,7 @@ impl StreamEnd {
         StreamEnd::AuthoriserUnavailable,
         StreamEnd::AccessWithdrawn,
         StreamEnd::SubscriptionUnavailable,
+        StreamEnd::NotificationsUnavailable,
         StreamEnd::TokenExpired,
         StreamEnd::Revoked,
         StreamEnd::Internal,
@@ -117,6 +120,7 @@ impl StreamEnd {
             StreamEnd::AuthoriserUnavailable => "authoriser-unavailable",
             StreamEnd::AccessWithdrawn => "access-withdrawn",
             StreamEnd::SubscriptionUnavailable => "subscription-unavailable",
+            StreamEnd::NotificationsUnavailable => "notifications-unavailable",
             StreamEnd::TokenExpired => "token-expired",
             StreamEnd::Revoked => "revoked",
             StreamEnd::Internal => "internal",

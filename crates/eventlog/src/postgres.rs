@@ -41,7 +41,7 @@ use connection::Store;
 
 pub(crate) use explain::words;
 pub use log::PostgresLog;
-pub use migrate::{MigrateError, Migrated, migrate, migrate_by};
+pub use migrate::{MigrateError, Migrated, is_passing, migrate, migrate_by};
 
 /// Longest that a reader waits for a connection. This and [`READ_DEADLINE`] together leave time to ask the
 /// journal instead, within the 5 s that clients give a replica.

@@ -70,9 +70,16 @@ impl Record {
         Some(Record { seq: entry.seq, time: entry.time, key: entry.key, event })
     }
 
-    /// As it lies in the journal.
+    /// As it lies in the journal, but for the trace that it may be a part of.
     pub(crate) fn entry(self) -> Entry {
-        Entry { seq: self.seq, time: self.time, key: self.key, digest: self.digest(), event: Ok(self.event) }
+        Entry {
+            seq: self.seq,
+            time: self.time,
+            key: self.key,
+            digest: self.digest(),
+            traceparent: None,
+            event: Ok(self.event),
+        }
     }
 
     pub(crate) fn digest(&self) -> Digest {

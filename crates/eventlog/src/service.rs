@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use crate::postgres::retention::Retention;
 use crate::postgres::writer::Writer;
-use crate::postgres::{Database, MigrateError, PostgresLog, PostgresOptions, migrate, words};
+use crate::postgres::{Database, MigrateError, PostgresLog, PostgresOptions, is_passing, migrate, words};
 use crate::shared::{Clock, SharedPolicies};
 
 /// What an event log service works on.
@@ -109,15 +109,5 @@ impl Running {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.database.close().await;
-    }
-}
-
-/// Whether an error is of the connection rather than of what was asked.
-fn is_passing(error: &sqlx::Error) -> bool {
-    match error {
-        // 57P03: starting up or shutting down; 53300: too many connections.
-        sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P03" | "53300" | "57P01")),
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
-        _ => false,
     }
 }

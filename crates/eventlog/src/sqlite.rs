@@ -12,6 +12,7 @@ mod retention;
 mod rows;
 mod script;
 mod tail;
+mod transaction;
 mod writer;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::shared::{Clock, SharedPolicies};
 
 pub use open::OpenError;
+pub use transaction::TransactError;
 
 /// How to open a [`SqliteLog`].
 #[derive(Debug, Clone)]

@@ -1,10 +1,11 @@
 //! Journal entries into batches: contiguous ranges, within a bound of bytes, every event encoded once.
 //! Pure; when to send is the relay's business.
 
-use foghorn_core::batch::{Batch, FeedEvent};
+use foghorn_core::batch::{Batch, FeedEvent, TRACED_MAX, Traced};
 use foghorn_core::entry::{Entry, InvalidEntry};
 use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::shard::Shard;
+use foghorn_core::trace::TraceContext;
 
 /// Gathers the next batch of a shard.
 #[derive(Debug)]
@@ -60,11 +61,16 @@ impl Batching {
                 let Batch { shard, epoch, .. } = self.batch;
                 let position = Position { shard, epoch, seq: entry.seq };
                 let event = FeedEvent::encode(position, entry.time, &event);
-                let bytes = event.wire_len();
+                let traced = entry.traceparent.filter(|context| context.sampled);
+                // As if it were the first that is: only where the batch is full is that a few bytes too much.
+                let bytes = event.wire_len() + traced.map_or(0, |_| Traced::wire_len(1));
                 let no_room = self.bytes + bytes > self.limit && self.entries > 0;
                 let full = no_room.then(|| self.take());
                 self.bytes += bytes;
                 self.batch.events.push(event);
+                if let Some(context) = traced {
+                    self.trace(entry.seq, context);
+                }
                 (full, None)
             }
             Err(why) => (None, Some(why)),
@@ -73,6 +79,15 @@ impl Batching {
         self.batch.to_digest = entry.digest;
         self.entries += 1;
         Taken { full, invalid, differs: false }
+    }
+
+    /// The event at `seq` is traced. The batch's span isn't known yet: that of its first will do until then.
+    fn trace(&mut self, seq: u64, context: TraceContext) {
+        let none = || Box::new(Traced { batch: context, events: Vec::new() });
+        let traced = self.batch.traced.get_or_insert_with(none);
+        if traced.events.len() < TRACED_MAX {
+            traced.events.push((seq, context));
+        }
     }
 
     /// The journal holds nothing more up to and including `to`.
@@ -119,7 +134,14 @@ mod tests {
             Some(bytes) => Ok(Event::new(Channel::parse("a").unwrap(), "x".repeat(bytes))),
             None => Err(InvalidEntry::Event(EventError::Ttl)),
         };
-        Entry { seq, time: Timestamp::from_micros(7), key: None, digest: Digest(seq + 1), event }
+        Entry {
+            seq,
+            time: Timestamp::from_micros(7),
+            key: None,
+            digest: Digest(seq + 1),
+            traceparent: None,
+            event,
+        }
     }
 
     proptest! {
@@ -166,6 +188,22 @@ mod tests {
                 prop_assert_eq!(Batch::decode(bytes, foghorn_core::shard::ShardCount::ONE), Ok(batch));
             }
         }
+    }
+
+    #[test]
+    fn what_is_traced_is_said_of_the_batch_that_it_is_in() {
+        let context = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
+        let traced = |seq, traceparent| Entry { traceparent, ..entry(seq, Some(100)) };
+        let mut batching = Batching::new(Shard::ZERO, Epoch::new(1), 0, 700);
+        batching.push(traced(1, None));
+        batching.push(traced(2, Some(context)));
+        batching.push(traced(3, Some(context.unsampled())));
+        let full = batching.push(traced(4, Some(context))).full.unwrap();
+        assert!(full.wire_len() <= 700);
+        assert_eq!(full.traced.unwrap().events, [(2, context)]);
+        assert_eq!(batching.take().traced.unwrap().events, [(4, context)]);
+        batching.push(traced(5, None));
+        assert_eq!(batching.take().traced, None);
     }
 
     #[test]

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use foghorn_auth::Requester;
 use foghorn_core::event::Ttl;
+use foghorn_core::trace::TraceContext;
 use foghorn_rpc::v1::publisher_server::PublisherServer;
 use foghorn_rpc::v1::{self, publish_result};
+use foghorn_telemetry::traces::carried;
 use futures::stream::{self, StreamExt as _};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
@@ -15,7 +17,7 @@ use crate::error::PublishError;
 use crate::grpc_stream;
 use crate::http::CHECKED_AT_A_TIME;
 use crate::pipeline::{Answer, Pipeline};
-use crate::publish::{Ack, Door, PublishInput, Published, Publisher, Target, traceparent};
+use crate::publish::{Ack, Door, PublishInput, Published, Publisher, Target};
 
 /// What gRPC health knows the service as.
 pub const SERVICE: &str = "foghorn.v1.Publisher";
@@ -39,7 +41,7 @@ impl GrpcDoor {
         let caller = caller.map_err(PublishError::from);
         let caller = caller.and_then(|caller| self.publisher.check_may(&caller).map(|()| caller));
         let caller = caller.map_err(|error| self.refuse(&error))?;
-        Ok(Requester { caller, context: auth.context(metadata.as_ref(), None) })
+        Ok(Requester::new(caller, auth.context(metadata.as_ref(), None)))
     }
 
     fn refuse(&self, error: &PublishError) -> Status {
@@ -83,7 +85,7 @@ impl v1::publisher_server::Publisher for GrpcDoor {
         let bytes = events.iter().map(|event| event.data.len()).sum();
         let _room = self.publisher.room(events.len(), bytes).await.map_err(|error| self.refuse(&error))?;
         let checked =
-            stream::iter(events).map(|event| grpc_stream::check(&self.publisher, &by, event, &trace));
+            stream::iter(events).map(|event| grpc_stream::check(&self.publisher, &by, event, trace));
         let checked = checked.buffered(CHECKED_AT_A_TIME).collect().await;
         let answers = Pipeline::run(self.publisher.clone(), Door::Grpc, checked).await;
         Ok(Response::new(v1::PublishBatchResponse { results: answers.iter().map(result).collect() }))
@@ -104,14 +106,14 @@ impl v1::publisher_server::Publisher for GrpcDoor {
     }
 }
 
-fn trace_of<T>(request: &Request<T>) -> Option<String> {
-    request.metadata().get("traceparent").and_then(|value| value.to_str().ok()).and_then(traceparent)
+fn trace_of<T>(request: &Request<T>) -> Option<TraceContext> {
+    carried(request.metadata().as_ref())
 }
 
 /// A request as input. proto3 knows no absence of texts: empty is not given.
 pub(crate) fn input(
     request: v1::PublishRequest,
-    traceparent: Option<String>,
+    traceparent: Option<TraceContext>,
 ) -> Result<PublishInput, PublishError> {
     let v1::PublishRequest { channel, user, event, data, id, ttl_seconds, ack } = request;
     let target = match (channel.is_empty(), user.is_empty()) {

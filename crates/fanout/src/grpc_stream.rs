@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use foghorn_auth::Requester;
+use foghorn_core::trace::TraceContext;
 use foghorn_rpc::v1;
 use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::Semaphore;
@@ -37,9 +38,9 @@ pub(crate) async fn check(
     publisher: &Publisher,
     by: &Requester,
     request: v1::PublishRequest,
-    trace: &Option<String>,
+    trace: Option<TraceContext>,
 ) -> Result<Checked, PublishError> {
-    match input(request, trace.clone()) {
+    match input(request, trace) {
         Ok(input) => publisher.check(Door::Grpc, by, input).await,
         Err(error) => {
             publisher.refused(Door::Grpc, &error);
@@ -54,7 +55,7 @@ pub(crate) async fn run(
     publisher: Arc<Publisher>,
     by: Requester,
     mut requests: Streaming<v1::PublishRequest>,
-    trace: Option<String>,
+    trace: Option<TraceContext>,
     answers: Sender<Result<v1::PublishResult, Status>>,
 ) {
     let own_room = Arc::new(Semaphore::new(publisher.config.stream_bytes));
@@ -91,7 +92,7 @@ pub(crate) async fn run(
             }
             request = requests.message(), if may_read => match request {
                 Ok(Some(request)) => {
-                    let entered = enter(publisher.clone(), by.clone(), own_room.clone(), request, trace.clone());
+                    let entered = enter(publisher.clone(), by.clone(), own_room.clone(), request, trace);
                     entering = Some(entered).into();
                     is_entering = true;
                 }
@@ -127,10 +128,11 @@ fn enter(
     by: Arc<Requester>,
     own_room: Arc<Semaphore>,
     request: v1::PublishRequest,
-    trace: Option<String>,
+    trace: Option<TraceContext>,
 ) -> Entering {
     Box::pin(async move {
-        let mut checked = check(&publisher, &by, request, &trace).await?;
+        // Each waits for a webhook by itself: the stream goes on when that answers again.
+        let mut checked = check(&publisher, &by.again(), request, trace).await?;
         publisher.wait_for_rate(&by.caller).await?;
         let bytes = checked.bytes().min(publisher.config.stream_bytes);
         let own = own_room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await;

@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foghorn_auth::Requester;
+use foghorn_core::trace::TraceContext;
 use foghorn_http::body::{BodyRoom, json, read_json};
 use foghorn_http::client::{AddressLimiter, Proxies};
 use foghorn_http::problem::Problem;
 use foghorn_http::query::bad_value;
 use foghorn_http::{Handler, Response};
+use foghorn_telemetry::traces::carried;
 use futures::stream::{self, StreamExt as _};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::{Body, Incoming};
@@ -26,7 +28,7 @@ use serde_json::Value;
 use crate::error::PublishError;
 use crate::json::{Asked, read};
 use crate::pipeline::{Answer, Pipeline};
-use crate::publish::{Door, Published, Publisher, traceparent};
+use crate::publish::{Door, Published, Publisher};
 use crate::room::{RequestRoom, bytes_of};
 
 /// Events of a request that may be asked about at a time.
@@ -100,12 +102,13 @@ impl PublishHandler {
         let caller = auth.patiently(|| auth.caller(headers, None)).await;
         let caller = caller.map_err(|why| refuse(&self.publisher, &why.into()))?;
         self.publisher.check_may(&caller).map_err(|error| refuse(&self.publisher, &error))?;
-        let context = auth.context(headers, self.addresses.client(peer, headers));
-        let by = Requester { caller, context };
-        let trace = header_text(request.headers(), "traceparent").and_then(traceparent);
-        let mut intake = Intake { publisher: &self.publisher, room: self.publisher.growing_room() };
+        let client = self.addresses.client(peer, headers);
+        let context = auth.context(headers, client);
+        let by = Requester::new(caller, context);
+        let trace = carried(request.headers());
+        let mut intake = Intake { publisher: &self.publisher, room: self.publisher.growing_room(client) };
         let body = read_json(request, self.publisher.config.body_bytes, &mut intake).await?;
-        self.publish(&by, body, trace.as_deref(), intake.room).await.map_err(|error| error.to_problem())
+        self.publish(&by, body, trace, intake.room).await.map_err(|error| error.to_problem())
     }
 
     /// Publishes a body, which has its room already. An error is about all of it, or about the only event.
@@ -113,7 +116,7 @@ impl PublishHandler {
         &self,
         by: &Requester,
         body: Vec<u8>,
-        trace: Option<&str>,
+        trace: Option<TraceContext>,
         mut room: RequestRoom,
     ) -> Result<Response, PublishError> {
         let refused = |error: &PublishError| self.publisher.refused(Door::Http, error);
@@ -209,10 +212,6 @@ pub(crate) fn single(answer: &Answer) -> Value {
 fn value(published: &Published) -> Value {
     // Numbers, strings and booleans: nothing that could fail.
     serde_json::to_value(Answered::new(published)).unwrap_or_default()
-}
-
-fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::Bytes;
 use bytestring::ByteString;
 use foghorn_core::event::{EventError, Ttl};
+use foghorn_core::trace::TraceContext;
 use foghorn_http::hint::{near_match, shown};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -39,7 +40,11 @@ pub(crate) struct Asked {
 
 /// Reads a body of at most `most` events. `traceparent` is passed on with each. An error is about the
 /// whole body, none of it is to be published.
-pub(crate) fn read(body: &[u8], most: usize, traceparent: Option<&str>) -> Result<Requested, PublishError> {
+pub(crate) fn read(
+    body: &[u8],
+    most: usize,
+    traceparent: Option<TraceContext>,
+) -> Result<Requested, PublishError> {
     let text = std::str::from_utf8(body).map_err(|error| {
         PublishError::invalid(
             "not-utf8",
@@ -229,7 +234,7 @@ impl Fields<'_> {
     fn into_inputs(
         self,
         targets: Targets,
-        traceparent: Option<&str>,
+        traceparent: Option<TraceContext>,
     ) -> Result<Vec<Result<PublishInput, PublishError>>, PublishError> {
         let targets = match targets {
             Ok(targets) => targets,
@@ -267,7 +272,7 @@ impl Fields<'_> {
     }
 
     /// Everything but the target.
-    fn rest(&self, traceparent: Option<&str>) -> Result<PublishInput, PublishError> {
+    fn rest(&self, traceparent: Option<TraceContext>) -> Result<PublishInput, PublishError> {
         if let Some(wrong) = &self.wrong {
             return Err(wrong.clone());
         }
@@ -288,7 +293,7 @@ impl Fields<'_> {
                 Some(value) => Ack::parse(&text(value.get(), "ack")?).map_err(|error| error.at("ack"))?,
                 None => Ack::default(),
             },
-            traceparent: traceparent.map(str::to_owned),
+            traceparent,
         })
     }
 }

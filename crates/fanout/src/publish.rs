@@ -1,6 +1,7 @@
 //! The one way in, behind all doors: check, append, ack.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use bytestring::ByteString;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use foghorn_auth::audit::{Action, Line};
 use foghorn_auth::{Authenticator, Caller, Requester};
@@ -19,8 +21,10 @@ use foghorn_core::channel::Channel;
 use foghorn_core::entry::{Key, NewEntry};
 use foghorn_core::event::{Event, EventError, EventId, EventType, Ttl, parse_data};
 use foghorn_core::position::Position;
+use foghorn_core::trace::TraceContext;
 use foghorn_http::limit::{Exceeded, Limiter};
 use foghorn_telemetry::shutdown::Shutdown;
+use foghorn_telemetry::traces::{self, Kind, Span};
 
 use crate::config::Config;
 use crate::error::PublishError;
@@ -75,8 +79,8 @@ pub struct PublishInput {
     pub ttl: Option<Ttl>,
     /// What the answer is to promise.
     pub ack: Ack,
-    /// W3C trace context, see [`traceparent`].
-    pub traceparent: Option<String>,
+    /// Of which trace it is a part.
+    pub traceparent: Option<TraceContext>,
 }
 
 /// A published event.
@@ -100,6 +104,8 @@ pub(crate) struct Checked {
     came: Instant,
     /// Room that it takes (of its stream's, of all), given back once it is appended.
     pub(crate) room: Option<(Room, Room)>,
+    /// From its coming to its answer, if it is traced.
+    span: Option<Box<Span>>,
 }
 
 /// Events of one channel on their way into the journal.
@@ -118,6 +124,8 @@ struct Appending {
     ack: Ack,
     came: Instant,
     _room: Option<(Room, Room)>,
+    /// From its coming to its answer, and of that what the journal takes, if it is traced.
+    spans: Option<Box<(Span, Option<Span>)>>,
 }
 
 /// An event that the journal has.
@@ -127,6 +135,7 @@ pub(crate) struct Accepted {
     published: Published,
     ack: Ack,
     came: Instant,
+    span: Option<Box<Span>>,
 }
 
 /// Publishes. Shared by all doors.
@@ -154,7 +163,7 @@ impl Publisher {
         metrics: Metrics,
         shutdown: Shutdown,
     ) -> Self {
-        let rooms = Rooms::new(config.inflight_bytes);
+        let rooms = Rooms::new(config.inflight_bytes, config.body_bytes);
         let subjects = Limiter::new(config.subject_rate());
         Publisher { journal, log, policies, auth, config, metrics, shutdown, rooms, subjects }
     }
@@ -210,14 +219,14 @@ impl Publisher {
 
     /// Room for a request of so many events and bytes of data, waiting at most 2 s.
     pub async fn room(&self, events: usize, bytes: usize) -> Result<RequestRoom, PublishError> {
-        let mut room = self.growing_room();
+        let mut room = self.growing_room(None);
         room.grow(bytes_of(events, bytes)).await?;
         Ok(room)
     }
 
-    /// Room for a request whose body is yet to arrive.
-    pub fn growing_room(&self) -> RequestRoom {
-        self.rooms.for_request()
+    /// Room for a request whose body is yet to arrive, from a client's address if that is known.
+    pub fn growing_room(&self, client: Option<IpAddr>) -> RequestRoom {
+        self.rooms.for_request(client)
     }
 
     /// Room for an event of a stream, waiting for as long as it takes.
@@ -262,9 +271,23 @@ impl Publisher {
         by: &Requester,
         input: PublishInput,
     ) -> Result<Checked, PublishError> {
-        let (came, ack) = (Instant::now(), input.ack);
-        let allowed = self.allowed(by, input).await;
-        let checked = allowed.map(|entry| Checked { entry, ack, came, room: None });
+        let (came, ack, traceparent) = (Instant::now(), input.ack, input.traceparent);
+        let mut lines = traces::lines(traceparent);
+        let allowed = self.allowed(by, input).instrument(lines.clone()).await;
+        let checked = allowed.map(|mut entry| {
+            // Not before: who may not publish has nothing traced either.
+            let span = traces::published(&mut entry.traceparent, came).map(|mut span| {
+                span.set("messaging.destination.name", entry.event.channel.as_str().to_owned());
+                span.set("foghorn.door", door.as_str());
+                Box::new(span)
+            });
+            // One that came along keeps its id.
+            if traceparent.is_none() {
+                lines = traces::lines(entry.traceparent);
+            }
+            Checked { entry, ack, came, room: None, span }
+        });
+        let _lines = lines.entered();
         checked
             .inspect(|checked| self.note_published(door, &by.caller, &checked.entry.event.channel))
             .inspect_err(|error| {
@@ -283,11 +306,9 @@ impl Publisher {
     fn parse(&self, mut input: PublishInput) -> Result<NewEntry, EventError> {
         let traceparent = input.traceparent.take();
         let event = input.into_event()?;
-        let cluster = self.journal.frame_bytes();
-        let policies = self.policies.get();
-        let policy = policies.of(event.channel.as_str());
         // Of what its publisher gave: how much of it is left then is nobody's business to know beforehand.
-        event.check_size(policy.event_bytes.map_or(cluster, |bytes| bytes.min(cluster)))?;
+        let most = self.policies.get().event_bytes(event.channel.as_str(), self.journal.frame_bytes());
+        event.check_size(most)?;
         let key = match &event.id {
             Some(id) => Key::of(&event.channel, id),
             // So that our own retry never doubles.
@@ -312,9 +333,13 @@ impl Publisher {
     pub(crate) fn append_in_order(&self, door: Door, events: Vec<Checked>) -> Run {
         let (waiting, entries) = events
             .into_iter()
-            .map(|Checked { entry, ack, came, room }| {
+            .map(|Checked { entry, ack, came, room, span }| {
                 let (key, id) = (entry.key, entry.event.id.clone());
-                (Appending { key, id, ack, came, _room: room }, entry)
+                let spans = span.map(|span| {
+                    let journal = span.child("journal", Kind::Client);
+                    Box::new((*span, journal))
+                });
+                (Appending { key, id, ack, came, _room: room, spans }, entry)
             })
             .unzip();
         Run { door, waiting, answers: self.journal.append_in_order(entries), failed: None }
@@ -325,10 +350,14 @@ impl Publisher {
         if !accepted.waits() {
             return Ok(self.finish(door, accepted, None));
         }
-        match self.committed(accepted.published.position, accepted.key).await {
+        let lines = traces::lines(accepted.span.as_ref().map(|span| span.context()));
+        match self.committed(accepted.published.position, accepted.key).instrument(lines).await {
             Ok(durable) => Ok(self.finish(door, accepted, Some(durable))),
             Err(error) => {
                 self.metrics.answered(door, accepted.ack, error.outcome(), accepted.came.elapsed());
+                if let Some(span) = accepted.span {
+                    span.fail(error.outcome());
+                }
                 Err(error)
             }
         }
@@ -336,13 +365,17 @@ impl Publisher {
 
     /// The answer to an event that is as safe as it was asked to be, or as it got.
     pub(crate) fn finish(&self, door: Door, accepted: Accepted, durable: Option<bool>) -> Published {
-        let Accepted { published, ack, came, .. } = accepted;
+        let Accepted { published, ack, came, span, .. } = accepted;
         let outcome = match (durable, published.duplicate) {
             (Some(false), _) => "not-durable",
             (_, true) => "duplicate",
             (_, false) => "stored",
         };
         self.metrics.answered(door, ack, outcome, came.elapsed());
+        if let Some(mut span) = span {
+            span.set("foghorn.outcome", outcome);
+            span.end();
+        }
         Published { durable, ..published }
     }
 
@@ -387,13 +420,17 @@ impl Run {
             Some(error) => Err(error.clone()),
             None => self.append(publisher.config.publish_deadline).await,
         };
-        let Appending { key, id, ack, came, _room } = self.waiting.pop_front()?;
+        let Appending { key, id, ack, came, _room, spans } = self.waiting.pop_front()?;
         Some(match appended {
             Ok(Appended { position, duplicate }) => {
                 let published = Published { position, id, duplicate, durable: None };
-                Ok(Accepted { key, published, ack, came })
+                let span = spans.map(|spans| Box::new(journal_took(*spans, position)));
+                Ok(Accepted { key, published, ack, came, span })
             }
             Err(error) => {
+                if let Some((span, journal)) = spans.map(|spans| *spans) {
+                    journal.into_iter().chain([span]).for_each(|span| span.fail(error.outcome()));
+                }
                 publisher.metrics.answered(self.door, ack, error.outcome(), came.elapsed());
                 Err(error)
             }
@@ -415,6 +452,16 @@ impl Run {
             error
         })
     }
+}
+
+/// Ends what the journal took of the first span; returns that.
+fn journal_took((mut span, journal): (Span, Option<Span>), position: Position) -> Span {
+    span.set("foghorn.position", position.to_string());
+    if let Some(mut journal) = journal {
+        journal.set("foghorn.position", position.to_string());
+        journal.end();
+    }
+    span
 }
 
 impl Checked {
@@ -467,14 +514,4 @@ impl Door {
             Door::Presence => "presence",
         }
     }
-}
-
-/// A W3C `traceparent` of version 00 as it came, or none when it is malformed (which is no reason to
-/// refuse an event).
-pub fn traceparent(text: &str) -> Option<String> {
-    let lengths = [2, 32, 16, 2];
-    let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let mut parts = text.split('-');
-    let well_formed = lengths.iter().all(|len| parts.next().is_some_and(|p| p.len() == *len && hex(p)));
-    (well_formed && parts.next().is_none()).then(|| text.to_owned())
 }

@@ -182,7 +182,8 @@ impl State {
         self.last += 1;
         let seq = self.last;
         let time = Timestamp::from_micros(i64::try_from(seq).unwrap() * STEP_MS * 1000);
-        self.entries.push((Shard::ZERO, Entry { seq, time, key, digest: Digest(seq), event }));
+        self.entries
+            .push((Shard::ZERO, Entry { seq, time, key, digest: Digest(seq), traceparent: None, event }));
         seq
     }
 }

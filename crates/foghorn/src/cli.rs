@@ -10,7 +10,7 @@ use foghorn_telemetry::logging::LogFormat;
 
 use crate::client::healthcheck;
 use crate::config::{self, Config};
-use crate::{client, cluster, operator, outbox, policies, standalone, token};
+use crate::{client, cluster, demo, notifications, operator, outbox, policies, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ struct Cli {
 enum Command {
     /// Everything in one process, with nothing else installed
     Standalone(Standalone),
+    /// An application to look at: live notifications, a log and a long job, with nothing to set up
+    Demo(Demo),
     /// A gateway: holds the listeners' streams
     Gateway(Gateway),
     /// A fan-out: takes publishes, relays the journal to the gateways
@@ -32,6 +34,8 @@ enum Command {
     Eventlog(Eventlog),
     /// An outbox publisher: publishes what applications' transactions put into their PostgreSQL
     Outbox(Outbox),
+    /// Live notifications: stores what users are told, and publishes it
+    Notifications(Notifications),
     /// An operator: takes ChannelPolicy objects of Kubernetes to the services
     Operator(Operator),
     /// Publish events
@@ -85,6 +89,13 @@ struct Standalone {
     /// Keep events in memory only
     #[arg(long)]
     ephemeral: bool,
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// Where it is served; an address of loopback. Port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
 }
 
 /// Where the bus is, and what looks at a process from outside.
@@ -241,6 +252,19 @@ struct OutboxServe {
 }
 
 #[derive(Debug, Args)]
+struct Notifications {
+    #[command(flatten)]
+    database: Migrate,
+    /// Where producers and users ask, by HTTP [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    cluster: Cluster,
+    #[command(flatten)]
+    logs: Logs,
+}
+
+#[derive(Debug, Args)]
 struct PoliciesCommand {
     #[command(subcommand)]
     command: PoliciesAction,
@@ -305,6 +329,7 @@ struct ConfigArgs {
 pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Standalone(args) => service(args.load(), standalone::run),
+        Command::Demo(args) => service(demo::config(args.listen), demo::run),
         Command::Gateway(args) => service(args.load(), cluster::gateway),
         Command::Fanout(args) => service(args.load(), cluster::fanout),
         Command::Eventlog(Eventlog { command: None, serve }) => service(serve.load(), cluster::eventlog),
@@ -316,6 +341,7 @@ pub(crate) fn run() -> ExitCode {
             let (applications, publishers) = (args.application, args.publisher);
             service(args.database.load(), |config| outbox::install(config, applications, publishers))
         }
+        Command::Notifications(args) => service(args.load(), notifications::serve),
         Command::Operator(Operator { command: None, serve }) => service(serve.load(), operator::serve),
         Command::Operator(Operator { command: Some(OperatorCommand::Crds), .. }) => client(operator::crds()),
         Command::Publish(args) => client(client::publish::run(args)),
@@ -433,6 +459,16 @@ impl OutboxServe {
     }
 }
 
+impl Notifications {
+    fn load(self) -> Result<Config, String> {
+        let mut config = self.database.load()?;
+        self.cluster.apply(&mut config);
+        self.logs.apply(&mut config);
+        config.listen.http = self.listen.unwrap_or(config.listen.http);
+        Ok(config)
+    }
+}
+
 impl PoliciesBus {
     fn load(self) -> Result<Config, String> {
         let mut config = self.common.load()?;
@@ -489,7 +525,12 @@ where
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
-    match runtime.block_on(run(config)) {
+    let ended = runtime.block_on(async {
+        let ended = run(config).await;
+        foghorn_telemetry::traces::flush().await;
+        ended
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<crate::process::Misconfigured>() => usage(&error),
         Err(error) => failed(&error),

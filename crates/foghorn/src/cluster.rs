@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 use foghorn_bus::clock::Clock;
+use foghorn_bus::gateways::GatewayName;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::nats::{Bus, BusError, Credentials, NatsOptions, NatsTls, Parameters};
 use foghorn_bus::subscriptions::SUBSCRIPTIONS_MAX;
@@ -26,19 +27,21 @@ use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
 use foghorn_rpc::client::RemoteEventLog;
 use foghorn_rpc::v1::event_log_server;
 use foghorn_telemetry::health::Part;
+use foghorn_telemetry::status::Service;
 
 use crate::config::{Config, given};
 use crate::jwks;
 use crate::policies::{self, Reader};
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
-use crate::{revocations, tickets};
+use crate::router::WithConsole;
+use crate::{revocations, status, tickets};
 
 /// `foghorn gateway`.
 pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "gateway")?;
     jwks::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
@@ -71,14 +74,19 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         tickets,
         subscriptions,
         gateways: Arc::new(bus.gateways()),
+        unread: Arc::new(bus.unread()),
         announcer: Arc::new(bus.announcer()),
+        statuses: Arc::new(bus.statuses()),
         proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
         health: process.health.clone(),
     };
-    let gateway = Gateway::start(config.gateway.clone(), ports, &mut process.registry.write());
+    let (settings, dashboard) = (config.gateway.clone(), config.dashboard.clone());
+    let gateway = Gateway::start(settings, dashboard, ports, &mut process.registry.write());
+    status::tell(&process, Service::Gateway, gateway.name(), Arc::new(bus.statuses()));
     let (stop, stopped) = watch::channel(false);
-    let http = spawn_http(process::listen(http)?, gateway.api(), &config, &process, preamble, stopped);
+    let handler = Arc::new(WithConsole(gateway.api()));
+    let http = spawn_http(process::listen(http)?, handler, &config, &process, preamble, stopped);
 
     process.shutdown.wait().await;
     gateway.drain(|| _ = stop.send_replace(true)).await;
@@ -90,7 +98,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "fanout")?;
     jwks::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
@@ -98,6 +106,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     spawn_admin(&config, &process)?;
     let Some((bus, nats)) = connect(&config, &process, "fanout").await? else { return Ok(()) };
+    status::tell(&process, Service::Fanout, GatewayName::random(), Arc::new(bus.statuses()));
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async {
         let (journal, leases) = (bus.journal(&parameters).await?, bus.leases().await?);
@@ -162,12 +171,13 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
 pub(crate) async fn eventlog(config: Config) -> anyhow::Result<()> {
     config.check_log_exposure().map_err(Misconfigured)?;
     check_exposure(&config, &[config.listen.admin])?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "eventlog")?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS the log still answers from PostgreSQL.
     let Some((bus, _)) = connect(&config, &process, "eventlog").await? else { return Ok(()) };
+    status::tell(&process, Service::Eventlog, GatewayName::random(), Arc::new(bus.statuses()));
     let parameters = parameters(&config)?;
     let opened = process.unless_stopped(async { Ok((bus.journal(&parameters).await?, bus.leases().await?)) });
     let Some(opened) = opened.await else { return Ok(()) };

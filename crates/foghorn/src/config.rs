@@ -35,6 +35,7 @@ pub(crate) struct Config {
     /// Whether those without a credential may publish and listen to everything, from other machines too.
     pub allow_anonymous: bool,
     pub log: Log,
+    pub telemetry: Telemetry,
     pub listen: Listen,
     pub http: Http,
     pub grpc: Grpc,
@@ -45,8 +46,10 @@ pub(crate) struct Config {
     pub eventlog: EventLog,
     pub postgres: Postgres,
     pub outbox: Outbox,
+    pub notifications: foghorn_notifications::config::Config,
     pub operator: foghorn_operator::config::Config,
     pub gateway: foghorn_gateway::config::Config,
+    pub dashboard: foghorn_gateway::dashboard::Config,
     pub fanout: foghorn_fanout::config::Config,
     /// What holds for which channels.
     #[serde(rename = "policy")]
@@ -63,6 +66,13 @@ pub(crate) struct Log {
     pub format: LogFormat,
     /// A level, or tracing directives such as `info,foghorn_gateway=debug`.
     pub filter: String,
+}
+
+/// What a process shows of what it does, beside logs and metrics.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Telemetry {
+    pub traces: foghorn_telemetry::traces::Config,
 }
 
 /// Where to listen. Port 0 takes a free one and the log says which.
@@ -204,6 +214,7 @@ impl Default for Config {
             shards: 1,
             allow_anonymous: false,
             log: Log::default(),
+            telemetry: Telemetry::default(),
             listen: Listen::default(),
             http: Http::default(),
             grpc: Grpc::default(),
@@ -214,8 +225,10 @@ impl Default for Config {
             eventlog: EventLog::default(),
             postgres: Postgres::default(),
             outbox: Outbox::default(),
+            notifications: foghorn_notifications::config::Config::default(),
             operator: foghorn_operator::config::Config::default(),
             gateway: foghorn_gateway::config::Config::default(),
+            dashboard: foghorn_gateway::dashboard::Config::default(),
             fanout: foghorn_fanout::config::Config::default(),
             policies: Vec::new(),
             file: None,

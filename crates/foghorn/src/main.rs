@@ -4,9 +4,12 @@ mod cli;
 mod config;
 
 mod cluster;
+mod demo;
 mod standalone;
 
+mod console;
 mod jwks;
+mod notifications;
 mod operator;
 mod outbox;
 mod page;
@@ -14,6 +17,7 @@ mod policies;
 mod process;
 mod revocations;
 mod router;
+mod status;
 mod tickets;
 mod webhook;
 

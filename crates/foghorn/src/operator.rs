@@ -17,7 +17,7 @@ pub(crate) fn crds() -> anyhow::Result<ExitCode> {
 /// `foghorn operator`: until told to stop.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.admin])?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "operator")?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS it says so on every object.
     let Some((bus, _)) = connect(&config, &process, "operator").await? else { return Ok(()) };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use foghorn_bus::backoff::{Backoff, Rarely};
+use foghorn_bus::gateways::GatewayName;
 use foghorn_bus::journal::Journal;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::policies::SharedPolicies;
@@ -14,12 +15,14 @@ use foghorn_outbox::schema::{self, Right};
 use foghorn_outbox::table::{Outbox, OutboxError};
 use foghorn_telemetry::health::Part;
 use foghorn_telemetry::shutdown::Shutdown;
+use foghorn_telemetry::status::Service;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{bus_error, connect, migrate_error, parameters, remote_log};
 use crate::config::Config;
 use crate::policies::{self, Reader};
 use crate::process::{Misconfigured, Process, check_exposure, spawn_admin};
+use crate::status;
 
 /// `foghorn outbox install`.
 pub(crate) async fn install(
@@ -48,10 +51,11 @@ pub(crate) async fn install(
 /// `foghorn outbox`.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.admin])?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "outbox")?;
     spawn_admin(&config, &process)?;
     // Not watched: without NATS what is published waits, and no other replica could do better.
     let Some((bus, _)) = connect(&config, &process, "outbox").await? else { return Ok(()) };
+    status::tell(&process, Service::Outbox, GatewayName::random(), Arc::new(bus.statuses()));
     let parameters = parameters(&config)?;
     let Some(journal) = process.unless_stopped(bus.journal(&parameters)).await else { return Ok(()) };
     let journal = Arc::new(journal.map_err(bus_error)?);

@@ -18,6 +18,7 @@ use foghorn_http::serve::{Limits, Preamble, serve};
 use foghorn_telemetry::admin::{Admin, SharedRegistry};
 use foghorn_telemetry::health::{Health, Part};
 use foghorn_telemetry::shutdown::{self, Shutdown};
+use foghorn_telemetry::traces;
 
 use crate::config::Config;
 use crate::webhook;
@@ -46,12 +47,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Takes over the signals.
-    pub(crate) fn start() -> anyhow::Result<Self> {
+    /// Takes over the signals, and traces as `service` if that is configured.
+    pub(crate) fn start(config: &Config, service: &str) -> anyhow::Result<Self> {
         let (trigger, shutdown) = shutdown::channel();
         shutdown::on_signals(trigger)?;
         let registry = SharedRegistry::default();
         foghorn_telemetry::process::register(&mut registry.write(), env!("CARGO_PKG_VERSION"));
+        traces::start(&config.telemetry.traces, service, &mut registry.write())
+            .map_err(|error| Misconfigured(format!("telemetry.traces.{error}")))?;
         let listeners = connections::Metrics::register(&mut registry.write());
         Ok(Process { health: Health::default(), registry, shutdown, listeners })
     }

@@ -6,23 +6,32 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 use foghorn_bus::clock::Clock;
-use foghorn_bus::memory::{Alone, MemoryLeases, MemoryLive, MemorySubscriptions};
+use foghorn_bus::memory::{Alone, MemoryLeases, MemoryLive, MemoryStatuses, MemorySubscriptions};
 use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};
+use foghorn_telemetry::status::Service;
 
 use crate::config::Config;
+use crate::demo::Demo;
 use crate::jwks;
+use crate::notifications;
 use crate::outbox;
 use crate::policies;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
 use crate::revocations;
 use crate::router::Router;
+use crate::status;
 use crate::tickets;
 
 /// Runs until told to stop.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    serve(config, None).await
+}
+
+/// The same with a demo of it, if there is one.
+pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<()> {
     check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
     // On a laptop nobody has to configure anything; elsewhere it isn't reached without.
     let auth = process::authenticator(&config, config.allow_anonymous || !config.auth.is_configured())?;
@@ -30,7 +39,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
-    let process = Process::start()?;
+    let process = Process::start(&config, "standalone")?;
     jwks::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let policies = policies::of_standalone(&config, &process)?;
@@ -59,19 +68,25 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         process.shutdown.clone(),
         &mut process.registry.write(),
     );
+    let notifications =
+        notifications::within(&config, log.clone(), auth.clone(), policies.clone(), &process).await?;
+    let statuses = Arc::new(MemoryStatuses::default());
     let gateway = Gateway::start(
         config.gateway.clone(),
+        config.dashboard.clone(),
         GatewayPorts {
             feed,
             log: log.clone(),
             shards,
             policies: policies.clone(),
-            auth,
+            auth: auth.clone(),
             revocations: kept,
             tickets,
             subscriptions: Arc::new(MemorySubscriptions::default()),
             gateways: Arc::new(Alone),
+            unread: notifications.clone(),
             announcer: fanout.publisher(),
+            statuses: statuses.clone(),
             proxies,
             clock: Clock::default(),
             health: process.health.clone(),
@@ -79,9 +94,19 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         &mut process.registry.write(),
     );
 
-    let router = Router { publish: Arc::new(fanout.http()), events: gateway.api(), admin: process.admin() };
+    status::tell(&process, Service::Standalone, gateway.name(), statuses);
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
-    greet(&config, &http)?;
+    let demo = match demo {
+        Some(demo) => Some(demo.begin(http.local_addr()?, auth, &process)?),
+        None => greet(&config, &http).map(|()| None)?,
+    };
+    let router = Router {
+        publish: Arc::new(fanout.http()),
+        notifications: Arc::new(notifications.http()),
+        events: gateway.api(),
+        admin: process.admin(),
+        demo,
+    };
     let (stop, stopped) = watch::channel(false);
     let http = spawn_http(http, Arc::new(router), &config, &process, preamble, stopped);
     let grpc = tokio::spawn(foghorn_rpc::serve::serve(
@@ -96,6 +121,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         let log = log.clone();
         async move { log.run_retention().await }
     });
+    let keeping = tokio::spawn(async move { notifications.retain().await });
     let outbox = outbox::drain_into(&config, log.clone(), policies, &process)?;
     let fanout = tokio::spawn(fanout.run(None));
 
@@ -103,6 +129,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     gateway.drain(|| _ = stop.send_replace(true)).await;
     process::last_requests(async {
         outbox.await?;
+        keeping.await?;
         fanout.await?;
         http.await?;
         grpc.await??;
@@ -155,7 +182,9 @@ fn greet(config: &Config, http: &tokio::net::TcpListener) -> std::io::Result<()>
         format!("in {}", config.standalone.data.display())
     };
     let scheme = if config.http.tls.is_configured() { "https" } else { "http" };
-    println!("Foghorn listens on {scheme}://{address}/ (open it in a browser). Events are kept {kept}.");
+    println!(
+        "Foghorn listens on {scheme}://{address}/ (open it in a browser; /console shows what goes on). Events are kept {kept}."
+    );
     println!();
     println!("  listen:   curl -N '{scheme}://{address}/api/events?channels=hello'");
     println!(

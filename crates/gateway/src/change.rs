@@ -119,9 +119,12 @@ impl Ask {
         }
     }
 
-    /// It was granted: what follows from what the stream hears now, if that is something else.
-    pub(crate) fn made(&self, hub: &Hub, subscription: Option<&Subscription>) {
+    /// It was granted: what follows from what the stream hears now, if that is something else than before.
+    pub(crate) fn made(&self, hub: &Hub, before: Option<&Kept>, subscription: Option<&Subscription>) {
         if let Some(subscription) = subscription {
+            if let Some(before) = before {
+                hub.kept.left(before);
+            }
             hub.presence.hears(self.client_id, self.caller.subject(), subscription, &hub.policies());
         }
         if let Some(grants) = &self.grants {

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::gateways::GatewayName;
 use foghorn_bus::log::{EventLog, LogError};
+use foghorn_bus::notifications::Unread;
 use foghorn_core::batch::Batch;
 use foghorn_core::policy::Policies;
 use foghorn_core::reason::{ResetReason, StreamEnd};
@@ -95,6 +96,8 @@ pub(crate) struct Connection {
     life: Life,
     phase: Phase,
     courses: Vec<Course>,
+    /// Whose unread notifications it begins with the number of, and who knows it.
+    notified: Option<(Arc<dyn Unread>, String)>,
     /// Bytes of a chunk, about: as much as may lie there while nobody takes it.
     chunk_bytes: usize,
     /// Whose turn it is: a hot shard must not keep the others from their share of a chunk.
@@ -109,6 +112,8 @@ pub(crate) struct Connection {
     /// When it was first seen to owe more than it could be given at once, and has since; while it is live.
     behind_since: Option<Instant>,
     keep_alive: KeepAlive,
+    /// How many surveys it has been looked at for.
+    surveyed: u64,
 }
 
 /// What a stream is, whoever serves it.
@@ -123,6 +128,8 @@ pub(crate) struct Stream {
     pub(crate) keep_alive: KeepAlive,
     /// Since when it is behind, if it is, though it was level once.
     pub(crate) behind_since: Option<Instant>,
+    /// How many surveys it has been looked at for: each looks at it once, whoever serves it.
+    pub(crate) surveyed: u64,
     /// Of what it was written, if it is compressed.
     pub(crate) gzip: Option<Sum>,
 }
@@ -156,6 +163,7 @@ impl Connection {
         let stream = Stream {
             gzip,
             seat: Seat::take(&shared.hub, client_id),
+            surveyed: shared.hub.surveys.made(),
             subscription: Arc::new(subscription),
             courses: Vec::new(),
             told_stale: false,
@@ -181,13 +189,19 @@ impl Connection {
         self
     }
 
+    /// It begins with how many of the user's notifications are unread.
+    pub(crate) fn notified(self, of: Option<(Arc<dyn Unread>, String)>) -> Self {
+        Connection { notified: of, ..self }
+    }
+
     /// A stream that said `stream-live` before and goes on from its courses.
     pub(crate) fn resumed(shared: Arc<Shared>, stream: Stream) -> Self {
         Connection::of(shared, stream, Phase::Live)
     }
 
     fn of(shared: Arc<Shared>, stream: Stream, phase: Phase) -> Self {
-        let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, gzip } = stream;
+        let Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, surveyed, gzip } =
+            stream;
         Connection {
             gzip,
             membership: shared.hub.join(&subscription, seat.client_id()),
@@ -196,6 +210,7 @@ impl Connection {
             subscription,
             phase,
             courses,
+            notified: None,
             chunk_bytes: CHUNK_BYTES,
             turn: 0,
             replayed: 0,
@@ -203,6 +218,7 @@ impl Connection {
             settled: false,
             behind_since,
             keep_alive,
+            surveyed,
         }
     }
 
@@ -240,11 +256,14 @@ impl Connection {
             told_stale,
             keep_alive,
             behind_since,
+            surveyed,
             gzip,
             ..
         } = self;
         let seat = life.seat.take()?;
-        Some((Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, gzip }, membership))
+        let stream =
+            Stream { seat, subscription, courses, told_stale, keep_alive, behind_since, surveyed, gzip };
+        Some((stream, membership))
     }
 
     /// Its socket took nothing for too long, or too little.
@@ -304,6 +323,7 @@ impl Connection {
             self.say_stale(&mut chunk);
             let next = self.read_rings(&mut chunk);
             self.settled = matches!(next, Next::Wait);
+            self.answer_surveys();
             // Who catches up is behind for other reasons than its own.
             let behind = matches!(self.phase, Phase::Live) && !self.settled;
             self.behind_since = behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
@@ -355,6 +375,16 @@ impl Connection {
         }
     }
 
+    /// Says where it is, if operators want to know.
+    fn answer_surveys(&mut self) {
+        let Some(seat) = &self.life.seat else { return };
+        let level = self.settled && matches!(self.phase, Phase::Live);
+        for survey in self.shared.hub.surveys.of_users_since(&mut self.surveyed) {
+            survey.look_at(seat, &self.subscription, || self.courses.clone(), level);
+            survey.looked_at(1);
+        }
+    }
+
     /// Waits until it is asked for a change and makes it, while its socket takes what it was given last. Returns what
     /// is to be written before anything else then.
     pub(crate) async fn changed_meanwhile(&mut self) -> Said {
@@ -371,11 +401,11 @@ impl Connection {
             let courses = change::go_on(&subscription, &self.courses, |shard| self.head(shard));
             self.courses = courses.ok_or_else(|| change::unreachable("the gateway is starting"))?;
             self.membership.listen_to(&subscription);
-            ask.made(&self.shared.hub, Some(&subscription));
+            ask.made(&self.shared.hub, self.subscription.kept.as_deref(), Some(&subscription));
             // It has to look at what it didn't want before.
             (self.subscription, self.turn, self.settled) = (subscription, 0, false);
         } else {
-            ask.made(&self.shared.hub, None);
+            ask.made(&self.shared.hub, None, None);
         }
         let seat = self.life.seat.as_mut().ok_or_else(change::unknown)?;
         seat.limit(granted.term);
@@ -478,7 +508,7 @@ impl Connection {
             for event in events.into_events() {
                 self.courses[at].at = event.feed.seq;
                 chunk.event(&event, &self.courses, &policies);
-                event.delivered.inc();
+                event.count_deliveries(1);
             }
             self.courses[at].at = reached;
             if catching_up {
@@ -686,19 +716,19 @@ impl Connection {
 }
 
 /// Says why a stream is over when it ends here, and not with somebody else.
-struct Life {
+pub(crate) struct Life {
     /// None once somebody else has it.
-    seat: Option<Seat>,
-    end: Option<StreamEnd>,
+    pub(crate) seat: Option<Seat>,
+    pub(crate) end: Option<StreamEnd>,
     /// Whether it waits for something to send, and not for its socket.
-    idle: bool,
-    last_write: Instant,
+    pub(crate) idle: bool,
+    pub(crate) last_write: Instant,
     /// How long the server waits for whoever takes nothing.
     slow_time: Duration,
 }
 
 impl Life {
-    fn new(seat: Seat, slow_time: Duration) -> Self {
+    pub(crate) fn new(seat: Seat, slow_time: Duration) -> Self {
         Life { seat: Some(seat), end: None, idle: false, last_write: Instant::now(), slow_time }
     }
 
@@ -707,12 +737,12 @@ impl Life {
     }
 
     /// What its term asks for.
-    fn due(&self) -> Due {
+    pub(crate) fn due(&self) -> Due {
         self.seat.as_ref().map_or(Due::Nothing(None), Seat::due)
     }
 
     /// Returns when its term asks for something.
-    async fn term_asks(&self) {
+    pub(crate) async fn term_asks(&self) {
         while let Due::Nothing(wait) = self.due() {
             match wait {
                 Some(wait) => tokio::time::sleep(wait.max(TERM_STEP)).await,

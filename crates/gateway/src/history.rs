@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use foghorn_bus::log::HistoryQuery;
-use foghorn_core::channel::Channel;
+use foghorn_core::channel::{Channel, ChannelError};
 use foghorn_core::cursor::Cursor;
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
@@ -83,10 +83,7 @@ impl Asked {
     /// Reads the path's channel and the query string.
     pub(crate) fn read(channel: &str, query: Option<&str>, shards: ShardCount) -> Result<Self, Problem> {
         let query = Query::parse(query, KEYS)?;
-        let channel = Channel::parse(channel).map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
-                .detail(format!("channel: {error}"))
-        })?;
+        let channel = Channel::parse(channel).map_err(|error| bad_channel(&error))?;
         let shard = shards.shard_of(&channel);
         let limit = query.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
         let (after, before) = (bound(&query, "after", shard)?, bound(&query, "before", shard)?);
@@ -130,7 +127,12 @@ fn check_epoch(key: &str, bound: Option<Bound>, epoch: Epoch) -> Result<(), Prob
     }
 }
 
-fn unavailable(why: &str) -> Problem {
+pub(crate) fn bad_channel(error: &ChannelError) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad-channel", "The channel is malformed")
+        .detail(format!("channel: {error}"))
+}
+
+pub(crate) fn unavailable(why: &str) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-unavailable", "The event log can't answer now")
         .detail(why.to_owned())
         .retry_after(1)

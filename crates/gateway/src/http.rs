@@ -21,7 +21,9 @@ use foghorn_auth::revocation::Store;
 use foghorn_auth::webhook::Grant;
 use foghorn_auth::{Authenticator, Caller, Refusal, Requester};
 use foghorn_bus::gateways::Gateways;
+use foghorn_bus::notifications::Unread;
 use foghorn_bus::subscriptions::SubscriptionError;
+use foghorn_core::channel::Channel;
 use foghorn_core::cursor::Cursor;
 use foghorn_core::event::EVENT_TYPE_BYTES_MAX;
 use foghorn_core::pattern::Pattern;
@@ -38,6 +40,7 @@ use foghorn_http::{Handler, Response};
 
 use crate::client_id::ClientId;
 use crate::connection::{Begin, Connection, OUSTED_ID, Shared, goodbye};
+use crate::dashboard::{self, Dashboard};
 use crate::engine;
 use crate::history::{self, Asked};
 use crate::kept::{Found, Keeper, Kept, Original};
@@ -65,6 +68,8 @@ const KEYS: &[&str] = &[
     TICKET,
     TOKEN,
 ];
+/// What `GET /api/notifications/stream` knows.
+const NOTIFICATION_KEYS: &[&str] = &["lastEventId", "_lastEventId", "heartbeat", "user", TOKEN];
 /// The key of a token in the URL.
 pub(crate) const TOKEN: &str = "token";
 /// Fixed names after `/api/events/`, which are no channels there.
@@ -79,15 +84,28 @@ pub(crate) const DOOR: &str = "http";
 const FULL_RETRY_FACTOR: u64 = 5;
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Answers `/api/events…`, `/api/channels/…` and `/api/admin/…`.
+/// Answers `/api/events…`, `/api/channels/…`, `/api/dashboard/…` and `/api/admin/…`.
 pub struct Api {
     pub(crate) shared: Arc<Shared>,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) revocations: Arc<dyn Store>,
     pub(crate) tickets: Arc<Tickets>,
     pub(crate) gateways: Arc<dyn Gateways>,
+    pub(crate) unread: Arc<dyn Unread>,
+    pub(crate) dashboard: Arc<Dashboard>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) limits: Arc<Limits>,
+}
+
+/// By what path a stream is asked for.
+#[derive(Clone, Copy)]
+enum Path<'a> {
+    /// Its query names the channels.
+    Events,
+    /// The path names one.
+    Channel(&'a str),
+    /// It is of a user's notifications.
+    Notifications,
 }
 
 /// What a stream is to hear, and from where on.
@@ -97,6 +115,25 @@ struct Heard {
     original: Original,
     kept: Option<Arc<Kept>>,
     begin: Begin,
+    /// The user whose unread notifications it begins with the number of.
+    notified: Option<String>,
+}
+
+impl<'a> Path<'a> {
+    /// What its query knows.
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Path::Events | Path::Channel(_) => KEYS,
+            Path::Notifications => NOTIFICATION_KEYS,
+        }
+    }
+
+    fn channel(self) -> Option<&'a str> {
+        match self {
+            Path::Channel(channel) => Some(channel),
+            Path::Events | Path::Notifications => None,
+        }
+    }
 }
 
 /// What a request for a stream says beside its path.
@@ -149,7 +186,11 @@ impl Api {
         match segments[..] {
             ["api", "events"] => {
                 get()?;
-                self.stream(asked, None).await
+                self.stream(asked, Path::Events).await
+            }
+            ["api", "notifications", "stream"] => {
+                get()?;
+                self.stream(asked, Path::Notifications).await
             }
             ["api", "events", "stats"] => {
                 get()?;
@@ -160,14 +201,35 @@ impl Api {
             ["api", "events", name] if NOT_CHANNELS.contains(&name) => Err(Problem::not_found(path)),
             ["api", "events", channel] => {
                 get()?;
-                self.stream(asked, Some(channel)).await
+                self.stream(asked, Path::Channel(channel)).await
+            }
+            ["api", "dashboard", "stream"] => {
+                get()?;
+                self.dashboard_stream(headers, query, address).await
+            }
+            ["api", "admin", "channels"] => {
+                get()?;
+                self.busiest(headers, query, address).await
+            }
+            ["api", "admin", "connections"] => {
+                get()?;
+                self.connections_of(headers, query, address).await
+            }
+            ["api", "admin", "trace"] => {
+                get()?;
+                self.trace(headers, query, address).await
             }
             ["api", "channels", channel, "presence"] => {
                 get()?;
                 self.presence(headers, query, channel, address).await
             }
+            ["api", "channels", channel, "events"] if method == Method::DELETE => {
+                self.erase(headers, query, channel, address).await
+            }
             ["api", "channels", channel, "events"] => {
-                get()?;
+                if method != Method::GET {
+                    return Err(Problem::method("GET, DELETE"));
+                }
                 let asked = Asked::read(channel, query, self.shared.hub.shard_count())?;
                 let caller = self.caller(headers, &asked.query).await?;
                 let by = self.requester(caller, headers, address);
@@ -178,10 +240,10 @@ impl Api {
         }
     }
 
-    async fn stream(&self, asked: StreamRequest<'_>, channel: Option<&str>) -> Result<Response, Problem> {
+    async fn stream(&self, asked: StreamRequest<'_>, path: Path<'_>) -> Result<Response, Problem> {
         let StreamRequest { headers, page, query, address } = asked;
-        let query = Query::parse(query, KEYS)?;
-        let topics = topics(&query, channel, self.shared.config.channels_per_connection)?;
+        let query = Query::parse(query, path.keys())?;
+        let mut topics = topics(&query, path.channel(), self.shared.config.channels_per_connection)?;
         if last_event_id(headers, &query).is_some_and(|id| id == OUSTED_ID) {
             // EventSource never comes back after this. A newer stream of its user has the place.
             return Ok(stay_away());
@@ -196,11 +258,19 @@ impl Api {
                 None => return Err(self.refused(&why)),
             },
         };
+        let mut notified = None;
+        if matches!(path, Path::Notifications) {
+            let (user, channel) = self.notified(&opener.caller, &query)?;
+            topics.push(channel);
+            notified = Some(user);
+        }
         let mut response = match self.takes_no_more() {
             // Before anything is asked of others for it.
             Some(response) => response,
             None => match self.heard(&opener.caller, topics, types, begin).await {
-                Ok(heard) => self.open(&opener, headers, &query, heard, address).await?,
+                Ok(heard) => {
+                    self.open(&opener, headers, &query, Heard { notified, ..heard }, address).await?
+                }
                 Err(why) => {
                     tracing::debug!(%why, "what a stream was changed to can't be looked up");
                     self.over_at_once(StreamEnd::SubscriptionUnavailable)
@@ -222,7 +292,7 @@ impl Api {
         address: Option<IpAddr>,
     ) -> Result<Response, Problem> {
         let Opener { caller, cookies } = opener;
-        let Heard { topics, types, original, kept, begin } = heard;
+        let Heard { topics, types, original, kept, begin, notified } = heard;
         let policies = self.shared.hub.policies();
         let may_hear = topics.iter().try_for_each(|topic| self.check_claims(caller, topic));
         may_hear.map_err(|why| self.refused(&why).of(caller.subject()))?;
@@ -291,10 +361,33 @@ impl Api {
         let term = term.map(|identity| Term::new(identity, self.auth.expiring_notice()));
         hub.presence.hears(client_id, caller.subject(), &subscription, &policies);
         hub.grants.hears(client_id, caller.subject(), grants);
+        let notified = notified.map(|user| (self.unread.clone(), user));
         let connection = Connection::new(self.shared.clone(), subscription, begin, client_id);
-        let connection = connection.granted_by(policies).until(term);
+        let connection = connection.granted_by(policies).until(term).notified(notified);
         place.taken();
         Ok(stream_of(connection))
+    }
+
+    /// Whose notifications a stream is of, and on which channel they are heard.
+    fn notified(&self, caller: &Caller, query: &Query) -> Result<(String, Pattern), Problem> {
+        let named = query.get("user");
+        let user = match (caller, named) {
+            (Caller::Known(identity), None) => identity.subject.as_str(),
+            (Caller::Known(identity), Some(user)) if user == identity.subject => user,
+            (Caller::Known(_), Some(user)) => {
+                let denied = Refusal::Denied { what: "the notifications of", to: user.to_owned() };
+                return Err(self.refused(&denied).of(caller.subject()));
+            }
+            (Caller::Anonymous, _) => {
+                return Err(self.refused(&Refusal::NoCredential("notifications".to_owned())));
+            }
+            (Caller::Unchecked, named) => named.ok_or_else(|| {
+                bad_value("user", "is missing: without a token, here where nobody needs one, it says whose")
+            })?,
+        };
+        let channel = Channel::user(user);
+        let channel = channel.map_err(|error| bad_value("user", &format!("is no user's id: {error}")))?;
+        Ok((user.to_owned(), Pattern::from(&channel)))
     }
 
     /// What a stream is to hear: what its URL says, or what it was changed to before it came back by this URL.
@@ -306,7 +399,7 @@ impl Api {
         begin: Begin,
     ) -> Result<Heard, SubscriptionError> {
         let original = Original::of(&topics, &types);
-        let as_asked = |begin| Heard { topics, types, original, kept: None, begin };
+        let as_asked = |begin| Heard { topics, types, original, kept: None, begin, notified: None };
         let Begin::After(Ok(cursor)) = begin else { return Ok(as_asked(begin)) };
         let Some(id) = cursor.subscription() else { return Ok(as_asked(begin)) };
         let hub = &self.shared.hub;
@@ -316,7 +409,7 @@ impl Api {
                 as_asked(Begin::AfterUnknown(cursor))
             }
             Found::Changed { topics, types, kept } => {
-                Heard { topics, types, original, kept: Some(kept), begin }
+                Heard { topics, types, original, kept: Some(kept), begin, notified: None }
             }
             Found::OtherUrl => as_asked(begin),
             Found::Gone => as_asked(Begin::AfterUnknown(cursor)),
@@ -336,7 +429,7 @@ impl Api {
     }
 
     /// What a stream is answered with where none begins any more.
-    fn takes_no_more(&self) -> Option<Response> {
+    pub(crate) fn takes_no_more(&self) -> Option<Response> {
         let hub = &self.shared.hub;
         let end = match (hub.is_draining(), hub.connections() >= self.shared.config.connections) {
             (true, _) => StreamEnd::Drain,
@@ -363,7 +456,7 @@ impl Api {
             .retry_after(rand::random_range(limited.exceeded.retry_after()))
     }
 
-    fn stream_later(&self, Limited { by, exceeded }: Limited) -> Response {
+    pub(crate) fn stream_later(&self, Limited { by, exceeded }: Limited) -> Response {
         let end = match by {
             By::Address | By::Subject => StreamEnd::Limited,
             By::Gateway => StreamEnd::Overload,
@@ -377,7 +470,7 @@ impl Api {
     }
 
     /// There is room when another stream of the user's ends; nobody knows when.
-    fn stream_refused_a_place(&self) -> Response {
+    pub(crate) fn stream_refused_a_place(&self) -> Response {
         self.shared.hub.metrics.ended(StreamEnd::TooManyStreams);
         let retry_ms = self.shared.config.retry_ms().saturating_mul(FULL_RETRY_FACTOR);
         event_stream(full(goodbye(StreamEnd::TooManyStreams, retry_ms)))
@@ -482,7 +575,7 @@ impl Api {
         headers: &HeaderMap,
         address: Option<IpAddr>,
     ) -> Requester {
-        Requester { caller, context: self.auth.context(headers, address) }
+        Requester::new(caller, self.auth.context(headers, address))
     }
 
     /// Whether somebody may listen to something as far as claims and policies say.
@@ -562,9 +655,15 @@ impl Api {
 
 /// Whether a path is a stream's, whatever it names.
 fn is_stream(path: &str) -> bool {
+    if path == dashboard::PATH {
+        return true;
+    }
     let Ok(segments) = percent_decode(path) else { return false };
     match &segments[..] {
         [api, events] => api == "api" && events == "events",
+        [api, notifications, stream] if notifications == "notifications" => {
+            api == "api" && stream == "stream"
+        }
         [api, events, name] => api == "api" && events == "events" && !NOT_CHANNELS.contains(&name.as_str()),
         _ => false,
     }
@@ -740,7 +839,7 @@ fn stay_away() -> Response {
     response
 }
 
-fn event_stream(body: Body) -> Response {
+pub(crate) fn event_stream(body: Body) -> Response {
     let mut response = http::Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

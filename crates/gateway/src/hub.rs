@@ -20,6 +20,7 @@ use foghorn_core::channel::Channel;
 use foghorn_core::policy::Policies;
 use foghorn_core::position::Epoch;
 use foghorn_core::shard::{Shard, ShardCount};
+use foghorn_core::time::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::change::Ask;
@@ -34,6 +35,8 @@ use crate::places::Places;
 use crate::presence::Presence;
 use crate::ring::{Applied, Ring};
 use crate::subscription::{Subscription, Topics};
+use crate::survey::{Opened, Surveys};
+use crate::traced::Watched;
 
 /// Identifies a connection within the process.
 type ConnectionId = u64;
@@ -145,6 +148,9 @@ pub struct Hub {
     next_id: AtomicU64,
     draining: AtomicBool,
     began: Instant,
+    began_at: Timestamp,
+    /// What operators want to know of all streams.
+    pub(crate) surveys: Surveys,
     /// What was revoked.
     pub(crate) revocations: Arc<Revocations>,
     /// How many streams users have.
@@ -191,6 +197,8 @@ impl Hub {
             next_id: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             began: Instant::now(),
+            began_at: clock.now(),
+            surveys: Surveys::default(),
             revocations: Arc::default(),
             presence: Presence::default(),
             grants: Grants::default(),
@@ -238,13 +246,14 @@ impl Hub {
     /// Takes in a batch and marks those who listen to its channels.
     pub fn apply(&self, batch: &Batch) -> Applied {
         let here = &self.shards[batch.shard.index()];
-        let (applied, before) = {
+        let (applied, before, watched) = {
             let mut guard = here.ring.write();
             let Some(ring) = guard.as_mut() else { return Applied::Gap };
             let before = ring.head();
             let applied = ring.apply(batch, |event| self.counter(event));
             self.metrics.ring(batch.shard, ring);
-            (applied, before)
+            let traced = batch.traced.as_ref().filter(|_| applied == Applied::Advanced);
+            (applied, before, traced.map(|traced| Watched::new(traced, before, ring)))
         };
         if applied == Applied::Advanced {
             let now = self.clock.now();
@@ -252,6 +261,9 @@ impl Hub {
             self.mark(here, fresh.inspect(|event| self.metrics.arrived(now.since(event.time))));
             here.marked_through.store(batch.to, Ordering::SeqCst);
             self.wake_reactors();
+        }
+        if let Some(watched) = watched {
+            watched.told();
         }
         applied
     }
@@ -424,6 +436,39 @@ impl Hub {
             left += staying;
         }
         left
+    }
+
+    /// Has everybody who serves streams look at the surveys.
+    pub(crate) fn look_at_surveys(&self) {
+        self.mark_all();
+        self.wake_reactors();
+    }
+
+    /// How many threads serve streams.
+    pub(crate) fn reactors(&self) -> usize {
+        self.reactors.read().len()
+    }
+
+    /// How many of the streams that tasks serve hear a channel.
+    pub(crate) fn listeners_in_tasks(&self, channel: &Channel) -> usize {
+        let listeners = self.shards[self.count.shard_of(channel).index()].listeners.lock();
+        let named = listeners.channels.get(channel).into_iter().flat_map(BTreeMap::values);
+        let mut found: Vec<_> = named.map(Arc::as_ptr).collect();
+        listeners.patterns.matching(channel.as_str(), &mut |waiter| found.push(Arc::as_ptr(waiter)));
+        // One may hear it for several reasons.
+        found.sort_unstable();
+        found.dedup();
+        found.len()
+    }
+
+    /// The mark of a stream that is opened now.
+    pub(crate) fn opened_now(&self) -> Opened {
+        Opened::after(self.began.elapsed())
+    }
+
+    /// When a stream with this mark was opened.
+    pub(crate) fn opened_at(&self, opened: Opened) -> Timestamp {
+        opened.at(self.began_at)
     }
 
     /// Counts the streams whose socket has not taken what is there for over a second.

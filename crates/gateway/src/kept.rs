@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use foghorn_auth::Caller;
 use foghorn_bus::backoff::Rarely;
-use foghorn_bus::subscriptions::{SubscriptionError, Subscriptions};
+use foghorn_bus::subscriptions::{Revision, SubscriptionError, Subscriptions, Written};
 use foghorn_core::cursor::SubscriptionId;
 use foghorn_core::pattern::Pattern;
 
@@ -30,6 +30,10 @@ use crate::subscription::Subscription;
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// Records that are renewed at a time.
 const RENEWED_AT_A_TIME: usize = 16;
+/// How long a record is kept that all streams with it were changed from: one of them may come back by a cursor of before.
+const LEFT_FOR: Duration = Duration::from_secs(120);
+/// Such records that wait to be shortened. Of more, those that find no room are kept for as long as any.
+const LEFT_MAX: usize = 4096;
 /// How often it is looked which records have to be renewed, or have yet to be kept.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -127,6 +131,8 @@ pub(crate) struct Here(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     held: HashMap<SubscriptionId, Held>,
+    /// What nobody comes back for, as far as this gateway knows.
+    left: Vec<Left>,
     /// How many there are to be until those that no stream has any more are forgotten.
     full: usize,
 }
@@ -134,48 +140,106 @@ struct State {
 #[derive(Debug)]
 struct Held {
     kept: Weak<Kept>,
+    record: Bytes,
     /// When it has to be written to the store again.
     due: Instant,
+    /// Its last write from here.
+    revision: Option<Revision>,
+    /// Whether it was written from elsewhere too: then others may need it.
+    by_others: bool,
+    /// Streams that have had it here, less those that hear something else by now.
+    streams: usize,
+}
+
+/// A record that all streams with it were changed from, all here.
+#[derive(Debug)]
+struct Left {
+    id: SubscriptionId,
+    record: Bytes,
+    revision: Revision,
+}
+
+impl State {
+    fn forget_unheld(&mut self) {
+        let left = &mut self.left;
+        self.held.retain(|id, held| {
+            if held.kept.strong_count() > 0 {
+                return true;
+            }
+            if held.streams == 0
+                && !held.by_others
+                && left.len() < LEFT_MAX
+                && let Some(revision) = held.revision
+            {
+                left.push(Left { id: *id, record: held.record.clone(), revision });
+            }
+            false
+        });
+    }
 }
 
 impl Here {
-    /// What all streams with this subscription share. It is due at once where it is new here.
+    /// What all streams with this subscription share, one more from now on. It is due at once where it is new here.
     pub(crate) fn share(&self, kept: Kept) -> Arc<Kept> {
         let mut state = self.0.lock();
-        if let Some(shared) = state.held.get(&kept.id).and_then(|held| held.kept.upgrade())
+        if let Some(held) = state.held.get_mut(&kept.id)
+            && let Some(shared) = held.kept.upgrade()
             && *shared == kept
         {
+            held.streams += 1;
             return shared;
         }
         if state.held.len() >= state.full {
-            state.held.retain(|_, held| held.kept.strong_count() > 0);
+            state.forget_unheld();
             state.full = state.held.len() * 2 + 64;
         }
         let shared = Arc::new(kept);
-        state.held.insert(shared.id, Held { kept: Arc::downgrade(&shared), due: Instant::now() });
+        let held = Held {
+            kept: Arc::downgrade(&shared),
+            record: shared.record.clone(),
+            due: Instant::now(),
+            revision: None,
+            by_others: false,
+            streams: 1,
+        };
+        state.held.insert(shared.id, held);
         shared
+    }
+
+    /// A stream with it hears something else from now on.
+    pub(crate) fn left(&self, kept: &Kept) {
+        if let Some(held) = self.0.lock().held.get_mut(&kept.id) {
+            held.streams = held.streams.saturating_sub(1);
+        }
     }
 
     fn find(&self, id: SubscriptionId) -> Option<Arc<Kept>> {
         self.0.lock().held.get(&id)?.kept.upgrade()
     }
 
+    /// Its last write from here.
+    fn revision(&self, id: SubscriptionId) -> Option<Revision> {
+        self.0.lock().held.get(&id)?.revision
+    }
+
     /// It was written to the store, for so long.
-    fn was_kept(&self, id: SubscriptionId, ttl: Duration) {
+    fn was_kept(&self, id: SubscriptionId, ttl: Duration, written: Written) {
         // Long before its end, and not all at once.
         let due = Instant::now() + ttl.mul_f64(0.25 + fastrand::f64() / 4.0);
         if let Some(held) = self.0.lock().held.get_mut(&id) {
             held.due = due;
+            held.revision = Some(written.revision);
+            held.by_others |= !written.alone;
         }
     }
 
-    /// What has to be written now.
-    fn due(&self) -> Vec<Arc<Kept>> {
+    /// What has to be written now, and what need not be kept for long any more.
+    fn due(&self) -> (Vec<Arc<Kept>>, Vec<Left>) {
         let now = Instant::now();
         let mut state = self.0.lock();
-        state.held.retain(|_, held| held.kept.strong_count() > 0);
+        state.forget_unheld();
         let due = state.held.values().filter(|held| held.due <= now);
-        due.filter_map(|held| held.kept.upgrade()).collect()
+        (due.filter_map(|held| held.kept.upgrade()).collect(), std::mem::take(&mut state.left))
     }
 }
 
@@ -193,18 +257,30 @@ impl Keeper {
 
     /// Keeps what a stream here was changed to. Where that fails [`renew`](Keeper::renew) tries again.
     pub(crate) async fn keep(&self, hub: &Hub, kept: &Kept) -> Result<(), SubscriptionError> {
-        let done = timeout(PATIENCE, self.store.keep(kept.id, kept.record.clone(), self.ttl)).await;
+        let last = hub.kept.revision(kept.id);
+        let done = timeout(PATIENCE, self.store.keep(kept.id, kept.record.clone(), self.ttl, last)).await;
         let done =
             done.unwrap_or_else(|_| Err(SubscriptionError::Unavailable("no answer in time".to_owned())));
-        if done.is_ok() {
-            hub.kept.was_kept(kept.id, self.ttl);
+        if let Ok(written) = done {
+            hub.kept.was_kept(kept.id, self.ttl, written);
         }
         hub.metrics.kept(match &done {
-            Ok(()) => KeptOutcome::Kept,
+            Ok(_) => KeptOutcome::Kept,
             Err(SubscriptionError::Full) => KeptOutcome::Full,
             Err(SubscriptionError::Unavailable(_)) => KeptOutcome::Unavailable,
         });
-        done
+        done.map(|_| ())
+    }
+
+    /// Keeps for a short while only what all streams with it were changed from. Where that fails it stays as it is.
+    async fn shorten(&self, left: Left) {
+        let Left { id, record, revision } = left;
+        let shortened = self.store.shorten(id, record, LEFT_FOR.min(self.ttl), revision);
+        match timeout(PATIENCE, shortened).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "what a stream was changed from is kept for longer"),
+            Err(_) => tracing::debug!("what a stream was changed from is kept for longer: no answer in time"),
+        }
     }
 
     /// What a stream of this caller is to hear whose cursor names a subscription and whose URL asks for `original`.
@@ -240,8 +316,9 @@ impl Keeper {
         let rarely = Rarely::default();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let due = stream::iter(hub.kept.due());
-            due.for_each_concurrent(RENEWED_AT_A_TIME, async |kept| {
+            let (due, left) = hub.kept.due();
+            stream::iter(left).for_each_concurrent(RENEWED_AT_A_TIME, |left| self.shorten(left)).await;
+            stream::iter(due).for_each_concurrent(RENEWED_AT_A_TIME, async |kept| {
                 if let Err(error) = self.keep(hub, &kept).await
                     && rarely.now()
                 {
@@ -324,6 +401,59 @@ mod tests {
         assert!(matches!(found(Caller::Anonymous, original).await, Found::Gone));
     }
 
+    /// What is there for who comes back so long after all streams here were changed away, or ended.
+    async fn is_kept_after(
+        rest: Duration,
+        store: &Arc<MemorySubscriptions>,
+        here: &Hub,
+        id: SubscriptionId,
+    ) -> bool {
+        let keeper = Keeper::new(store.clone(), Duration::from_secs(3600));
+        assert!(tokio::time::timeout(rest, keeper.renew(here)).await.is_err());
+        store.find(id).await.unwrap().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_all_streams_were_changed_from_is_kept_for_a_short_while_only() {
+        let (store, soon) = (Arc::new(MemorySubscriptions::default()), LEFT_FOR + 2 * LOOK_EVERY);
+        let keeper = Keeper::new(store.clone(), Duration::from_secs(3600));
+        let (here, there) = (hub(1 << 20), hub(1 << 20));
+        let original = Original::of(&patterns(&["a"]), &[]);
+        // A stream that is changed again, and again.
+        for to in ["b", "c", "d"] {
+            let kept = changed(&here, to);
+            keeper.keep(&here, &kept).await.unwrap();
+            here.kept.left(&kept);
+            let id = kept.id();
+            drop(kept);
+            assert!(
+                is_kept_after(LEFT_FOR - LOOK_EVERY, &store, &here, id).await,
+                "a cursor may still name it"
+            );
+            assert!(!is_kept_after(3 * LOOK_EVERY, &store, &here, id).await);
+        }
+        // One of two streams ends and may come back.
+        let (kept, same) = (changed(&here, "e"), changed(&here, "e"));
+        keeper.keep(&here, &kept).await.unwrap();
+        here.kept.left(&kept);
+        let id = kept.id();
+        drop((kept, same));
+        assert!(is_kept_after(soon, &store, &here, id).await);
+        // It comes back to another gateway, which isn't to lose it by what is changed here.
+        let kept = changed(&here, "f");
+        keeper.keep(&here, &kept).await.unwrap();
+        let id = kept.id();
+        let found = keeper.find(&there, id, &Caller::Anonymous, original).await;
+        let Ok(Found::Changed { kept: found, .. }) = found else { panic!("it is gone") };
+        keeper.keep(&there, &found).await.unwrap();
+        here.kept.left(&kept);
+        drop(kept);
+        assert!(is_kept_after(soon, &store, &here, id).await);
+        there.kept.left(&found);
+        drop(found);
+        assert!(is_kept_after(soon, &store, &there, id).await, "here somebody may need it too");
+    }
+
     #[tokio::test]
     async fn anothers_record_is_as_good_as_none_and_so_is_one_that_was_changed() {
         let (store, hub) = (Arc::new(MemorySubscriptions::default()), hub(1 << 20));
@@ -337,7 +467,7 @@ mod tests {
         assert!(matches!(keeper.find(&hub, id, &mallory, original).await, Ok(Found::Gone)));
         let text = String::from_utf8(kept.record.to_vec()).unwrap().replace("\"b\"", "\"secret\"");
         drop(kept);
-        store.keep(id, text.into(), Duration::from_secs(60)).await.unwrap();
+        store.keep(id, text.into(), Duration::from_secs(60), None).await.unwrap();
         assert!(matches!(keeper.find(&hub, id, &Caller::Anonymous, original).await, Ok(Found::Gone)));
     }
 }

@@ -23,14 +23,17 @@ mod client_id;
 mod subscription;
 mod ticket;
 
+mod admin;
 mod change;
 mod directory;
 mod kept;
 mod subscribe;
 
 mod connection;
+pub mod dashboard;
 mod drain;
 mod engine;
+mod erase;
 mod gathering;
 mod grants;
 mod gzip;
@@ -45,6 +48,8 @@ mod presence;
 mod replays;
 mod revoke;
 mod seat;
+mod survey;
+mod traced;
 
 pub mod service;
 

@@ -286,6 +286,8 @@ pub struct Metrics {
     places: Family<OutcomeLabel, Counter>,
     /// Streams that this gateway has ended, here or elsewhere, for newer ones of their users.
     pub(crate) ousted: Counter,
+    /// Statuses of processes that can't be read, or are more than they may be.
+    pub(crate) statuses_refused: Counter,
     /// Gateways that live, as far as this one knows.
     pub(crate) members: Gauge,
     presence: Family<ActionLabel, Counter>,
@@ -382,6 +384,11 @@ impl Metrics {
             "presence_unkept",
             "Changes of who listens that found no room where it is known who was told of",
             m.presence_unkept.clone(),
+        );
+        r.register(
+            "statuses_refused",
+            "Statuses of processes that can't be read, or have more than they may",
+            m.statuses_refused.clone(),
         );
         r.register("resets", "stream-reset events sent, by reason", m.resets.clone());
         r.register("replayed_events", "Events sent in catch-ups, by source", m.replayed.clone());

@@ -13,7 +13,7 @@ mod agree;
 mod message;
 mod roll;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -45,6 +45,10 @@ const AGREED_WITHIN: Duration = Duration::from_secs(1);
 const OUSTED_WITHIN: Duration = Duration::from_secs(1);
 /// What was admitted so shortly ago may not be among what its gateway says it has.
 const YOUNG: Duration = Duration::from_secs(10);
+/// For how long it is remembered that a stream was over before its place was asked for: longer than asking takes.
+const OVER_FOR: Duration = Duration::from_secs(5);
+/// How many such streams are remembered. A place that is taken for one of more of them is found by comparing.
+const OVER_MAX: usize = 1024;
 /// Ends of streams that wait to be told. What finds no room is found by comparing.
 const ENDED_MAX: usize = 10_000;
 
@@ -102,6 +106,8 @@ struct Known {
     acquainted: bool,
     /// For which view agreement was waited for in vain.
     given_up: Option<u64>,
+    /// Streams that were over before they were let in, the latest last: what asks for their places comes yet.
+    over: VecDeque<(Instant, ClientId)>,
 }
 
 #[derive(Debug)]
@@ -109,6 +115,28 @@ struct Held {
     user: User,
     stream: ClientId,
     ousted: bool,
+}
+
+impl Known {
+    /// A stream about whose user this gateway decides is over.
+    fn ended(&mut self, user: User, stream: ClientId) {
+        if self.decided.remove(user, stream) {
+            return;
+        }
+        let now = Instant::now();
+        let old = |over: &VecDeque<(Instant, ClientId)>| {
+            over.len() >= OVER_MAX || over.front().is_some_and(|(at, _)| now.duration_since(*at) >= OVER_FOR)
+        };
+        while old(&self.over) {
+            self.over.pop_front();
+        }
+        self.over.push_back((now, stream));
+    }
+
+    /// Whether a stream was over before it was let in.
+    fn is_over(&self, stream: ClientId) -> bool {
+        self.over.iter().any(|(_, over)| *over == stream)
+    }
 }
 
 impl Places {
@@ -259,16 +287,26 @@ impl Places {
         })
     }
 
-    /// What another gateway asks, and the answer; empty to what can't be read.
-    pub(crate) async fn answer_to(&self, body: &[u8]) -> Vec<u8> {
+    /// The answer to what another gateway asks, if it needs no wait: to all but whether a stream may begin. Empty to what
+    /// can't be read.
+    pub(crate) fn answer_at_once(&self, body: &[u8]) -> Option<Vec<u8>> {
         let answer = match serde_json::from_slice(body) {
-            Ok(ask) => self.answer(ask).await,
+            Ok(Ask::Admit { .. }) => return None,
+            Ok(told) => self.take_in(told),
             Err(error) => {
                 tracing::debug!(%error, "another gateway asks what can't be read");
                 Answer::default()
             }
         };
-        serde_json::to_vec(&answer).unwrap_or_default()
+        Some(serde_json::to_vec(&answer).unwrap_or_default())
+    }
+
+    /// The answer to whatever another gateway asks.
+    pub(crate) async fn answer_to(&self, body: &[u8]) -> Vec<u8> {
+        match serde_json::from_slice(body) {
+            Ok(ask) => serde_json::to_vec(&self.answer(ask).await).unwrap_or_default(),
+            Err(_) => self.answer_at_once(body).unwrap_or_default(),
+        }
     }
 
     /// In a box, as whoever decides may in turn have to ask.
@@ -280,33 +318,37 @@ impl Places {
                     let entry = Entry { stream, since, noted: Instant::now() };
                     Answer { admitted: Some(self.decide(user, entry).await), ..Answer::default() }
                 }
-                Ask::Ended { streams } => {
-                    let mut known = self.known.lock();
-                    streams.iter().for_each(|(user, stream)| {
-                        known.decided.remove(user.to_user(), stream.to_stream());
-                    });
-                    Answer::default()
-                }
-                Ask::Oust { streams } => {
-                    self.oust(streams.into_iter().map(Hex::to_stream));
-                    Answer::default()
-                }
-                Ask::Compare { gateway, view, digests } => {
-                    let differing = self.compare(gateway.to_gateway(), view, &digests);
-                    Answer { differing: Some(differing), ..Answer::default() }
-                }
-                Ask::Replace { gateway, parts, streams, view } => {
-                    let streams = streams.into_iter();
-                    let streams = streams.map(|(user, stream, since)| {
-                        let entry = Entry { stream: stream.to_stream(), since, noted: Instant::now() };
-                        (user.to_user(), entry)
-                    });
-                    self.replace(gateway.to_gateway(), &parts, streams.collect(), view);
-                    Answer::default()
-                }
+                told => self.take_in(told),
             }
         }
         .boxed()
+    }
+
+    /// Takes in what a gateway tells, and answers.
+    fn take_in(&self, told: Ask) -> Answer {
+        match told {
+            Ask::Admit { .. } => {}
+            Ask::Ended { streams } => {
+                let mut known = self.known.lock();
+                for (user, stream) in streams {
+                    known.ended(user.to_user(), stream.to_stream());
+                }
+            }
+            Ask::Oust { streams } => self.oust(streams.into_iter().map(Hex::to_stream)),
+            Ask::Compare { gateway, view, digests } => {
+                let differing = self.compare(gateway.to_gateway(), view, &digests);
+                return Answer { differing: Some(differing), ..Answer::default() };
+            }
+            Ask::Replace { gateway, parts, streams, view } => {
+                let streams = streams.into_iter();
+                let streams = streams.map(|(user, stream, since)| {
+                    let entry = Entry { stream: stream.to_stream(), since, noted: Instant::now() };
+                    (user.to_user(), entry)
+                });
+                self.replace(gateway.to_gateway(), &parts, streams.collect(), view);
+            }
+        }
+        Answer::default()
     }
 
     /// Whether a stream of a user may begin, wherever it is.
@@ -317,7 +359,11 @@ impl Places {
         self.until_agreed().await;
         let mut ousted = Vec::new();
         let room = self.makes_room(&mut ousted);
-        let admitted = self.known.lock().decided.admit(user, entry, self.limit.most, room);
+        let admitted = {
+            let mut known = self.known.lock();
+            // Nobody is there any more who could take the place, or give it back.
+            !known.is_over(entry.stream) && known.decided.admit(user, entry, self.limit.most, room)
+        };
         self.have_ousted(ousted).await;
         admitted
     }

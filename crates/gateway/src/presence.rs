@@ -5,6 +5,7 @@
 //! listeners are told who comes and goes, it tells what changes to two gateways that look after the channel (`tell.rs`,
 //! `roster.rs`).
 
+mod answers;
 mod message;
 mod roster;
 pub(crate) mod tell;
@@ -22,7 +23,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use foghorn_bus::gateways::{About, GatewayName, Question};
+use foghorn_bus::gateways::{About, GatewayName, Gateways, Question};
 use foghorn_core::channel::Channel;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::Policies;
@@ -32,8 +33,10 @@ use foghorn_http::problem::Problem;
 use foghorn_http::query::Query;
 
 use crate::client_id::ClientId;
+use crate::connection::Shared;
 use crate::http::{Api, TOKEN};
 use crate::subscription::Subscription;
+use answers::Answers;
 use message::part_of_sum;
 pub(crate) use roster::Action;
 use roster::Roster;
@@ -53,6 +56,7 @@ pub(crate) struct Presence {
     changed: Notify,
     /// There is something to tell listeners.
     heard: Notify,
+    answers: Answers,
 }
 
 #[derive(Debug, Default)]
@@ -239,10 +243,8 @@ impl Api {
                 .detail("its policy doesn't say presence = \"counts\" or \"events\"")
                 .member("channel", channel.as_str()));
         }
-        let others = hub.places.members.others();
-        let asked = others.into_iter().map(|gateway| self.ask_presence(gateway, &channel));
-        let mut counted = hub.presence.counted(&channel);
-        join_all(asked).await.into_iter().for_each(|other| counted.add(other));
+        let asking = count_all(self.shared.clone(), self.gateways.clone(), channel.detached());
+        let counted = hub.presence.answers.get(&channel, asking).await;
         let mut answer = json!({
             "channel": channel.as_str(), "connections": counted.connections, "users": counted.users.len(),
             "anonymous": counted.anonymous, "complete": !counted.partial,
@@ -258,21 +260,30 @@ impl Api {
         Ok(response)
     }
 
-    async fn ask_presence(&self, gateway: GatewayName, channel: &Channel) -> Counted {
-        let body = channel.as_str().to_owned().into_bytes().into();
-        let question = Question { about: About::Presence, token: None, context: None, body };
-        let answer = timeout(ANSWERED_WITHIN, self.gateways.ask(gateway, question)).await;
-        let answer = answer.ok().and_then(Result::ok);
-        let counted = answer.and_then(|answer| serde_json::from_slice(&answer).ok());
-        counted.unwrap_or_else(|| Counted { partial: true, ..Counted::default() })
-    }
-
     /// What another gateway is told of a channel.
     pub(crate) fn presence_here(&self, channel: &[u8]) -> Vec<u8> {
         let channel = std::str::from_utf8(channel).ok().and_then(|name| Channel::parse(name).ok());
         let counted = channel.map(|channel| self.shared.hub.presence.counted(&channel)).unwrap_or_default();
         serde_json::to_vec(&counted).unwrap_or_default()
     }
+}
+
+/// Who listens to a channel, here and at all others.
+async fn count_all(shared: Arc<Shared>, gateways: Arc<dyn Gateways>, channel: Channel) -> Counted {
+    let others = shared.hub.places.members.others();
+    let asked = others.into_iter().map(|gateway| count_at(&*gateways, gateway, &channel));
+    let mut counted = shared.hub.presence.counted(&channel);
+    join_all(asked).await.into_iter().for_each(|other| counted.add(other));
+    counted
+}
+
+async fn count_at(gateways: &dyn Gateways, gateway: GatewayName, channel: &Channel) -> Counted {
+    let body = channel.as_str().to_owned().into_bytes().into();
+    let question = Question { about: About::Presence, token: None, context: None, body };
+    let answer = timeout(ANSWERED_WITHIN, gateways.ask(gateway, question)).await;
+    let answer = answer.ok().and_then(Result::ok);
+    let counted = answer.and_then(|answer| serde_json::from_slice(&answer).ok());
+    counted.unwrap_or_else(|| Counted { partial: true, ..Counted::default() })
 }
 
 #[cfg(test)]

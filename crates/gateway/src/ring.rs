@@ -19,9 +19,11 @@ use foghorn_core::channel::Channel;
 use foghorn_core::policy::Policies;
 use foghorn_core::position::{Digest, Epoch};
 use foghorn_core::sse;
+use foghorn_core::time::Timestamp;
 
 use crate::gzip::Deflated;
 use crate::subscription::Topics;
+use crate::traced::Writes;
 
 /// An event in the ring, shared by all who are being sent it.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct RingEvent {
     envelope: OnceLock<Bytes>,
     /// Both forms compressed, made when the first compressed stream wants one of them; none where that isn't worth it.
     deflated: [OnceLock<Option<Box<Deflated>>>; 2],
+    /// Its writes, if it is traced.
+    writes: OnceLock<Arc<Writes>>,
     /// Where the bytes of what is made here are counted, in a ring.
     made_bytes: Option<Arc<AtomicUsize>>,
     /// Bytes that its ring was given before it.
@@ -43,13 +47,26 @@ pub struct RingEvent {
 impl RingEvent {
     /// Wraps an event of the log, which no ring holds.
     pub fn new(feed: FeedEvent, delivered: Counter) -> Self {
-        let (envelope, deflated) = Default::default();
-        RingEvent { feed, delivered, envelope, deflated, made_bytes: None, offset: 0 }
+        let (envelope, deflated, writes) = Default::default();
+        RingEvent { feed, delivered, envelope, deflated, writes, made_bytes: None, offset: 0 }
     }
 
     fn counted(feed: FeedEvent, delivered: Counter, made_bytes: Arc<AtomicUsize>, offset: usize) -> Self {
-        let (envelope, deflated) = Default::default();
-        RingEvent { feed, delivered, envelope, deflated, made_bytes: Some(made_bytes), offset }
+        let (envelope, deflated, writes) = Default::default();
+        RingEvent { feed, delivered, envelope, deflated, writes, made_bytes: Some(made_bytes), offset }
+    }
+
+    /// So many streams have been written it.
+    pub(crate) fn count_deliveries(&self, streams: u64) {
+        self.delivered.inc_by(streams);
+        if let Some(writes) = self.writes.get() {
+            writes.wrote(streams);
+        }
+    }
+
+    /// Its writes, if it is traced.
+    pub(crate) fn writes(&self) -> Option<&Writes> {
+        self.writes.get().map(|writes| &**writes)
     }
 
     /// The block without its `id:` line, in the form asked for.
@@ -225,6 +242,17 @@ impl Ring {
         after(&self.events, seq)
     }
 
+    /// The seq before the first event that it holds of this time or later. The journal's times rise with its seqs.
+    pub fn before(&self, time: Timestamp) -> u64 {
+        let first = self.events.partition_point(|event| event.feed.time < time);
+        self.events.get(first).map_or(self.head, |event| event.feed.seq - 1)
+    }
+
+    /// Whether it has had to let go nothing of this time or later.
+    pub fn reaches(&self, time: Timestamp) -> bool {
+        self.events.front().is_none_or(|first| first.offset == 0 || first.feed.time < time)
+    }
+
     /// Bytes of the events after `seq`, as far as they are held.
     pub fn bytes_after(&self, seq: u64) -> usize {
         self.after(seq).next().map_or(0, |event| self.pushed - event.offset)
@@ -258,6 +286,13 @@ impl Ring {
         self.remember(batch.to, batch.to_digest);
         self.evict();
         Applied::Advanced
+    }
+
+    /// Has the writes of an event noted, if it is held and they aren't yet.
+    pub(crate) fn note_writes(&self, seq: u64, writes: &Arc<Writes>) {
+        if let Ok(at) = self.events.binary_search_by_key(&seq, |event| event.feed.seq) {
+            self.events[at].writes.get_or_init(|| writes.clone());
+        }
     }
 
     /// Whether a batch has another entry than the ring where both have one.

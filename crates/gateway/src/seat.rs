@@ -14,6 +14,7 @@ use foghorn_core::time::Timestamp;
 use crate::client_id::ClientId;
 use crate::hub::Hub;
 use crate::subscription::Subscription;
+use crate::survey::Opened;
 
 /// Counts a stream as open, and says why it ended. Moves with the stream.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(crate) struct Seat {
     ended: bool,
     /// The policies by which it was granted what it hears.
     granted_by: Arc<Policies>,
+    opened: Opened,
     /// How long it may last, when that is limited. In a box of its own, as most streams of some gateways have none.
     term: Option<Box<Term>>,
 }
@@ -57,7 +59,14 @@ impl Seat {
     /// One more stream of this hub.
     pub(crate) fn take(hub: &Arc<Hub>, client_id: ClientId) -> Self {
         hub.opened(client_id);
-        Seat { hub: hub.clone(), client_id, ended: false, granted_by: hub.policies(), term: None }
+        Seat {
+            hub: hub.clone(),
+            client_id,
+            ended: false,
+            granted_by: hub.policies(),
+            opened: hub.opened_now(),
+            term: None,
+        }
     }
 
     /// What it hears was granted by these.
@@ -130,6 +139,11 @@ impl Seat {
         if let Some(term) = &mut self.term {
             term.tell = None;
         }
+    }
+
+    /// When it was opened.
+    pub(crate) fn opened(&self) -> Timestamp {
+        self.hub.opened_at(self.opened)
     }
 
     /// What the client calls itself by, as it is told in `connected`.

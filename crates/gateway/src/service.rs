@@ -14,7 +14,9 @@ use foghorn_bus::clock::Clock;
 use foghorn_bus::gateways::{GatewayName, Gateways};
 use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
+use foghorn_bus::notifications::Unread;
 use foghorn_bus::policies::SharedPolicies;
+use foghorn_bus::statuses::Statuses;
 use foghorn_bus::subscriptions::Subscriptions;
 use foghorn_core::policy::Policies;
 use foghorn_core::shard::ShardCount;
@@ -23,6 +25,7 @@ use foghorn_telemetry::health::Health;
 
 use crate::config::Config;
 use crate::connection::Shared;
+use crate::dashboard::{self, Dashboard};
 use crate::drain::drain;
 pub use crate::http::Api;
 use crate::hub::Hub;
@@ -60,8 +63,12 @@ pub struct Ports {
     pub subscriptions: Arc<dyn Subscriptions>,
     /// The other gateways, whose streams may be asked for here.
     pub gateways: Arc<dyn Gateways>,
+    /// Who knows how many notifications of a user are unread.
+    pub unread: Arc<dyn Unread>,
     /// Who publishes who comes and goes.
     pub announcer: Arc<dyn Announcer>,
+    /// Where processes say how they are.
+    pub statuses: Arc<dyn Statuses>,
     /// What counts as now.
     pub clock: Clock,
     /// Told when the rings are warm.
@@ -78,11 +85,18 @@ pub struct Gateway {
 
 impl Gateway {
     /// Starts taking in the live feed.
-    pub fn start(config: Config, ports: Ports, registry: &mut Registry) -> Self {
+    pub fn start(
+        config: Config,
+        dashboard: dashboard::Config,
+        ports: Ports,
+        registry: &mut Registry,
+    ) -> Self {
         let metrics = Metrics::register(registry);
         metrics.connections_max.set(i64::try_from(config.connections).unwrap_or(i64::MAX));
         let (name, gateways) = (GatewayName::random(), ports.gateways.clone());
         let places = Arc::new(Places::new(config.user_limit(), name, gateways, metrics.clone()));
+        let dashboard =
+            Arc::new(Dashboard::new(ports.statuses, dashboard, ports.clock.clone(), metrics.clone()));
         let policies = ports.policies;
         let hub = Hub::new(ports.shards, config.ring_bytes, policies.clone(), ports.clock, metrics);
         let hub = hub.with_auth(ports.auth.clone()).with_places(places.clone());
@@ -130,6 +144,8 @@ impl Gateway {
             revocations: ports.revocations,
             tickets: Arc::new(ports.tickets),
             gateways: ports.gateways,
+            unread: ports.unread,
+            dashboard,
             keeper,
             limits,
         });
@@ -137,6 +153,11 @@ impl Gateway {
         let asked = ports.health.part("gateways", "NATS, to hear what other gateways ask");
         tasks.spawn(subscribe::answer_gateways(api.clone(), asked));
         Gateway { api, health: ports.health, tasks }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> GatewayName {
+        self.api.shared.name
     }
 
     /// Its HTTP side.

@@ -43,9 +43,12 @@ pub(crate) const PATH: &str = "/api/events/subscribe";
 const BODY_BYTES: usize = 64 * 1024;
 /// How long a stream may take to be changed. One whose socket takes nothing may take longer than anybody waits.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Questions of other gateways that are answered at a time, each with a body of up to 64 KiB; the rest wait in the
-/// bus's bounded queue. Streams whose sockets take nothing hold each for as long as it may take.
-const ANSWERED_MAX: usize = 512;
+/// Changes that other gateways ask for which are made at a time, each with a body of up to 64 KiB; more are refused at
+/// once. Streams whose sockets take nothing hold each for as long as it may take.
+const CHANGED_MAX: usize = 512;
+/// Places that other gateways ask for which are decided about at a time, about 1 KiB each; of more nobody decides. They
+/// wait while gateways agree who lives.
+const DECIDED_MAX: usize = 8192;
 
 /// What a request says.
 #[derive(Debug, Deserialize)]
@@ -66,6 +69,10 @@ struct Wanted {
 
 impl Wanted {
     fn read(body: &[u8], channels_most: usize) -> Result<Self, Problem> {
+        // An array would be taken for one by the order of the fields.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(malformed("is no JSON object"));
+        }
         let said: Said = serde_json::from_slice(body).map_err(|error| malformed(&error.to_string()))?;
         let client_id = ClientId::parse(&said.client_id).ok_or_else(|| {
             malformed("clientId: is what `connected` says, 32 hexadecimal digits").member("key", "clientId")
@@ -107,7 +114,7 @@ impl Api {
             ));
         }
         if wanted.client_id.gateway() == self.shared.name {
-            let changed = self.change(&Requester { caller, context }, wanted).await?;
+            let changed = self.change(&Requester::new(caller, context), wanted).await?;
             return Ok(answered(&changed));
         }
         let context = context.to_text().map(Secret::from);
@@ -126,25 +133,49 @@ impl Api {
         }
     }
 
-    /// What another gateway is told.
+    /// What another gateway is told at once; none where the answer takes a while.
+    fn answer_at_once(&self, question: &Question) -> Option<Vec<u8>> {
+        let hub = &self.shared.hub;
+        match question.about {
+            About::Users => hub.places.answer_at_once(&question.body),
+            About::Presence => Some(self.presence_here(&question.body)),
+            About::Listeners => Some(hub.presence.answer_to(&question.body)),
+            About::Stream | About::Survey => None,
+        }
+    }
+
+    /// What another gateway is told that asks more than can wait here.
+    fn answer_too_many(&self, about: About) -> Vec<u8> {
+        match about {
+            About::Stream => {
+                self.shared.hub.metrics.changed(ChangeOutcome::Unreachable);
+                let problem = change::unreachable("its gateway changes as many streams as it may");
+                json!({ "problem": problem.to_json() }).to_string().into_bytes()
+            }
+            About::Survey => b"{\"partial\":true}".to_vec(),
+            // No answer: whoever asks goes on without one.
+            About::Users | About::Presence | About::Listeners => b"{}".to_vec(),
+        }
+    }
+
+    /// What another gateway is told after a while.
     async fn answer_gateway(&self, asked: Asked) {
-        if asked.question.about == About::Users {
-            let answer = self.shared.hub.places.answer_to(&asked.question.body).await;
-            return asked.answer(answer.into()).await;
-        }
-        if asked.question.about == About::Presence {
-            let answer = self.presence_here(&asked.question.body);
-            return asked.answer(answer.into()).await;
-        }
-        if asked.question.about == About::Listeners {
-            let answer = self.shared.hub.presence.answer_to(&asked.question.body);
-            return asked.answer(answer.into()).await;
-        }
-        let answer = match self.answer_to(&asked.question).await {
+        let body = &asked.question.body;
+        let answer = match asked.question.about {
+            About::Users => self.shared.hub.places.answer_to(body).await,
+            About::Survey => self.answer_survey(body).await,
+            About::Presence | About::Listeners => self.answer_at_once(&asked.question).unwrap_or_default(),
+            About::Stream => self.answer_change(&asked.question).await,
+        };
+        asked.answer(answer.into()).await;
+    }
+
+    async fn answer_change(&self, question: &Question) -> Vec<u8> {
+        let answer = match self.answer_to(question).await {
             Ok(changed) => json!({ "changed": changed }),
             Err(problem) => json!({ "problem": problem.to_json() }),
         };
-        asked.answer(answer.to_string().into()).await;
+        answer.to_string().into()
     }
 
     async fn answer_to(&self, question: &Question) -> Result<Value, Problem> {
@@ -153,7 +184,7 @@ impl Api {
         let caller = caller.map_err(|why| self.refused(&why))?;
         let wanted = Wanted::read(&question.body, self.shared.config.channels_per_connection)?;
         let context = question.context.as_ref().map(|text| Context::from_text(text.reveal()));
-        let by = Requester { caller, context: context.unwrap_or_default() };
+        let by = Requester::new(caller, context.unwrap_or_default());
         self.change(&by, wanted).await
     }
 
@@ -255,18 +286,32 @@ pub(crate) async fn answer_gateways(api: Arc<Api>, part: Part) {
     }
 }
 
+/// What needs no wait is answered as it comes; the rest side by side, each kind within its own bound, so that neither
+/// streams that take nothing nor gateways that don't agree yet keep an answer from anybody else.
 async fn answer_all(api: &Api, mut questions: Box<dyn Questions>) {
-    let mut under_way = FuturesUnordered::new();
+    let (mut changes, mut places) = (FuturesUnordered::new(), FuturesUnordered::new());
     loop {
         tokio::select! {
-            asked = questions.next(), if under_way.len() < ANSWERED_MAX => match asked {
-                Some(asked) => under_way.push(api.answer_gateway(asked)),
-                None => break,
+            asked = questions.next() => {
+                let Some(asked) = asked else { break };
+                let about = asked.question.about;
+                let (waiting, most) = match about {
+                    About::Users => (&places, DECIDED_MAX),
+                    About::Stream | About::Survey | About::Presence | About::Listeners => {
+                        (&changes, CHANGED_MAX)
+                    }
+                };
+                match api.answer_at_once(&asked.question) {
+                    Some(answer) => asked.answer(answer.into()).await,
+                    None if waiting.len() >= most => asked.answer(api.answer_too_many(about).into()).await,
+                    None => waiting.push(api.answer_gateway(asked)),
+                }
             },
-            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+            Some(()) = changes.next(), if !changes.is_empty() => {}
+            Some(()) = places.next(), if !places.is_empty() => {}
         }
     }
-    while under_way.next().await.is_some() {}
+    while changes.next().await.is_some() || places.next().await.is_some() {}
 }
 
 fn answered(changed: &Value) -> Response {
@@ -302,4 +347,113 @@ fn relayed(answer: &[u8]) -> Response {
 
 fn malformed(what: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "bad-subscription", "The subscription is malformed").detail(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use foghorn_bus::Future;
+    use foghorn_bus::clock::Clock;
+    use foghorn_bus::gateways::GatewayName;
+    use foghorn_bus::memory::Alone;
+    use foghorn_core::policy::Policies;
+    use foghorn_core::shard::ShardCount;
+    use futures::FutureExt as _;
+    use prometheus_client::registry::Registry;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::connection::Shared;
+    use crate::metrics::Metrics;
+    use crate::places::{Beyond, Limit, Places};
+    use crate::testing::{TestLog, api};
+
+    struct Asking(mpsc::Receiver<Asked>);
+
+    impl Questions for Asking {
+        fn next(&mut self) -> Future<'_, Option<Asked>> {
+            self.0.recv().boxed()
+        }
+    }
+
+    /// A gateway whose users may have one stream each, and which doesn't know yet who else lives.
+    fn gateway() -> Api {
+        let metrics = Metrics::register(&mut Registry::default());
+        let limit = Limit { most: 1, beyond: Beyond::Reject };
+        let places = Places::new(limit, GatewayName::new(7), Arc::new(Alone), metrics.clone());
+        let (policies, clock) = (Arc::new(Policies::default()), Clock::default());
+        let hub = Hub::new(ShardCount::ONE, 1 << 20, policies, clock, metrics).with_places(Arc::new(places));
+        let log = TestLog::new(1, 0, 0, |_| unreachable!("nothing is read"));
+        api(Arc::new(Shared::new(Arc::new(hub), log, Config::default())))
+    }
+
+    /// A question; whoever answers it says so.
+    fn asked(about: About, body: &str, answered: impl FnOnce(Bytes) + Send + 'static) -> Asked {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let question = Question { about, token: None, context: None, body };
+        Asked::new(question, move |answer| async move { answered(answer) }.boxed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_needs_no_wait_is_answered_at_once_however_much_waits_and_what_waits_has_a_bound() {
+        const MORE: usize = 100;
+        let api = gateway();
+        let (ask, asking) = mpsc::channel(1);
+        let (refused, unchecked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let asks = async {
+            // Streams that nobody serves, so that no change of them is ever made.
+            for _ in 0..CHANGED_MAX + MORE {
+                let id = ClientId::random(api.shared.name);
+                api.shared.hub.directory.opened(id);
+                let refused = refused.clone();
+                let change = json!({ "clientId": id.to_string(), "events": [] }).to_string();
+                let answered = move |answer: Bytes| {
+                    let answer: Value = serde_json::from_slice(&answer).unwrap();
+                    assert_eq!(answer["problem"]["status"], 503);
+                    refused.fetch_add(1, Ordering::SeqCst);
+                };
+                ask.send(asked(About::Stream, &change, answered)).await.unwrap();
+            }
+            for n in 0..DECIDED_MAX + MORE {
+                let unchecked = unchecked.clone();
+                let place = json!({ "ask": "admit", "user": format!("{n:x}"), "stream": "1", "since": 0 });
+                let answered = move |answer: Bytes| {
+                    assert_eq!(answer, "{}");
+                    unchecked.fetch_add(1, Ordering::SeqCst);
+                };
+                ask.send(asked(About::Users, &place.to_string(), answered)).await.unwrap();
+            }
+            let compare = r#"{"ask":"compare","gateway":"9","view":0,"digests":[]}"#;
+            let reported = r#"{"gateway":9,"anew":false,"changes":[],"sum":0}"#;
+            let at_once = [
+                (About::Users, compare, r#"{"differing":[]}"#),
+                (About::Users, r#"{"ask":"ended","streams":[]}"#, "{}"),
+                (About::Users, "what can't be read", "{}"),
+                (About::Presence, "room", r#"{"users":{},"anonymous":0,"connections":0,"partial":false}"#),
+                (About::Listeners, reported, r#"{"anew":false}"#),
+            ];
+            for (about, body, expected) in at_once {
+                let is_answered = Arc::new(AtomicBool::new(false));
+                let done = is_answered.clone();
+                let answered = move |answer: Bytes| {
+                    assert_eq!(answer, expected);
+                    done.store(true, Ordering::SeqCst);
+                };
+                ask.send(asked(about, body, answered)).await.unwrap();
+                // Taken once there is room for another.
+                drop(ask.reserve().await.unwrap());
+                tokio::task::yield_now().await;
+                assert!(is_answered.load(Ordering::SeqCst), "{about:?} {body}");
+            }
+        };
+        let began = tokio::time::Instant::now();
+        tokio::select! {
+            () = answer_all(&api, Box::new(Asking(asking))) => panic!("there is more to ask"),
+            () = asks => {}
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!((refused.load(Ordering::SeqCst), unchecked.load(Ordering::SeqCst)), (MORE, MORE));
+    }
 }

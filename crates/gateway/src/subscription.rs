@@ -196,9 +196,19 @@ impl Subscription {
         channels.chain(patterns)
     }
 
+    /// Whether it has this channel by its name.
+    pub(crate) fn names(&self, channel: &Channel) -> bool {
+        self.shards.iter().any(|(_, topics)| topics.channels().binary_search(channel).is_ok())
+    }
+
     /// Whether the type filter lets an event pass. An event without a type is a `message`.
     pub(crate) fn wants_type(&self, event: &FeedEvent) -> bool {
-        let name = event.event_type.as_ref().map_or("message", EventType::as_str);
+        self.wants_type_named(event.event_type.as_ref().map(EventType::as_str))
+    }
+
+    /// The same of a type's name; none for an event without one.
+    pub(crate) fn wants_type_named(&self, name: Option<&str>) -> bool {
+        let name = name.unwrap_or("message");
         self.types.is_empty() || self.types.iter().any(|t| t == name)
     }
 }

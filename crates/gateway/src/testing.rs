@@ -12,6 +12,8 @@ use foghorn_bus::live::{LiveError, LiveFeed, LiveSubscription};
 use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
+use foghorn_bus::memory::{Alone, MemoryStatuses, MemorySubscriptions, MemoryTickets};
+use foghorn_bus::notifications::Nobody;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
 use foghorn_core::entry::Key;
@@ -21,12 +23,19 @@ use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
+use foghorn_http::client::Proxies;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
+use crate::connection::Shared;
+use crate::dashboard::{self, Dashboard};
+use crate::http::Api;
 use crate::hub::Hub;
+use crate::kept::Keeper;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::ticket::Tickets;
 
 /// A hub of one shard whose ring is bounded so.
 pub(crate) fn hub(ring_bytes: usize) -> Arc<Hub> {
@@ -68,6 +77,29 @@ pub(crate) fn token(user: &str) -> String {
     });
     let key = auth::mint::SigningKey::new(auth::config::Algorithm::HS256, SECRET.as_bytes()).unwrap();
     key.mint("", &claims).unwrap()
+}
+
+/// What answers requests of a gateway that is alone.
+pub(crate) fn api(shared: Arc<Shared>) -> Api {
+    Api {
+        auth: Arc::new(authenticator()),
+        revocations: Arc::new(auth::revocation::InMemory),
+        tickets: Arc::new(Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32])),
+        gateways: Arc::new(Alone),
+        unread: Arc::new(Nobody),
+        dashboard: Arc::new(Dashboard::new(
+            Arc::new(MemoryStatuses::default()),
+            dashboard::Config::default(),
+            shared.hub.clock.clone(),
+            shared.hub.metrics.clone(),
+        )),
+        keeper: Arc::new(Keeper::new(
+            Arc::new(MemorySubscriptions::default()),
+            shared.config.subscription_life,
+        )),
+        limits: Arc::new(Limits::new(Proxies::default(), &shared.config)),
+        shared,
+    }
 }
 
 /// A batch over `(from, to]` with an event of this type at each seq.

@@ -21,7 +21,7 @@ use foghorn_bus::live::LiveFeed as _;
 use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
-use foghorn_bus::memory::{Alone, MemoryLive, MemorySubscriptions, MemoryTickets, Mute};
+use foghorn_bus::memory::{Alone, MemoryLive, MemoryStatuses, MemorySubscriptions, MemoryTickets, Mute};
 use foghorn_bus::metrics::Metrics;
 use foghorn_bus::policies::SharedPolicies;
 use foghorn_core::batch::{Batch, FeedEvent};
@@ -32,6 +32,7 @@ use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use foghorn_gateway::config::Config;
+use foghorn_gateway::dashboard;
 use foghorn_gateway::service::{Gateway, Ports, Tickets};
 use foghorn_http::client::Proxies;
 use foghorn_http::serve::{Limits, Preamble, serve};
@@ -131,7 +132,9 @@ impl Stage {
             subscriptions: Arc::new(MemorySubscriptions::default()),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
+            unread: Arc::new(foghorn_bus::notifications::Nobody),
             announcer: Arc::new(Mute),
+            statuses: Arc::new(MemoryStatuses::default()),
             clock: Clock::default(),
             health: health.clone(),
         };
@@ -139,7 +142,7 @@ impl Stage {
         let quiet = Duration::from_secs(60);
         let config =
             Config { keep_alive: quiet, keep_alive_idle: quiet, stale_after: quiet, ..Config::default() };
-        let gateway = Gateway::start(config, ports, &mut registry);
+        let gateway = Gateway::start(config, dashboard::Config::default(), ports, &mut registry);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);

@@ -155,7 +155,7 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn too_large(limit: usize) -> Problem {
-    let detail = format!("at most {limit} bytes are read; send fewer events at a time");
+    let detail = format!("at most {limit} bytes are read; send less at a time");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The request body is too large")
         .detail(detail)
 }

@@ -206,8 +206,8 @@ impl AddressLimiter {
     }
 }
 
-/// What of an address is one client's.
-fn key(address: IpAddr) -> u128 {
+/// What of an address is one client's: of an IPv6 address its network.
+pub fn key(address: IpAddr) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(four) => wide(four.into()),
         IpAddr::V6(six) => six.to_bits() >> (128 - NETWORK_BITS),

@@ -19,7 +19,7 @@ use crate::problem::Problem;
 use crate::{Handler, Response};
 
 /// What a page may ask with.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
 /// The headers that are read and that browsers ask leave for.
 const HEADERS: HeaderValue =
     HeaderValue::from_static("authorization, content-type, last-event-id, traceparent");

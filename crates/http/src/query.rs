@@ -37,7 +37,7 @@ impl Query {
         match self.get(key) {
             None | Some("0" | "false") => Ok(false),
             Some("1" | "true" | "") => Ok(true),
-            Some(other) => Err(bad_value(key, &format!("is {other:?}; it is 1 or 0"))),
+            Some(other) => Err(bad_value(key, &format!("is {other:?}; it is 1 or 0, true or false"))),
         }
     }
 

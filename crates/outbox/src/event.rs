@@ -48,8 +48,7 @@ pub(crate) fn make(
         ttl,
         channel,
     };
-    let policy = policies.of(event.channel.as_str()).event_bytes;
-    event.check_size(policy.map_or(frame_bytes, |bytes| bytes.min(frame_bytes)))?;
+    event.check_size(policies.event_bytes(event.channel.as_str(), frame_bytes))?;
     Ok(Made::Entry(Box::new(NewEntry { event, key, traceparent: None })))
 }
 

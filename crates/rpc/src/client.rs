@@ -8,6 +8,7 @@ use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
 use foghorn_core::batch::Batch;
+use foghorn_core::channel::Channel as ChannelName;
 use foghorn_core::entry::Key;
 use foghorn_core::position::Position;
 use foghorn_core::shard::{Shard, ShardCount};
@@ -36,7 +37,7 @@ const ATTEMPTS_MAX: usize = 3;
 const TRAVEL: Duration = Duration::from_secs(1);
 
 /// Asks whichever replica answers. Connects lazily, takes replicas in turn, and goes on to the next when
-/// one can't be reached, fails or is slow: every call only reads, so asking twice is harmless. At most
+/// one can't be reached, fails or is slow: every call only reads, or erases, so asking twice is harmless. At most
 /// three replicas and 10 s a call; callers wait between calls.
 pub struct RemoteEventLog {
     pool: Pool,
@@ -204,6 +205,17 @@ impl EventLog for RemoteEventLog {
             };
             let limit = deadline + TRAVEL;
             self.call("committed", limit, limit, ask, wire::committed).await
+        })
+    }
+
+    fn erase(&self, of: ChannelName) -> Future<'_, Result<u64, LogError>> {
+        Box::pin(async move {
+            let ask = |mut client: EventLogClient<Channel>| {
+                let request = v1::EraseRequest { channel: of.as_str().to_owned() };
+                async move { client.erase(request).await }
+            };
+            let read = |response: v1::EraseResponse| Ok(response.erased);
+            self.call("erase", CALL_DEADLINE, CALL_DEADLINE, ask, read).await
         })
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foghorn_bus::log::{EventLog, LogError};
+use foghorn_core::channel::Channel;
 use foghorn_core::shard::ShardCount;
 use foghorn_core::time::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -154,6 +155,14 @@ impl v1::event_log_server::EventLog for EventLogService {
             Duration::from_millis(u64::from(request.get_ref().deadline_ms)).min(COMMITTED_DEADLINE_MAX);
         let committed = self.log.committed(position, key, deadline).await.map_err(unavailable)?;
         Ok(Response::new(wire::committed_response(committed)))
+    }
+
+    async fn erase(&self, request: Request<v1::EraseRequest>) -> Result<Response<v1::EraseResponse>, Status> {
+        let channel = Channel::parse(request.into_inner().channel);
+        let channel = channel.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let _turn = self.pages.next().await?;
+        let erased = self.log.erase(channel).await.map_err(unavailable)?;
+        Ok(Response::new(v1::EraseResponse { erased }))
     }
 }
 

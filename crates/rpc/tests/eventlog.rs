@@ -153,6 +153,13 @@ impl EventLog for Fake {
             }
         })
     }
+
+    fn erase(&self, channel: Channel) -> Future<'_, Result<u64, LogError>> {
+        Box::pin(async move {
+            self.check()?;
+            Ok(channel.as_str().len() as u64)
+        })
+    }
 }
 
 struct Replica {
@@ -256,6 +263,7 @@ async fn questions_and_answers_survive_the_way() {
     assert_eq!(page.events[0].event_type.as_deref(), Some("paid"));
     let cut = log.history(HistoryQuery { limit: 100, ..history }).await.unwrap();
     assert_eq!((cut.events.len(), cut.more, cut.reached), (4, true, 4), "as much as an answer holds");
+    assert_eq!(log.erase(Channel::parse("a.bc").unwrap()).await, Ok(4));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foghorn_auth::Authenticator;
 use foghorn_bus::log::EventLog;
-use foghorn_bus::memory::{Alone, MemorySubscriptions, MemoryTickets, Mute};
+use foghorn_bus::memory::{Alone, MemoryStatuses, MemorySubscriptions, MemoryTickets, Mute};
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::{Policies, Policy};
 use foghorn_core::position::Epoch;
@@ -20,6 +20,7 @@ use foghorn_fanout::metrics::Metrics as FanoutMetrics;
 use foghorn_fanout::publish::Publisher;
 use foghorn_fanout::relay::Relay;
 use foghorn_gateway::config::Config as GatewayConfig;
+use foghorn_gateway::dashboard::Config as DashboardConfig;
 use foghorn_gateway::service::{Api, Gateway, Ports, Tickets};
 use foghorn_http::client::Proxies;
 use foghorn_telemetry::health::Health;
@@ -353,11 +354,13 @@ impl Cluster {
             subscriptions: Arc::new(MemorySubscriptions::default()),
             tickets: Tickets::new(Arc::new(MemoryTickets::default()), &[0; 32]),
             gateways: Arc::new(Alone),
+            unread: Arc::new(foghorn_bus::notifications::Nobody),
             announcer: Arc::new(Mute),
+            statuses: Arc::new(MemoryStatuses::default()),
             clock: process.clock(),
             health: Health::default(),
         };
-        let gateway = Gateway::start(config, ports, &mut Registry::default());
+        let gateway = Gateway::start(config, DashboardConfig::default(), ports, &mut Registry::default());
         let api = gateway.api();
         GatewayProcess { process: process.clone(), api, gateway: Mutex::new(Some(gateway)) }
     }

@@ -39,7 +39,8 @@ pub fn start(format: LogFormat, directives: &str) -> Result<(), String> {
     match format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => {
-            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+            // The only spans are those that say of which trace a line is a part.
+            builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
         }
     }
     .map_err(|error| error.to_string())

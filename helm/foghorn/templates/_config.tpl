@@ -1,6 +1,6 @@
 {{- /* foghorn.toml, as docs/configuration.md has it. */ -}}
 
-{{- /* A value. JSON's text is TOML's; numbers come as floats, and none is one. */ -}}
+{{- /* A value. JSON's text is TOML's; numbers come as floats, and most are none. */ -}}
 {{- define "foghorn.toml.value" -}}
 {{- if kindIs "string" . -}}
 {{ toJson . }}
@@ -10,8 +10,10 @@
 [{{ range $i, $item := . }}{{ if $i }}, {{ end }}{{ include "foghorn.toml.value" $item }}{{ end }}]
 {{- else if kindIs "map" . -}}
 { {{ range $i, $key := keys . | sortAlpha }}{{ if $i }}, {{ end }}{{ $key }} = {{ include "foghorn.toml.value" (get $ $key) }}{{ end }} }
-{{- else -}}
+{{- else if eq (float64 (int64 .)) (float64 .) -}}
 {{ int64 . }}
+{{- else -}}
+{{ . }}
 {{- end -}}
 {{- end -}}
 
@@ -45,6 +47,15 @@ allow_anonymous = {{ include "foghorn.open" .root }}
 [log]
 {{- include "foghorn.toml.keys" $c.log }}
 
+{{- if and $c.telemetry.traces.endpoint (not (or $is.eventlog $is.operator)) }}
+
+[telemetry.traces]
+{{- include "foghorn.toml.keys" $c.telemetry.traces }}
+{{- if $v.traces.caSecret }}
+ca = "/etc/foghorn/traces-ca/ca.crt"
+{{- end }}
+{{- end }}
+
 [listen]
 admin = "{{ $address }}:9090"
 {{- if or $is.gateway $is.fanout }}
@@ -77,10 +88,12 @@ ca = "/etc/foghorn/nats-ca/ca.crt"
 certificate = "/etc/foghorn/nats-tls/tls.crt"
 key = "/etc/foghorn/nats-tls/tls.key"
 {{- end }}
-{{- if $is.eventlog }}
+{{- if or $is.eventlog $is.notifications }}
 
 [postgres]
 {{- include "foghorn.toml.keys" $c.postgres }}
+{{- end }}
+{{- if $is.eventlog }}
 {{- if $v.mtls.secret }}
 
 [grpc.tls]
@@ -137,10 +150,19 @@ connections = {{ int64 $v.gateway.connections }}
 drain_delay = "{{ int64 $v.endpointDelaySeconds }}s"
 drain_window = "{{ include "foghorn.drainWindow" .root }}s"
 {{- include "foghorn.toml.keys" $c.gateway }}
+{{- range ($c.dashboard | default dict).alerts }}
+
+[[dashboard.alerts]]
+{{- include "foghorn.toml.keys" . }}
+{{- end }}
 {{- else if $is.fanout }}
 
 [fanout]
 {{- include "foghorn.toml.keys" $c.fanout }}
+{{- else if $is.notifications }}
+
+[notifications]
+{{- include "foghorn.toml.keys" $c.notifications }}
 {{- end }}
 {{- range ternary list $c.policy (eq .component "operator") }}
 

@@ -49,6 +49,14 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
+{{- define "foghorn.tracesEnv" -}}
+{{- with .Values.traces.headersSecret }}
+{{- if and .name $.Values.config.telemetry.traces.endpoint }}
+{{ include "foghorn.fromSecret" (dict "variable" "FOGHORN_TELEMETRY_TRACES_HEADERS" "name" .name "key" .key) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- /*
 What is mounted below /etc/foghorn, for dict "root" "component": a list of {name, folder, secret, files}. Whole folders,
 never single files: those would keep what they had at the start.
@@ -64,11 +72,14 @@ never single files: those would keep what they had at the start.
 {{- if $v.nats.tls.certificateSecret }}
 - {name: nats-tls, secret: {{ $v.nats.tls.certificateSecret | quote }}, files: [tls.crt, tls.key]}
 {{- end }}
-{{- if and (eq .component "eventlog") $v.postgres.tls.caSecret }}
+{{- if and (has .component (list "eventlog" "notifications")) $v.postgres.tls.caSecret }}
 - {name: postgres-ca, secret: {{ $v.postgres.tls.caSecret | quote }}, files: [ca.crt]}
 {{- end }}
 {{- if and (has .component (list "gateway" "fanout")) $v.tls.secret }}
 - {name: tls, secret: {{ $v.tls.secret | quote }}, files: [tls.crt, tls.key]}
+{{- end }}
+{{- if and (not (has .component (list "eventlog" "operator"))) $v.config.telemetry.traces.endpoint $v.traces.caSecret }}
+- {name: traces-ca, secret: {{ $v.traces.caSecret | quote }}, files: [ca.crt]}
 {{- end }}
 {{- if and (ne .component "operator") $v.mtls.secret }}
 - {name: mtls, secret: {{ $v.mtls.secret | quote }}, files: [ca.crt, tls.crt, tls.key]}
@@ -152,10 +163,11 @@ spec:
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           args: [{{ .component }}, --config, /etc/foghorn/config/foghorn.toml]
           {{- $env := include "foghorn.natsEnv" $root }}
-          {{- if eq .component "eventlog" }}
+          {{- if has .component (list "eventlog" "notifications") }}
           {{- $env = printf "%s\n%s" (include "foghorn.postgresEnv" $root) $env }}
-          {{- else if ne .component "operator" }}
-          {{- $env = printf "%s\n%s" (include "foghorn.webhookEnv" $root) $env }}
+          {{- end }}
+          {{- if not (has .component (list "eventlog" "operator")) }}
+          {{- $env = printf "%s\n%s\n%s" (trim (include "foghorn.webhookEnv" $root)) (trim (include "foghorn.tracesEnv" $root)) (trim $env) }}
           {{- end }}
           {{- with trim $env }}
           env:

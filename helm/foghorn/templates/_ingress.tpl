@@ -5,13 +5,21 @@ What is routed where, in two objects, because a stream and a question with an an
 
 {{- define "foghorn.routes.streams" -}}
 - {path: /api/events, type: Prefix, component: gateway}
+- {path: /api/dashboard/stream, type: Exact, component: gateway}
+{{- if int64 .Values.notifications.replicas }}
+- {path: /api/notifications/stream, type: Exact, component: gateway}
+{{- end }}
 {{- end -}}
 
 {{- define "foghorn.routes.api" -}}
 - {path: /api/events/stats, type: Exact, component: gateway}
 - {path: /api/channels, type: Prefix, component: gateway}
-- {path: /api/admin/revoke, type: Exact, component: gateway}
+- {path: /api/admin, type: Prefix, component: gateway}
+- {path: /console, type: Prefix, component: gateway}
 - {path: /api/publish, type: Exact, component: fanout}
+{{- if int64 .Values.notifications.replicas }}
+- {path: /api/notifications, type: Prefix, component: notifications}
+{{- end }}
 {{- end -}}
 
 {{- /* Most bytes of what is published, as fan-out has it. */ -}}

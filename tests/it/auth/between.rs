@@ -23,11 +23,12 @@ use super::{Issuer, bearer};
 use crate::deployment::{CLOSED, Listener};
 
 /// The variable of `accounts.conf` for a user, and what it is set to.
-const PASSWORDS: [(&str, &str); 6] = [
+const PASSWORDS: [(&str, &str); 7] = [
     ("NATS_GATEWAY_PASSWORD", "of-gateways"),
     ("NATS_FANOUT_PASSWORD", "of-fanouts"),
     ("NATS_EVENTLOG_PASSWORD", "of-eventlogs"),
     ("NATS_OUTBOX_PASSWORD", "of-outboxes"),
+    ("NATS_NOTIFICATIONS_PASSWORD", "of-notifications"),
     ("NATS_OPERATOR_PASSWORD", "of-operators"),
     ("NATS_PUBLISHER_PASSWORD", "of-publishers"),
 ];
@@ -104,7 +105,7 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     let (_fanout, gateway) =
         tokio::join!(spawn(&["fanout", "--grpc", "127.0.0.1:0"], "fanout"), spawn(&["gateway"], "gateway"));
 
-    let ann = issuer.token("ann", &json!({ "publish": ["members.>"], "role": "admin" }));
+    let ann = issuer.token("ann", &json!({ "publish": ["members.>", "user.ann"], "role": "admin" }));
     let authorization = bearer(&ann);
     let headers = [("authorization", authorization.as_str())];
     let listen = async |query: &str| {
@@ -148,6 +149,18 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
         (metric(gateway.admin(), "foghorn_policies_revision ").await > 0.5).then_some(())
     })
     .await;
+
+    // What is notified is appended, and gateways are told how much is unread.
+    let notifications = spawn(&["notifications", "--postgres", &database], "notifications").await;
+    let notice = json!({ "userId": "ann", "type": "info", "title": "t", "message": "m" });
+    let url = notifications.url("/api/notifications");
+    let reply = request(Method::POST, &url, &headers, Some(&notice)).await.unwrap();
+    assert_eq!(reply.status, 201, "{}", reply.body);
+    for kind in ["notification", "notification-count"] {
+        assert_eq!(live.event().await.event_type(), kind);
+    }
+    let stream = SseClient::connect(&gateway.url("/api/notifications/stream"), &headers).await.unwrap();
+    assert_eq!(Listener::of(stream).await.replayed[0].json(), json!({ "unread": 1 }));
 
     nats.kill();
     nats.restart().await;
@@ -196,6 +209,9 @@ async fn the_accounts_that_are_shipped_let_gateways_append_nothing_and_publisher
         ("gateway", Subscribe("_INBOX.eventlog.>")),
         ("outbox", Publish("foghorn.live.0")),
         ("outbox", Subscribe("foghorn.live.0")),
+        ("notifications", Publish("foghorn.live.0")),
+        ("notifications", Publish("foghorn.gateway.x")),
+        ("notifications", Subscribe("foghorn.live.0")),
         ("publisher", Publish("foghorn.journal.0.a")),
         ("publisher", Publish("foghorn.live.0")),
         ("publisher", Publish("$JS.API.STREAM.MSG.GET.FOGHORN_0")),

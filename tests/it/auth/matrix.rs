@@ -19,12 +19,23 @@ enum Action {
     Listen(&'static str),
     History(&'static str),
     Publish(&'static str),
+    Presence(&'static str),
+    Ticket(&'static str),
+    Revoke,
     Stats,
 }
 
-use Action::{History, Listen, Publish, Stats};
+use Action::{History, Listen, Presence, Publish, Revoke, Stats, Ticket};
 
-const ACTIONS: [Action; 13] = [
+/// How a credential comes.
+#[derive(Debug, Clone, Copy)]
+enum Carrier {
+    Header,
+    /// Of a page that may use the server.
+    Cookie,
+}
+
+const ACTIONS: [Action; 17] = [
     Listen("open.a"),
     Listen("members.a"),
     Listen("members.*"),
@@ -37,41 +48,69 @@ const ACTIONS: [Action; 13] = [
     History("user.bob"),
     Publish("orders.1"),
     Publish("open.a"),
+    Presence("members.a"),
+    Ticket("members.a"),
+    Ticket("user.bob"),
+    Revoke,
     Stats,
 ];
 
+/// Of `[auth]`.
+const COOKIE: &str = "cookie = \"session\"";
+
 impl Servers {
     /// The status, and the problem where it is one.
-    async fn ask(&self, action: Action, authorization: Option<&str>) -> (u16, Value, bool) {
-        let headers: Vec<_> = authorization.map(|value| ("authorization", value)).into_iter().collect();
+    async fn ask(&self, action: Action, headers: &[(&str, &str)]) -> (u16, Value, bool) {
         let get = async |path: String| {
-            request(Method::GET, &format!("{}{path}", self.gateway), &headers, None).await.unwrap()
+            request(Method::GET, &format!("{}{path}", self.gateway), headers, None).await.unwrap()
         };
+        let post =
+            async |url: String, body: Value| request(Method::POST, &url, headers, Some(&body)).await.unwrap();
         let reply: Reply = match action {
             Listen(channel) => {
                 // The head alone: a stream has no end.
                 let url = format!("{}/api/events?channels={channel}", self.gateway);
-                let stream = SseClient::connect(&url, &headers).await.unwrap();
+                let stream = SseClient::connect(&url, headers).await.unwrap();
                 if stream.status() == 200 {
                     return (200, Value::Null, false);
                 }
                 get(format!("/api/events?channels={channel}")).await
             }
             History(channel) => get(format!("/api/channels/{channel}/events")).await,
+            Presence(channel) => get(format!("/api/channels/{channel}/presence")).await,
             Stats => get("/api/events/stats".to_owned()).await,
             Publish(channel) => {
                 let event = json!({ "channel": channel, "data": "x" });
-                let url = format!("{}/api/publish", self.fanout);
-                request(Method::POST, &url, &headers, Some(&event)).await.unwrap()
+                post(format!("{}/api/publish", self.fanout), event).await
+            }
+            Ticket(channel) => {
+                let url = format!("{}/api/events/ticket", self.gateway);
+                post(url, json!({ "channels": [channel] })).await
+            }
+            Revoke => {
+                let url = format!("{}/api/admin/revoke", self.gateway);
+                post(url, json!({ "subject": "nobody" })).await
             }
         };
         (reply.status, reply.body, reply.headers.contains_key("www-authenticate"))
     }
 
-    async fn check(&self, name: &str, credential: Option<&str>, expected: [u16; 13]) {
-        let authorization = credential.map(bearer);
+    async fn check(&self, name: &str, credential: Option<&str>, expected: [u16; 17]) {
+        self.check_by(Carrier::Header, name, credential, expected).await;
+    }
+
+    async fn check_by(&self, carrier: Carrier, name: &str, credential: Option<&str>, expected: [u16; 17]) {
+        let value = credential.map(|token| match carrier {
+            Carrier::Header => bearer(token),
+            Carrier::Cookie => format!("session={token}"),
+        });
+        let headers: Vec<_> = match (&value, carrier) {
+            (None, _) => vec![],
+            (Some(value), Carrier::Header) => vec![("authorization", value.as_str())],
+            (Some(value), Carrier::Cookie) => vec![("cookie", value), ("origin", "https://app.example")],
+        };
         for (action, expected) in ACTIONS.into_iter().zip(expected) {
-            let (status, body, challenged) = self.ask(action, authorization.as_deref()).await;
+            let (status, body, challenged) = self.ask(action, &headers).await;
             assert_eq!(status, expected, "{name}: {action:?}: {body}");
             let kind = body["type"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default();
             match (status, credential) {
@@ -87,8 +126,9 @@ impl Servers {
                         Listen("%3E") => ">",
                         // Its body was not read.
                         Publish(_) if name != "publisher" => "any channel",
-                        Listen(channel) | History(channel) | Publish(channel) => channel,
-                        Stats => "admin",
+                        Listen(channel) | History(channel) | Publish(channel) | Presence(channel)
+                        | Ticket(channel) => channel,
+                        Stats | Revoke => "admin",
                     };
                     assert_eq!(body["channel"], named, "{name}: {action:?}: {body}");
                 }
@@ -121,7 +161,13 @@ async fn check_all(issuer: &Issuer, servers: &Servers) {
         let (head, _) = one.rsplit_once('.').unwrap();
         format!("{head}.{}", other.rsplit_once('.').unwrap().1)
     };
-    servers.check("nothing", None, [200, 401, 401, 401, 401, 401, 401, 200, 401, 401, 401, 401, 401]).await;
+    servers
+        .check(
+            "nothing",
+            None,
+            [200, 401, 401, 401, 401, 401, 401, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401],
+        )
+        .await;
     for (name, bad) in [
         ("garbage", "garbage".to_owned()),
         ("algorithm none", unsigned),
@@ -139,62 +185,68 @@ async fn check_all(issuer: &Issuer, servers: &Servers) {
         ("with a mistyped claim", signed(&with("foghorn", json!({ "subcribe": [] })))),
         ("oversized", signed(&with("padding", json!("x".repeat(9000))))),
     ] {
-        servers.check(name, Some(&bad), [401; 13]).await;
+        servers.check(name, Some(&bad), [401; 17]).await;
     }
     let subscribe = |patterns: &[&str]| json!({ "subscribe": patterns });
     for (name, token, expected) in [
-        ("plain", of("ann", json!({})), [200, 200, 403, 200, 200, 403, 403, 200, 200, 403, 403, 403, 403]),
+        (
+            "plain",
+            of("ann", json!({})),
+            [200, 200, 403, 200, 200, 403, 403, 200, 200, 403, 403, 403, 404, 200, 403, 403, 403],
+        ),
         (
             "reader",
             of("ann", subscribe(&["members.*", "orders.>"])),
-            [200, 200, 200, 200, 200, 403, 403, 200, 200, 403, 403, 403, 403],
+            [200, 200, 200, 200, 200, 403, 403, 200, 200, 403, 403, 403, 404, 200, 403, 403, 403],
         ),
         (
             "narrow",
             of("ann", subscribe(&["orders.>"])),
-            [200, 403, 403, 200, 200, 403, 403, 200, 403, 403, 403, 403, 403],
+            [200, 403, 403, 200, 200, 403, 403, 200, 403, 403, 403, 403, 403, 403, 403, 403, 403],
         ),
         (
             "reads everything that has no owner",
             of("root", subscribe(&[">"])),
-            [200, 200, 200, 200, 403, 403, 403, 200, 200, 403, 403, 403, 403],
+            [200, 200, 200, 200, 403, 403, 403, 200, 200, 403, 403, 403, 404, 200, 403, 403, 403],
         ),
         (
             "named like a pattern",
             of(">", subscribe(&["user.>"])),
-            [200, 403, 403, 403, 403, 403, 403, 200, 403, 403, 403, 403, 403],
+            [200, 403, 403, 403, 403, 403, 403, 200, 403, 403, 403, 403, 403, 403, 403, 403, 403],
         ),
         (
             "publisher",
             of("shop", json!({ "publish": ["orders.>"] })),
-            [200, 200, 403, 200, 403, 403, 403, 200, 200, 403, 200, 403, 403],
+            [200, 200, 403, 200, 403, 403, 403, 200, 200, 403, 200, 403, 404, 200, 403, 403, 403],
         ),
         (
             "operator",
             of("op", json!({ "role": "admin" })),
-            [200, 200, 403, 200, 403, 403, 403, 200, 200, 403, 403, 403, 200],
+            [200, 200, 403, 200, 403, 403, 403, 200, 200, 403, 403, 403, 404, 200, 403, 200, 200],
         ),
         (
             "by the other key",
             issuer.mac.mint("mac", &claims("ann", 60, &json!({}))).unwrap(),
-            [200, 200, 403, 200, 200, 403, 403, 200, 200, 403, 403, 403, 403],
+            [200, 200, 403, 200, 200, 403, 403, 200, 200, 403, 403, 403, 404, 200, 403, 403, 403],
         ),
     ] {
-        servers.check(name, Some(&token), expected).await;
+        for carrier in [Carrier::Header, Carrier::Cookie] {
+            servers.check_by(carrier, name, Some(&token), expected).await;
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn standalone_answers_each_credential_as_the_table_says() {
     let issuer = Issuer::new();
-    let process = issuer.standalone("", &[]).await;
+    let process = issuer.standalone(COOKIE, &[]).await;
     check_all(&issuer, &Servers { gateway: process.url(""), fanout: process.url("") }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_answers_each_credential_as_the_table_says() {
     let issuer = Issuer::new();
-    let cluster = Cluster::start_closed(&issuer.config("")).await;
+    let cluster = Cluster::start_closed(&issuer.config(COOKIE)).await;
     cluster.ready().await;
     let servers = Servers { gateway: cluster.gateways[0].url(""), fanout: cluster.fanouts[1].url("") };
     check_all(&issuer, &servers).await;
@@ -210,16 +262,24 @@ async fn a_cluster_that_knows_no_keys_lets_nobody_publish_and_only_what_is_publi
     let cluster = Cluster::start_closed(config.to_str().unwrap()).await;
     cluster.ready().await;
     let servers = Servers { gateway: cluster.gateways[0].url(""), fanout: cluster.fanouts[0].url("") };
-    servers.check("nothing", None, [200, 401, 401, 401, 401, 401, 401, 200, 401, 401, 401, 401, 401]).await;
+    servers
+        .check(
+            "nothing",
+            None,
+            [200, 401, 401, 401, 401, 401, 401, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401],
+        )
+        .await;
     let token = Issuer::new().token("ann", &json!({ "subscribe": [">"], "publish": [">"] }));
-    servers.check("a token of nobody's", Some(&token), [401; 13]).await;
+    servers.check("a token of nobody's", Some(&token), [401; 17]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn standalone_without_keys_asks_nobody_on_this_machine() {
     let process = standalone(&["--ephemeral"], &[CLOSED]).await;
     let servers = Servers { gateway: process.url(""), fanout: process.url("") };
-    servers.check("nothing", None, [200; 13]).await;
+    let mut all = [200; 17];
+    all[12] = 404;
+    servers.check("nothing", None, all).await;
     // What a proxy sends along is not for us.
-    servers.check("anything", Some("whatever"), [200; 13]).await;
+    servers.check("anything", Some("whatever"), all).await;
 }

@@ -52,6 +52,32 @@ async fn a_user_hears_their_own_channel_and_everyones_unasked_and_nobody_elses()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn anothers_cursor_shows_nothing_of_theirs() {
+    let issuer = Issuer::new();
+    let process = issuer.standalone("", &[]).await;
+    let service = issuer.token("service", &json!({ "publish": [">"] }));
+    let url = process.url("/api/publish");
+    let [ann, bob] = ["ann", "bob"].map(|subject| bearer(&issuer.token(subject, &json!({}))));
+    let theirs = process.url("/api/events?channels=user.bob,members.a");
+    let mut bobs = SseClient::connect(&theirs, &[("authorization", &bob)]).await.unwrap();
+    bobs.collect_until(PATIENCE, |block| block.event_type() == "stream-live").await;
+    let cursor = bobs.last_event_id().to_owned();
+    for number in 0..5 {
+        for user in ["bob", "ann"] {
+            publish(&url, &service, &format!("user.{user}"), &format!("{user}'s {number}")).await;
+        }
+    }
+    publish(&url, &service, "broadcast", "all's").await;
+    let both = [("authorization", ann.as_str()), ("last-event-id", cursor.as_str())];
+    let mut anns = SseClient::connect(&process.url("/api/events?channels=members.a"), &both).await.unwrap();
+    let expected = ["ann's 0", "ann's 1", "ann's 2", "ann's 3", "ann's 4", "all's"];
+    assert_eq!(events(&mut anns, "all's").await, expected);
+    // Nor does it open what its URL does not.
+    assert_eq!(SseClient::connect(&theirs, &both).await.unwrap().status(), 403);
+    assert_eq!(SseClient::connect(&theirs, &both[1..]).await.unwrap().status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_told_before_its_token_ends_and_ends_with_it() {
     let issuer = Issuer::new();
     let process = issuer.standalone("expiring_notice = \"2s\"", &[]).await;

@@ -317,10 +317,14 @@ async fn a_change_outlives_its_gateway_for_who_made_it_and_grants_nothing() {
     assert_eq!(heard(&mut stream, "members.b").await, ["members.b"]);
     let cursor = stream.last_event_id().to_owned();
 
+    let watching = [("authorization", &*bearer(&ann))];
+    let (mut watch, _) = listen(&cluster.gateways[1], "channels=open.b", &watching).await;
     cluster.gateways[0].kill();
     for channel in ["members.a", "open.a", "members.b", "broadcast"] {
         publish(&cluster.fanouts[0], &service, channel).await;
     }
+    // What is acked is in the journal, and on its way to gateways.
+    heard(&mut watch, "broadcast").await;
     let there = &cluster.gateways[1];
     let (mut again, blocks) = come_back(there, path, &ann, &cursor).await;
     assert_eq!((verdict(&blocks), data(&blocks)), ((true, None), vec!["members.b", "broadcast"]));

@@ -10,6 +10,7 @@ use foghorn_core::event::{EventError, EventId, EventType, Ttl};
 use foghorn_core::position::Position;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
+use foghorn_core::trace::TraceContext;
 use serde_json::{Value, json};
 
 use super::raw::store;
@@ -29,7 +30,7 @@ async fn what_is_appended_is_read_tailed_and_found_by_time() {
     let mut full = new_entry("a.b", Some("id-1"), "line 1\nline 2");
     full.event.event_type = Some(EventType::parse("tick").unwrap());
     full.event.ttl = Some(Ttl::new(60).unwrap());
-    full.traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
+    full.traceparent = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     let first = journal.append(full.clone()).await.unwrap();
     assert_eq!(first.position, Position { shard: ZERO, epoch, seq: 1 });
     assert!(!first.duplicate);
@@ -50,6 +51,9 @@ async fn what_is_appended_is_read_tailed_and_found_by_time() {
     }
     assert_eq!(page.entries[0].event.as_ref(), Ok(&full.event));
     assert_eq!(page.entries[0].key, Some(full.key));
+    // Of which trace it is a part travels with it.
+    assert_eq!([page.entries[0].traceparent, tailed[0].traceparent], [full.traceparent; 2]);
+    assert_eq!(page.entries[1].traceparent, None);
     assert_ne!(page.entries[1].digest, page.entries[2].digest);
 
     // By count, by bytes (at least one), from the middle, at the end.

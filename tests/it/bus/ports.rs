@@ -216,19 +216,31 @@ async fn tickets_on_nats() {
 /// Three at a time.
 async fn subscriptions(kept: &dyn Subscriptions) {
     let (value, long) = (|text: &'static str| Bytes::from_static(text.as_bytes()), Duration::from_secs(300));
-    let id = SubscriptionId::new;
-    assert_eq!(kept.find(id(1)).await, Ok(None));
-    kept.keep(id(1), value("one"), Duration::from_secs(1)).await.unwrap();
-    kept.keep(id(2), value("two"), Duration::from_secs(1)).await.unwrap();
+    let (id, short) = (SubscriptionId::new, Duration::from_secs(1));
+    let keep = async |bits, text, ttl| kept.keep(id(bits), value(text), ttl, None).await;
+    let find = async |bits| kept.find(id(bits)).await.unwrap();
+    assert_eq!(find(1).await, None);
+    assert!(keep(1, "one", short).await.unwrap().alone);
+    keep(2, "two", short).await.unwrap();
     // As many as may be; one that is there is kept on, for its new time.
-    kept.keep(id(3), value("three"), long).await.unwrap();
-    assert_eq!(kept.keep(id(4), value("four"), long).await, Err(SubscriptionError::Full));
-    kept.keep(id(1), value("once more"), long).await.unwrap();
-    until("the end of one", LIMIT, async || kept.find(id(2)).await.unwrap().is_none().then_some(())).await;
-    until("its room", LIMIT, async || kept.keep(id(4), value("four"), long).await.ok()).await;
+    let three = keep(3, "three", long).await.unwrap();
+    assert_eq!(keep(4, "four", long).await, Err(SubscriptionError::Full));
+    assert!(!keep(1, "once more", long).await.unwrap().alone);
+    until("the end of one", LIMIT, async || find(2).await.is_none().then_some(())).await;
+    until("its room", LIMIT, async || keep(4, "four", long).await.ok()).await;
     for (bits, text) in [(1, "once more"), (3, "three"), (4, "four")] {
-        assert_eq!(kept.find(id(bits)).await, Ok(Some(value(text))));
+        assert_eq!(find(bits).await, Some(value(text)));
     }
+    // Whoever wrote it last may have it end sooner, and nobody else.
+    let again = kept.keep(id(3), value("three"), long, Some(three.revision)).await.unwrap();
+    assert!(again.alone && again.revision != three.revision);
+    assert_eq!(kept.shorten(id(3), value("three"), short, three.revision).await, Ok(()));
+    assert!(!kept.keep(id(3), value("three"), long, Some(three.revision)).await.unwrap().alone);
+    assert_eq!(kept.shorten(id(3), value("three"), short, again.revision).await, Ok(()));
+    let four = keep(4, "four", long).await.unwrap();
+    assert_eq!(kept.shorten(id(4), value("four"), short, four.revision).await, Ok(()));
+    until("the end of what was shortened", LIMIT, async || find(4).await.is_none().then_some(())).await;
+    assert_eq!(find(3).await, Some(value("three")));
 }
 
 #[tokio::test]
@@ -250,7 +262,8 @@ async fn subscriptions_on_nats() {
     assert!(String::from_utf8_lossy(&deleted.unwrap().payload).contains("true"));
     assert_eq!(one.find(SubscriptionId::new(1)).await, Ok(None));
     let value = Bytes::from_static(b"x");
-    other.keep(SubscriptionId::new(6), value.clone(), Duration::from_secs(60)).await.unwrap();
+    let minute = Duration::from_secs(60);
+    other.keep(SubscriptionId::new(6), value.clone(), minute, None).await.unwrap();
     assert_eq!(one.find(SubscriptionId::new(6)).await, Ok(Some(value)));
 }
 

@@ -10,6 +10,7 @@ use foghorn_tests::http::{get, post};
 use foghorn_tests::nginx::Nginx;
 use foghorn_tests::sse::{Block, SseClient};
 use foghorn_tests::wait::until;
+use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -19,8 +20,14 @@ use super::{RECOVERY, total};
 use crate::deployment::Cluster;
 
 const CLIENTS: usize = 1000;
+/// How many a rolling restart has: as many by default; 10,000 is what a machine of its own bears.
+const MANY: &str = "FOGHORN_TEST_CLIENTS";
 /// Over which a gateway lets its clients go.
 const WINDOW: Duration = Duration::from_secs(5);
+/// Clients that a gateway lets go in a second, where there are many.
+const PACE: usize = 250;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What a client went through.
 #[derive(Debug, Default)]
@@ -41,10 +48,10 @@ struct Crowd {
 
 impl Crowd {
     /// All of them, live.
-    async fn gather(url: &str) -> Self {
+    async fn gather(url: &str, clients: usize) -> Self {
         let (live, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let mut crowd = Crowd { live, over, clients: Vec::new(), tasks: JoinSet::new() };
-        for _ in 0..CLIENTS {
+        for _ in 0..clients {
             let client = Arc::new(Mutex::new(Client::default()));
             crowd.clients.push(client.clone());
             crowd.tasks.spawn(visit(url.to_owned(), client, crowd.live.clone(), crowd.over.clone()));
@@ -55,8 +62,8 @@ impl Crowd {
 
     /// Waits until all of them are live.
     async fn complete(&self) {
-        until("a thousand streams to be live", RECOVERY, async || {
-            (self.live.load(Ordering::SeqCst) == CLIENTS).then_some(())
+        until("all streams to be live", RECOVERY, async || {
+            (self.live.load(Ordering::SeqCst) == self.clients.len()).then_some(())
         })
         .await;
     }
@@ -117,10 +124,10 @@ fn take(client: &Mutex<Client>, block: &Block) {
 }
 
 /// Two of each service on one NATS server, and nginx.
-async fn start() -> (Cluster, Nginx, tempfile::TempDir) {
+async fn start(configuration: &str) -> (Cluster, Nginx, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("foghorn.toml");
-    std::fs::write(&config, "").unwrap();
+    std::fs::write(&config, configuration).unwrap();
     let cluster = Cluster::start(1, &config.display().to_string()).await;
     cluster.ready().await;
     let gateways: Vec<&str> = cluster.gateways.iter().map(|gateway| gateway.http()).collect();
@@ -139,8 +146,8 @@ async fn publish(cluster: &Cluster, numbers: std::ops::Range<usize>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_told_to_stop_lets_its_clients_go_one_after_the_other() {
-    let (cluster, nginx, _folder) = start().await;
-    let crowd = Crowd::gather(&nginx.url("/api/events/crowd")).await;
+    let (cluster, nginx, _folder) = start("").await;
+    let crowd = Crowd::gather(&nginx.url("/api/events/crowd"), CLIENTS).await;
     publish(&cluster, 0..3).await;
     cluster.gateways[0].sigterm();
     let told = Instant::now();
@@ -163,10 +170,56 @@ async fn a_gateway_that_is_told_to_stop_lets_its_clients_go_one_after_the_other(
     assert!(fifths.iter().all(|gone| *gone > 0 && *gone * 5 <= moved * 2), "{fifths:?} of {moved}");
 }
 
+/// The promise of a deploy: nothing lost, nothing twice, at a pace, and PostgreSQL notices nothing. A client may be moved
+/// as often as there are gateways, as the one that it comes to may be the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_of_all_gateways_behind_nginx_that_reloads_keeps_its_pace_and_asks_postgres_for_nothing()
+ {
+    let many = std::env::var(MANY).map_or(CLIENTS, |text| text.parse().unwrap());
+    // Each has about half of them.
+    let window = WINDOW.max(Duration::from_secs((many / 2 / PACE) as u64));
+    let configuration = format!("[gateway]\ndrain_window = \"{}s\"\n", window.as_secs());
+    let (mut cluster, nginx, _folder) = start(&configuration).await;
+    let crowd = Crowd::gather(&nginx.url("/api/events/crowd"), many).await;
+    publish(&cluster, 0..5).await;
+    let before = asked(&cluster).await;
+    // Its old workers go on with the streams that they have.
+    nginx.process().signal(Signal::SIGHUP);
+    publish(&cluster, 5..10).await;
+    let mut published = 10;
+    for number in 0..cluster.gateways.len() {
+        cluster.gateways[number].sigterm();
+        let told = Instant::now();
+        while cluster.gateways[number].process().status().is_none() {
+            assert!(told.elapsed() < window + PATIENCE, "it doesn't end");
+            publish(&cluster, published..published + 1).await;
+            published += 1;
+        }
+        cluster.gateways[number].restart().await;
+        cluster.ready().await;
+        crowd.complete().await;
+    }
+    publish(&cluster, published..published + 5).await;
+    let gateways = cluster.gateways.len();
+    let after = asked(&cluster).await;
+    let clients = crowd.heard(published + 5).await;
+    assert!(clients.iter().all(|client| client.ends.len() <= gateways), "somebody was moved again and again");
+    let mut ends: Vec<Instant> = clients.iter().flat_map(|client| client.ends.iter().copied()).collect();
+    assert!(ends.len() >= many, "every gateway was restarted, and each client was at one: {}", ends.len());
+    ends.sort_unstable();
+    // Evenly is a gateway's own clients over its window; the second may have had all of them.
+    let even = many / usize::try_from(window.as_secs()).unwrap();
+    let within = |from: &Instant| ends.iter().filter(|end| (*from..*from + SECOND).contains(*end)).count();
+    let most = ends.iter().step_by(10).map(within).max().unwrap();
+    assert!(most <= even * 2, "{most} came back within a second, where {even} are even");
+    // What each new gateway fills its ring with, and a gap of a ring.
+    assert!(after - before <= 20.0, "{} pages were read from the log", after - before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_clients_that_come_back_is_served_from_the_rings() {
-    let (cluster, mut nginx, _folder) = start().await;
-    let crowd = Crowd::gather(&nginx.url("/api/events/crowd")).await;
+    let (cluster, mut nginx, _folder) = start("").await;
+    let crowd = Crowd::gather(&nginx.url("/api/events/crowd"), CLIENTS).await;
     publish(&cluster, 0..5).await;
     let before = asked(&cluster).await;
     nginx.kill();

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use foghorn_tests::http::{get, metric};
+use foghorn_tests::http::{get, metric, post};
 use foghorn_tests::sse::SseClient;
 use foghorn_tests::wait::until;
 use futures::future::join_all;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -110,4 +111,71 @@ async fn requests_without_an_end_are_ended_and_honest_listeners_notice_nothing()
     })
     .await;
     assert_eq!(get(&process.url("/healthz")).await.unwrap().status, 200);
+}
+
+/// What would end a line of a head or of a stream, or a text of C's, with something behind it.
+const BREAKS: [&str; 4] = ["\r\nx-injected: 1", "\nid: 1", "\r", "\0"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn line_breaks_and_nul_are_refused_wherever_they_stand() {
+    let process = standalone(&["--ephemeral"], &[]).await;
+    for text in BREAKS {
+        let escaped: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        for path in [
+            "/api/events/c<>",
+            "/api/events?channels=c<>",
+            "/api/events?channels=c,<>",
+            "/api/events?channels=c&since=<>",
+            "/api/events?channels=c&last=<>",
+            "/api/events?channels=c&envelope=<>",
+            "/api/events?channels=c&<>=1",
+            "/api/channels/c<>/events",
+            "/api/channels/c/events?limit=<>",
+            "/api/channels/c<>/presence",
+            "/api/<>",
+        ] {
+            let reply = get(&process.url(&path.replace("<>", &escaped))).await.unwrap();
+            assert!([400, 404].contains(&reply.status), "{path} {text:?}: {} {}", reply.status, reply.body);
+            assert!(!reply.headers.contains_key("x-injected"), "{path} {text:?}");
+        }
+        // A cursor that can't be read is a reset, a type that no event has is heard of none, and neither shows up anywhere.
+        let url = process.url(&format!("/api/events/c?lastEventId=a{escaped}&events={escaped}"));
+        let mut stream = SseClient::connect(&url, &[]).await.unwrap();
+        let blocks = stream.collect_until(LIMIT, |block| block.event_type() == "stream-live").await;
+        assert_eq!(blocks[0].json()["recovered"], false, "{blocks:?}");
+        assert!(!format!("{blocks:?}").contains("injected"), "{blocks:?}");
+        let bad = format!("c{text}");
+        for (path, body) in [
+            ("/api/publish", json!({ "channel": bad, "data": "x" })),
+            ("/api/publish", json!({ "user": "ann", "event": bad, "data": "x" })),
+            ("/api/publish", json!({ "channel": "c", "id": bad, "data": "x" })),
+            ("/api/events/ticket", json!({ "channels": [bad] })),
+            ("/api/events/subscribe", json!({ "clientId": bad, "channels": [] })),
+            ("/api/events/subscribe", json!({ "clientId": "0".repeat(32), "channels": [bad] })),
+        ] {
+            let reply = post(&process.url(path), &body).await.unwrap();
+            assert_eq!(reply.status, 400, "{path} {body}: {}", reply.body);
+        }
+    }
+    // As they are, in a head.
+    for head in [
+        "GET /api/events/a\0b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "GET /api/events/c HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: a\0b\r\n\r\n",
+        "GET /api/events/c HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: a\rb\r\n\r\n",
+        "GET /api/events/c HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a\0b\r\n\r\n",
+    ] {
+        let mut socket = TcpStream::connect(process.http()).await.unwrap();
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        timeout(LIMIT, socket.read_to_string(&mut said)).await.unwrap().unwrap();
+        assert!(said.starts_with("HTTP/1.1 400"), "{head:?}: {said:?}");
+    }
+    assert_eq!(
+        metric(
+            process.http(),
+            "foghorn_fanout_publishes_total{door=\"http\",ack=\"accepted\",outcome=\"stored\"}"
+        )
+        .await,
+        0.0
+    );
 }

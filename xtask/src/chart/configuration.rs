@@ -16,6 +16,12 @@ use crate::workspace::root;
 
 /// Where the chart mounts what is ours.
 const MOUNTED: &str = "/etc/foghorn/";
+/// What begins a part of a configuration whose secret comes as a variable: where some containers have it, all with the
+/// part do.
+const WITH_SECRETS: [(&str, &str); 2] = [
+    ("webhook = {", "FOGHORN_AUTH_WEBHOOK_SECRET"),
+    ("[telemetry.traces]", "FOGHORN_TELEMETRY_TRACES_HEADERS"),
+];
 
 /// Checks configurations with the product's binary, and a certificate and a key for wherever one is wanted.
 pub(super) struct Checker {
@@ -70,7 +76,12 @@ impl Checker {
         let mut check = self.product(container, &moved);
         check.args(["config", "check"]);
         if let Some(file) = configured {
-            ensure!(Path::new(file).is_file(), "{file} is not mounted");
+            let text = std::fs::read_to_string(file).with_context(|| format!("{file} is not mounted"))?;
+            for (part, variable) in WITH_SECRETS {
+                let mut all = objects.iter().filter_map(Object::pod).flat_map(containers);
+                let lacks = text.contains(part) && !has(container, variable);
+                ensure!(!lacks || !all.any(|other| has(other, variable)), "no {variable} beside {part}");
+            }
             check.args(["--config", file]);
         }
         command::output(&mut check, render::LIMIT).map(drop)
@@ -85,6 +96,7 @@ impl Checker {
             let value = match variable["value"].as_str() {
                 Some(value) => value.replace(MOUNTED, moved),
                 None if name == "FOGHORN_POSTGRES_URL" => "postgres://user:secret@db:5432/foghorn".to_owned(),
+                None if name == "FOGHORN_TELEMETRY_TRACES_HEADERS" => "authorization=x".to_owned(),
                 // Base64 of any 32 bytes.
                 None if name == "FOGHORN_AUTH_WEBHOOK_SECRET" => format!("whsec_{}=", "A".repeat(43)),
                 None => "from-a-secret".to_owned(),
@@ -123,6 +135,10 @@ impl Checker {
         }
         Ok(())
     }
+}
+
+fn has(container: &Value, variable: &str) -> bool {
+    list(container, "/env").iter().any(|one| one["name"] == variable)
 }
 
 /// Whether a container runs the product's image: by its last name, as the rest is up to who installs it.

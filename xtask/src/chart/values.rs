@@ -11,7 +11,7 @@ use super::{chart, render};
 use crate::command;
 
 /// What the chart itself decides, so that nobody can set it.
-const DECIDED: [&str; 21] = [
+const DECIDED: [&str; 23] = [
     "allow_anonymous",
     "auth.keys",
     "auth.webhook.ca",
@@ -33,6 +33,8 @@ const DECIDED: [&str; 21] = [
     "nats.token",
     "nats.url",
     "nats.user",
+    "telemetry.traces.ca",
+    "telemetry.traces.headers",
 ];
 /// Tables and keys that are for one who runs the product in another way, or that hold a secret.
 const ELSEWHERE: [&str; 7] =

@@ -4,9 +4,12 @@
 
 mod charts;
 mod chromium;
+mod collector;
 mod compiler;
+mod envoy;
 mod faults;
 mod grafana;
+mod image;
 mod install;
 mod nats;
 mod nginx;
@@ -25,6 +28,7 @@ use crate::workspace::root;
 pub(crate) use self::charts::{ChartTools, chart_tools};
 pub(crate) use self::compiler::compiler;
 pub(crate) use self::grafana::grafana_types;
+pub(crate) use self::image::{cyclonedx, debian_mirror, debootstrap, docker, hadolint};
 pub(crate) use self::nginx::nchan;
 pub(crate) use self::prometheus::promtool;
 
@@ -67,7 +71,9 @@ pub(crate) fn ensure() -> Result<Tools> {
         postgres::ensure()?,
         nats::ensure()?,
         nginx::ensure()?,
+        envoy::ensure()?,
         prometheus::ensure()?,
+        collector::ensure()?,
         chromium::browser()?,
         chromium::driver()?,
         faults::strace()?,

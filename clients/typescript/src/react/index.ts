@@ -17,4 +17,10 @@ export {
   useEvents as useSSE,
   useFoghorn,
 } from "./hooks.js";
+export {
+  type Notification,
+  type NotificationsOptions,
+  type NotificationsResult,
+  useNotifications,
+} from "./notifications.js";
 export { FoghornProvider, type FoghornProviderProps } from "./provider.js";

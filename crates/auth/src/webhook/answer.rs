@@ -28,6 +28,9 @@ pub enum Failure {
     /// It has not been asked, because as many questions as may be are under way (`auth.webhook.questions`).
     #[error("too many questions are under way (auth.webhook.questions)")]
     Busy,
+    /// It has not been asked, because the request has waited for another answer in vain.
+    #[error("its request has waited for as long as it may take (auth.webhook.deadline)")]
+    Unasked,
     /// It has not been asked, because the headers to be forwarded are too long.
     #[error("the headers to be forwarded have too many bytes")]
     TooLong,
@@ -35,8 +38,8 @@ pub enum Failure {
 
 impl Failure {
     /// Every word, for metrics that start at zero.
-    pub(super) const WORDS: [&str; 7] =
-        ["unreachable", "late", "status", "oversized", "malformed", "busy", "too-long"];
+    pub(super) const WORDS: [&str; 8] =
+        ["unreachable", "late", "status", "oversized", "malformed", "busy", "unasked", "too-long"];
 
     /// The word.
     pub(super) fn as_str(&self) -> &'static str {
@@ -47,6 +50,7 @@ impl Failure {
             Failure::Oversized => "oversized",
             Failure::Malformed(_) => "malformed",
             Failure::Busy => "busy",
+            Failure::Unasked => "unasked",
             Failure::TooLong => "too-long",
         }
     }

@@ -64,7 +64,7 @@ fn p(text: &str) -> Pattern {
 }
 
 async fn listens(webhook: &Webhook, topic: &str) -> Result<Grant, Refused> {
-    webhook.may_listen(None, &Context::default(), &p(topic)).await
+    webhook.may_listen(&Requester::from(Caller::Anonymous), &p(topic)).await
 }
 
 fn counted(webhook: &Webhook, line: &str) -> bool {
@@ -146,7 +146,7 @@ async fn whatever_is_no_answer_refuses_is_not_remembered_and_is_counted_by_what_
     assert_eq!(listens(&webhook, "a").await.err(), Some(Refused::Unavailable));
     *script.0.takes.lock() = Duration::from_secs(60);
     let began = Instant::now();
-    assert_eq!(listens(&webhook, "a").await.err(), Some(Refused::Unavailable));
+    assert_eq!(listens(&webhook, "a").await.err(), Some(Refused::Unanswered));
     assert_eq!(began.elapsed().as_secs(), 2, "auth.webhook.deadline");
     *script.0.takes.lock() = Duration::ZERO;
     script.now(Err(Failure::Status(403)));
@@ -161,6 +161,33 @@ async fn whatever_is_no_answer_refuses_is_not_remembered_and_is_counted_by_what_
             "{word}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_for_an_answer_that_does_not_come_once_and_no_other_request_for_less() {
+    let script = Script::new(r#"{"allow": true, "ttl": 60}"#);
+    let webhook = webhook(&script, &Config::default());
+    assert!(listens(&webhook, "known").await.is_ok());
+    *script.0.takes.lock() = Duration::from_secs(60);
+    let (by, began) = (Requester::from(Caller::Anonymous), Instant::now());
+    let channels: Vec<_> = (0..16).map(|n| Channel::parse(format!("a.{n}")).unwrap()).collect();
+    for _ in 0..10 {
+        let answers = join_all(channels.iter().map(|channel| webhook.may_publish(&by, channel))).await;
+        assert!(answers.iter().all(Result::is_err));
+    }
+    assert_eq!(began.elapsed().as_secs(), 2, "auth.webhook.deadline");
+    assert_eq!(script.asked(), 1 + channels.len());
+    assert!(counted(&webhook, "webhook_questions_total{outcome=\"unasked\"} 144"));
+    assert!(webhook.may_listen(&by, &p("known")).await.is_ok(), "what is known needs no wait");
+    *script.0.takes.lock() = Duration::ZERO;
+    assert!(webhook.may_publish(&by, &channels[0]).await.is_err());
+    assert!(webhook.may_publish(&by.again(), &channels[0]).await.is_ok(), "the next request asks again");
+    // What fails at once has nobody wait, and says nothing of what else is asked.
+    let by = by.again();
+    script.now(Err(Failure::Status(500)));
+    assert_eq!(webhook.may_listen(&by, &p("b")).await.err(), Some(Refused::Unavailable));
+    script.now(Ok(r#"{"allow": true}"#));
+    assert!(webhook.may_listen(&by, &p("b")).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,7 +251,7 @@ async fn it_is_asked_about_whom_and_what_and_only_where_a_policy_leaves_it_to_it
     let mut headers = http::HeaderMap::new();
     headers.insert("x-tenant", "acme".parse().unwrap());
     let context = asking.context(&headers, Some([203, 0, 113, 9].into()));
-    let by = Requester { caller: Caller::Anonymous, context };
+    let by = Requester::new(Caller::Anonymous, context);
     let room = Channel::parse("rooms.1").unwrap();
     assert!(asking.check_listen(&by, &p("rooms.*"), &policies).await.unwrap().is_some());
     assert!(asking.check_listen(&by, &p("open.a"), &policies).await.unwrap().is_none());

@@ -8,14 +8,12 @@ use foghorn_core::entry::{
 };
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
+use foghorn_core::trace::{HEADER_TRACEPARENT, TraceContext};
 
 use super::block::{Block, canonical};
 use super::{Parameters, stream};
 
 const MESSAGE_ID: &str = "Nats-Msg-Id";
-const TRACEPARENT: &str = "traceparent";
-/// A W3C trace context is 55 characters; later versions may be longer.
-const TRACEPARENT_BYTES_MAX: usize = 128;
 
 /// What decides, beside the entry itself, whether it is valid.
 #[derive(Debug, Clone)]
@@ -34,6 +32,7 @@ pub(super) struct Fields<'a> {
     id: Option<&'a str>,
     ttl: Option<&'a str>,
     message_id: Option<&'a str>,
+    traceparent: Option<&'a str>,
 }
 
 impl Rules {
@@ -77,6 +76,7 @@ impl Rules {
             time,
             digest: digest(time, key.as_ref(), channel, fields.event_type, data),
             key,
+            traceparent: fields.traceparent.and_then(TraceContext::parse),
             event: validate(self.shard, self.shards, self.frame_bytes, raw),
         }
     }
@@ -88,6 +88,7 @@ impl<'a> Fields<'a> {
         const EVENT: HeaderName = HeaderName::from_static(HEADER_EVENT);
         const ID: HeaderName = HeaderName::from_static(HEADER_ID);
         const TTL: HeaderName = HeaderName::from_static(HEADER_TTL);
+        const TRACE: HeaderName = HeaderName::from_static(HEADER_TRACEPARENT);
         let Some(headers) = headers else { return Fields::default() };
         let text = |name| headers.get(name).map(|value| value.as_str());
         let message_id = text(header::NATS_MESSAGE_ID);
@@ -95,7 +96,7 @@ impl<'a> Fields<'a> {
         if headers.len() == usize::from(message_id.is_some()) {
             return Fields { message_id, ..Fields::default() };
         }
-        Fields { event_type: text(EVENT), id: text(ID), ttl: text(TTL), message_id }
+        Fields { event_type: text(EVENT), id: text(ID), ttl: text(TTL), message_id, traceparent: text(TRACE) }
     }
 
     /// Of a header block as it is stored; none for one that can't be read.
@@ -111,6 +112,7 @@ impl<'a> Fields<'a> {
                 HEADER_ID => &mut fields.id,
                 HEADER_TTL => &mut fields.ttl,
                 MESSAGE_ID => &mut fields.message_id,
+                HEADER_TRACEPARENT => &mut fields.traceparent,
                 _ => continue,
             };
             field.get_or_insert(value);
@@ -133,12 +135,8 @@ pub(super) fn headers(entry: &NewEntry) -> HeaderMap {
     if let Some(ttl) = entry.event.ttl {
         headers.insert(HEADER_TTL, ttl.seconds().to_string());
     }
-    // It is passed on as it came; a line break in it would forge headers.
-    let is_plain = |text: &&String| {
-        text.len() <= TRACEPARENT_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    if let Some(traceparent) = entry.traceparent.as_ref().filter(is_plain) {
-        headers.insert(TRACEPARENT, traceparent.as_str());
+    if let Some(traceparent) = entry.traceparent {
+        headers.insert(HEADER_TRACEPARENT, traceparent.to_string());
     }
     headers
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use foghorn_core::entry::{HEADER_ACK, HEADER_EVENT, HEADER_ID, HEADER_TTL};
 use foghorn_core::secret::Secret;
+use foghorn_core::trace::{HEADER_TRACEPARENT, TraceContext};
 
 use super::announce::answer;
 use super::link::Link;
@@ -40,8 +41,8 @@ pub struct NatsRequest {
     pub ttl: Option<String>,
     /// The header `Foghorn-Ack`.
     pub ack: Option<String>,
-    /// The header `traceparent`.
-    pub traceparent: Option<String>,
+    /// The header `traceparent`, if it is valid.
+    pub traceparent: Option<TraceContext>,
     /// The header `Authorization`.
     pub authorization: Option<Secret>,
     /// A header that begins with `Foghorn-`, in any case, and is none of these. Their names, as all in
@@ -86,7 +87,7 @@ impl Requests {
             id: text(HEADER_ID),
             ttl: text(HEADER_TTL),
             ack: text(HEADER_ACK),
-            traceparent: text("traceparent"),
+            traceparent: text(HEADER_TRACEPARENT).as_deref().and_then(TraceContext::parse),
             authorization: text(HEADER_TOKEN).map(Secret::from),
             data: message.payload,
             reply: message.reply,

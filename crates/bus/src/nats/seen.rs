@@ -71,7 +71,7 @@ mod tests {
 
     fn entry(seq: u64) -> Entry {
         let event = Err(InvalidEntry::Event(EventError::Ttl));
-        Entry { seq, time: Timestamp::default(), key: None, digest: Digest(seq), event }
+        Entry { seq, time: Timestamp::default(), key: None, digest: Digest(seq), traceparent: None, event }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Request};
+use async_nats::{HeaderMap, Request, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use super::bucket::{self, Room, is_marker};
 use super::setup::patiently;
 use super::{Bus, BusError};
 use crate::Future;
-use crate::subscriptions::{SUBSCRIPTIONS_BYTES_MAX, SubscriptionError, Subscriptions};
+use crate::subscriptions::{Revision, SUBSCRIPTIONS_BYTES_MAX, SubscriptionError, Subscriptions, Written};
 
 const BUCKET: &str = "FOGHORN_subscriptions";
 const STREAM: &str = "KV_FOGHORN_subscriptions";
@@ -28,6 +28,13 @@ pub struct NatsSubscriptions {
     api: Api,
     replicas: usize,
     most: usize,
+}
+
+/// What is written.
+struct Record {
+    id: SubscriptionId,
+    value: Bytes,
+    ttl: Duration,
 }
 
 impl NatsSubscriptions {
@@ -44,27 +51,42 @@ impl NatsSubscriptions {
         bucket::ensure(&self.api, BUCKET, self.replicas, room).await
     }
 
-    async fn put(&self, id: SubscriptionId, value: Bytes, ttl: &str) -> Result<(), ApiError> {
+    /// Where the record's last write was `last` (0: there is none), or whatever it was.
+    async fn put(&self, record: &Record, last: Option<u64>) -> Result<u64, ApiError> {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-TTL", ttl);
-        let request = Request::new().headers(headers).payload(value);
-        read_ack(&self.api.request(subject(id), request).await?).map(|_| ())
+        // Whole seconds, and none would be for ever.
+        headers.insert("Nats-TTL", format!("{}s", record.ttl.as_millis().div_ceil(1000).max(1)));
+        if let Some(last) = last {
+            headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
+        }
+        let request = Request::new().headers(headers).payload(record.value.clone());
+        read_ack(&self.api.request(subject(record.id), request).await?)
     }
 
-    async fn keep_now(
-        &self,
-        id: SubscriptionId,
-        value: Bytes,
-        ttl: Duration,
-    ) -> Result<(), SubscriptionError> {
-        // Whole seconds, and none would be for ever.
-        let ttl = format!("{}s", ttl.as_millis().div_ceil(1000).max(1));
-        match self.put(id, value.clone(), &ttl).await {
+    async fn write(&self, record: &Record, last: u64) -> Result<Written, ApiError> {
+        let written = |revision, alone| Written { revision: Revision(revision), alone };
+        match self.put(record, Some(last)).await {
+            Err(ApiError::Refused(refusal)) if refusal.is_conflict() => {
+                Ok(written(self.put(record, None).await?, false))
+            }
+            done => Ok(written(done?, true)),
+        }
+    }
+
+    async fn keep_now(&self, record: Record, last: u64) -> Result<Written, SubscriptionError> {
+        match self.write(&record, last).await {
             Err(ApiError::Unreachable(_)) if self.is_lost().await => {
                 self.ensure().await?;
-                Ok(self.put(id, value, &ttl).await?)
+                Ok(self.write(&record, 0).await?)
             }
             done => Ok(done?),
+        }
+    }
+
+    async fn shorten_now(&self, record: Record, last: u64) -> Result<(), SubscriptionError> {
+        match self.put(&record, Some(last)).await {
+            Err(ApiError::Refused(refusal)) if refusal.is_conflict() => Ok(()),
+            done => Ok(done.map(|_| ())?),
         }
     }
 
@@ -90,8 +112,19 @@ impl Subscriptions for NatsSubscriptions {
         id: SubscriptionId,
         value: Bytes,
         ttl: Duration,
+        last: Option<Revision>,
+    ) -> Future<'_, Result<Written, SubscriptionError>> {
+        self.keep_now(Record { id, value, ttl }, last.map_or(0, |last| last.0)).boxed()
+    }
+
+    fn shorten(
+        &self,
+        id: SubscriptionId,
+        value: Bytes,
+        ttl: Duration,
+        last: Revision,
     ) -> Future<'_, Result<(), SubscriptionError>> {
-        self.keep_now(id, value, ttl).boxed()
+        self.shorten_now(Record { id, value, ttl }, last.0).boxed()
     }
 
     fn find(&self, id: SubscriptionId) -> Future<'_, Result<Option<Bytes>, SubscriptionError>> {

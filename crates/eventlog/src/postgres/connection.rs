@@ -293,6 +293,14 @@ impl Writing {
         }
     }
 
+    /// See [`state::erase`].
+    pub(super) async fn erase(&mut self, channel: &str) -> Result<u64, WriteError> {
+        match self {
+            Writing::Postgres(connection) => state::erase(connection, channel).await,
+            Writing::Memory(session) => session.erase(channel).await,
+        }
+    }
+
     /// Works on a connection, but not for ever. One that was given up on may be in the middle of anything
     /// and is closed: what it did is found out from the head.
     pub(super) async fn bounded<T, F>(&mut self, work: F) -> Result<T, WriteError>

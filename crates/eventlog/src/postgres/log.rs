@@ -9,6 +9,7 @@ use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
 use foghorn_core::batch::Batch;
+use foghorn_core::channel::Channel;
 use foghorn_core::entry::Key;
 use foghorn_core::policy::{Policies, RetentionClass};
 use foghorn_core::position::Position;
@@ -18,7 +19,7 @@ use futures::FutureExt;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::connection::Connection;
+use super::connection::{Connection, Writing};
 use super::doubts::Doubts;
 use super::recent::{Recent, answer, bounds, not_behind, not_followed, read, recent};
 use super::{Database, Head, READ_DEADLINE};
@@ -262,6 +263,22 @@ impl PostgresLog {
         looked.await
     }
 
+    /// Deletes a channel's oldest events, once the log has what the journal had.
+    async fn erase_some(&self, channel: Channel) -> Result<u64, LogError> {
+        let shard = self.journal.shards().shard_of(&channel);
+        let now = bounds(&*self.journal, shard).await?;
+        let tip = Position { shard, epoch: now.epoch, seq: now.last };
+        if !self.head_reaches(tip, Instant::now() + LOOK_PATIENCE).await? {
+            return Err(LogError("PostgreSQL has yet to get what is in the journal".to_owned()));
+        }
+        let erasing = async |c: &mut Writing| c.erase(channel.as_str()).await;
+        let erased = match Writing::new(&self.database).await {
+            Ok(mut connection) => connection.bounded(erasing).await,
+            Err(error) => Err(error),
+        };
+        erased.map_err(|error| LogError(format!("erasing events failed: {error}")))
+    }
+
     /// Waits until the head is at or past a position, or in a later epoch.
     async fn head_reaches(&self, position: Position, deadline: Instant) -> Result<bool, LogError> {
         let shard = position.shard;
@@ -376,6 +393,10 @@ impl EventLog for PostgresLog {
         deadline: Duration,
     ) -> Future<'_, Result<Committed, LogError>> {
         self.answer_committed(position, key, Instant::now() + deadline).boxed()
+    }
+
+    fn erase(&self, channel: Channel) -> Future<'_, Result<u64, LogError>> {
+        self.erase_some(channel).boxed()
     }
 }
 

@@ -75,6 +75,16 @@ pub async fn migrate_by(url: &str, steps: Migrator, record: &'static str) -> Res
     tokio::time::timeout(PATIENCE, run(url, steps, record)).await.map_err(slow)?
 }
 
+/// Whether an error is of the connection rather than of what was asked: the database may be there later.
+pub fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        // 57P03: starting up or shutting down; 53300: too many connections.
+        sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P03" | "53300" | "57P01")),
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        _ => false,
+    }
+}
+
 fn place(url: &str) -> String {
     PostgresOptions::new(url).place()
 }

@@ -258,6 +258,28 @@ pub(super) async fn standing(
     found.map(Row::standing).transpose()
 }
 
+/// Most events that are erased in one transaction, but for those of one position in several shards.
+const ERASED: i64 = 5_000;
+
+/// Deletes a channel's oldest events, of all epochs; how many.
+pub(super) async fn erase(connection: &mut PgConnection, channel: &str) -> Result<u64, WriteError> {
+    let beyond: Option<(i64, i64)> = sqlx::query_as(
+        "SELECT epoch, seq FROM foghorn.events WHERE channel = $1 ORDER BY epoch, seq LIMIT 1 OFFSET $2",
+    )
+    .bind(channel)
+    .bind(ERASED)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let (epoch, seq) = beyond.unwrap_or((i64::MAX, i64::MAX));
+    let erased = sqlx::query("DELETE FROM foghorn.events WHERE channel = $1 AND (epoch, seq) < ($2, $3)")
+        .bind(channel)
+        .bind(epoch)
+        .bind(seq)
+        .execute(connection)
+        .await?;
+    Ok(erased.rows_affected())
+}
+
 #[derive(sqlx::FromRow)]
 struct Row {
     epoch: i64,

@@ -415,6 +415,15 @@ impl Session {
         .await
     }
 
+    pub(super) async fn erase(&self, channel: &str) -> Result<u64, WriteError> {
+        let erased = self.run("erase", |state| {
+            let before = state.events.len();
+            state.events.retain(|_, event| event.record.event.channel.as_str() != channel);
+            (before - state.events.len()) as u64
+        });
+        Ok(erased.await?)
+    }
+
     pub(super) async fn take_over(&self, shard: Shard, lease_term: u64) -> Result<WriterHead, WriteError> {
         let taken = self.run("take over", |state| {
             let none = Row { epoch: Epoch::new(0), start: 0, head: 0, digest: Digest::NONE, term: 0 };

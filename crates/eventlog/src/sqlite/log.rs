@@ -8,6 +8,7 @@ use foghorn_bus::log::{
     Committed, EventLog, HistoryPage, HistoryQuery, Located, LogError, NewestQuery, Replay, ReplayQuery,
 };
 use foghorn_core::batch::Batch;
+use foghorn_core::channel::Channel;
 use foghorn_core::entry::Key;
 use foghorn_core::policy::Policies;
 use foghorn_core::position::Position;
@@ -16,7 +17,7 @@ use foghorn_core::time::Timestamp;
 use futures::FutureExt;
 
 use super::rows::{Snapshot, log_error, position as row_of};
-use super::{Inner, SqliteLog};
+use super::{Inner, SqliteLog, retention};
 use crate::metrics::PageSource;
 use crate::pages::{self, HISTORY_BYTES, Page, Reader};
 use crate::source::{Limit, Span};
@@ -54,6 +55,14 @@ impl EventLog for SqliteLog {
         deadline: Duration,
     ) -> Future<'_, Result<Committed, LogError>> {
         committed(&self.inner, position, key, deadline).boxed()
+    }
+
+    fn erase(&self, channel: Channel) -> Future<'_, Result<u64, LogError>> {
+        async move {
+            let erased = retention::erase(&self.inner, channel.as_str()).await;
+            erased.map_err(|error| log_error("erasing events", &error))
+        }
+        .boxed()
     }
 }
 

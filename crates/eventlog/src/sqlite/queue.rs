@@ -6,6 +6,8 @@ use std::time::Duration;
 use foghorn_bus::journal::{AppendError, Appended};
 use foghorn_core::entry::NewEntry;
 use foghorn_core::shard::Shard;
+use futures::future::BoxFuture;
+use sqlx::SqliteConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::metrics::Metrics;
@@ -13,6 +15,8 @@ use crate::record::event_bytes;
 
 /// Most bytes of events that wait for the writer; beyond, appends wait for room.
 const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// What a transaction of others' takes of that, whatever it does.
+const WORK_BYTES: u32 = 64 * 1024;
 /// Longest wait for room.
 const QUEUE_WAIT: Duration = Duration::from_secs(10);
 
@@ -26,6 +30,7 @@ pub(super) struct Queue {
 /// What the writer gets. Unbounded in number because every append holds its bytes of the room.
 pub(super) enum Message {
     Append(Run),
+    Work(Work),
     /// Answered when everything before it has been.
     Flush(oneshot::Sender<()>),
 }
@@ -34,6 +39,16 @@ pub(super) enum Message {
 pub(super) struct Run {
     pub(super) entries: Vec<(Shard, NewEntry)>,
     pub(super) ack: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// A transaction of others': the entries to store with what it has changed; none for it to be rolled back.
+pub(super) type Change =
+    Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Option<Vec<NewEntry>>> + Send>;
+
+pub(super) struct Work {
+    pub(super) change: Change,
+    pub(super) ack: oneshot::Sender<Result<(), AppendError>>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -53,24 +68,34 @@ impl Queue {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let closed = |_| AppendError::Unavailable("the database is closed".into());
         let bytes = entries.iter().map(|(_, entry)| event_bytes(&entry.event)).sum::<usize>();
-        let bytes = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
-        let room = tokio::time::timeout(QUEUE_WAIT, Arc::clone(&self.room).acquire_many_owned(bytes)).await;
-        let room = room
-            .map_err(|_| {
-                self.metrics.failed("queue");
-                let text =
-                    format!("the disk is too slow: no room among waiting events within {QUEUE_WAIT:?}");
-                AppendError::Unavailable(text)
-            })?
-            .map_err(|_| AppendError::Unavailable("the database is closed".into()))?;
+        let room = self.room(u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX)).await?;
         let (ack, answer) = oneshot::channel();
-        let run = Run { entries, ack, _room: room };
-        self.sender
-            .send(Message::Append(run))
-            .map_err(|_| AppendError::Unavailable("the writer has ended".into()))?;
-        answer.await.map_err(closed)?
+        self.put(Message::Append(Run { entries, ack, _room: room }))?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Has the writer do it, as a transaction of its own, after what waits already.
+    pub(super) async fn work(&self, change: Change) -> Result<(), AppendError> {
+        let room = self.room(WORK_BYTES).await?;
+        let (ack, answer) = oneshot::channel();
+        self.put(Message::Work(Work { change, ack, _room: room }))?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    async fn room(&self, bytes: u32) -> Result<OwnedSemaphorePermit, AppendError> {
+        let room = tokio::time::timeout(QUEUE_WAIT, Arc::clone(&self.room).acquire_many_owned(bytes)).await;
+        room.map_err(|_| {
+            self.metrics.failed("queue");
+            let text = format!("the disk is too slow: no room among waiting events within {QUEUE_WAIT:?}");
+            AppendError::Unavailable(text)
+        })?
+        .map_err(|_| closed())
+    }
+
+    fn put(&self, message: Message) -> Result<(), AppendError> {
+        let ended = |_| AppendError::Unavailable("the writer has ended".into());
+        self.sender.send(message).map_err(ended)
     }
 
     /// Lets nothing more in, and waits until what is in has been answered.
@@ -82,6 +107,10 @@ impl Queue {
             drop(wait.await);
         }
     }
+}
+
+fn closed() -> AppendError {
+    AppendError::Unavailable("the database is closed".into())
 }
 
 #[cfg(test)]
@@ -106,7 +135,7 @@ mod tests {
         let (queue, mut waiting) = Queue::new(Metrics::register(&mut registry));
         let mut next = || match waiting.try_recv().unwrap() {
             Message::Append(run) => run,
-            Message::Flush(_) => panic!("nobody flushes"),
+            Message::Work(_) | Message::Flush(_) => panic!("nobody does that here"),
         };
         let stored = |run: Run| {
             let position = Position { shard: Shard::ZERO, epoch: Epoch::new(1), seq: 1 };

@@ -89,6 +89,19 @@ async fn age_step(inner: &Inner, shard: i64, class: i64, before: Timestamp) -> s
     Ok(Some(deleted))
 }
 
+/// Deletes the oldest events of a channel, for who asks. No floor is raised: listeners go on without them.
+pub(super) async fn erase(inner: &Inner, channel: &str) -> sqlx::Result<u64> {
+    let erased = sqlx::query(
+        "DELETE FROM events WHERE position IN
+         (SELECT position FROM events WHERE channel = ? ORDER BY position LIMIT ?)",
+    )
+    .bind(channel)
+    .bind(to_i64(STEP))
+    .execute(&inner.write)
+    .await?;
+    Ok(erased.rows_affected())
+}
+
 /// Deletes the oldest events of all classes until the in-memory database is within its share.
 async fn make_room(inner: &Inner) -> sqlx::Result<u64> {
     let mut deleted = 0;

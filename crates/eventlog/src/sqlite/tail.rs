@@ -60,7 +60,14 @@ mod tests {
 
     fn entry(seq: u64, bytes: usize) -> Entry {
         let event = Event::new(Channel::parse("a").unwrap(), "x".repeat(bytes));
-        Entry { seq, time: Timestamp::default(), key: None, digest: Digest(seq), event: Ok(event) }
+        Entry {
+            seq,
+            time: Timestamp::default(),
+            key: None,
+            digest: Digest(seq),
+            traceparent: None,
+            event: Ok(event),
+        }
     }
 
     #[test]

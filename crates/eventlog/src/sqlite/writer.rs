@@ -5,17 +5,18 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use foghorn_bus::journal::{AppendError, Appended};
-use foghorn_core::entry::Key;
+use foghorn_core::entry::{Entry, Key, NewEntry};
 use foghorn_core::event::EventType;
 use foghorn_core::policy::{Policies, RetentionClass};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
+use foghorn_core::trace::TraceContext;
 use sqlx::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Inner;
-use super::queue::{Message, Run};
+use super::queue::{Change, Message, Run, Work};
 use super::rows::{position, seq_of};
 use super::script::Script;
 use crate::record::{Record, to_i64, to_u64};
@@ -65,8 +66,16 @@ struct Done {
     ends: Vec<ShardEnd>,
     recorded: Vec<Option<String>>,
     classes: HashSet<(Shard, RetentionClass)>,
-    records: Vec<(Shard, Record, Option<String>)>,
+    records: Vec<(Shard, Record, Option<TraceContext>)>,
     answers: Vec<Appended>,
+}
+
+/// What is done next, in this order.
+#[derive(Default)]
+struct Taken {
+    group: Vec<Run>,
+    work: Option<Work>,
+    flushes: Vec<oneshot::Sender<()>>,
 }
 
 impl Writer {
@@ -93,10 +102,13 @@ impl Writer {
 
     pub(super) async fn run(mut self) {
         while let Some(first) = self.queue.recv().await {
-            let (group, flushes) = self.take(first);
+            let Taken { group, work, flushes } = self.take(first);
+            let Some(inner) = self.inner.upgrade() else { return };
             if !group.is_empty() {
-                let Some(inner) = self.inner.upgrade() else { return };
                 self.write(&inner, group).await;
+            }
+            if let Some(work) = work {
+                self.work(&inner, work).await;
             }
             for flush in flushes {
                 // Nobody waits any more: fine.
@@ -105,22 +117,25 @@ impl Writer {
         }
     }
 
-    /// The first message and all that waits behind it, within a transaction's bounds.
-    fn take(&mut self, first: Message) -> (Vec<Run>, Vec<oneshot::Sender<()>>) {
-        let (mut group, mut flushes, mut events, mut bytes) = (Vec::new(), Vec::new(), 0, 0);
+    /// The first message and all that waits behind it, within a transaction's bounds, up to one of others'.
+    fn take(&mut self, first: Message) -> Taken {
+        let mut taken = Taken::default();
+        let Taken { group, work, flushes } = &mut taken;
+        let (mut events, mut bytes) = (0, 0);
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
+                Message::Work(theirs) => *work = Some(theirs),
                 Message::Append(run) => {
                     (events, bytes) = (events + run.entries.len(), bytes + run.bytes());
                     group.push(run);
                 }
                 Message::Flush(done) => flushes.push(done),
             }
-            let full = events >= GROUP_EVENTS || bytes >= GROUP_BYTES;
+            let full = events >= GROUP_EVENTS || bytes >= GROUP_BYTES || work.is_some();
             next = if full { None } else { self.queue.try_recv().ok() };
         }
-        (group, flushes)
+        taken
     }
 
     async fn write(&mut self, inner: &Inner, group: Vec<Run>) {
@@ -130,54 +145,102 @@ impl Writer {
         match self.commit(inner, &group, now).await {
             Ok(done) => {
                 inner.metrics.committed(events, begun.elapsed());
-                (self.ends, self.recorded, self.classes) = (done.ends, done.recorded, done.classes);
-                for (shard, record, _) in done.records {
-                    inner.head(shard).tail.push([record.entry()]);
-                }
-                for (head, end) in inner.heads.iter().zip(&self.ends) {
-                    head.last.send_if_modified(|last| std::mem::replace(last, end.last) != end.last);
-                }
-                let mut answers = done.answers.into_iter();
+                let mut answers = self.committed(inner, done).into_iter();
                 for run in group {
                     // The publisher went away: its events are stored all the same.
                     let _gone = run.ack.send(Ok(answers.by_ref().take(run.entries.len()).collect()));
                 }
             }
             Err(error) => {
-                let full = is_full(&error);
-                inner.metrics.failed(if full { "full" } else { "commit" });
-                if let Some(unsaid) = self.complaint.due(Instant::now()) {
-                    tracing::error!(%error, events, unsaid, "events could not be stored; their publishers were told to retry");
-                }
-                let text = format!("the database could not store it: {error}");
+                self.complain(inner, &error, events);
                 for run in group {
-                    // Of a transaction that found no room, nothing is left.
                     let shard = run.entries.first().map_or(Shard::ZERO, |(shard, _)| *shard);
-                    let error =
-                        if full { AppendError::Full(shard) } else { AppendError::Unavailable(text.clone()) };
-                    let _gone = run.ack.send(Err(error));
+                    let _gone = run.ack.send(Err(not_stored(&error, shard)));
                 }
             }
         }
     }
 
+    /// A transaction of others'.
+    async fn work(&mut self, inner: &Inner, Work { change, ack, .. }: Work) {
+        let begun = Instant::now();
+        let ended = match self.commit_work(inner, change, inner.clock.now()).await {
+            Ok(Some(done)) => {
+                inner.metrics.committed(done.answers.len(), begun.elapsed());
+                self.committed(inner, done);
+                Ok(())
+            }
+            // As it wanted.
+            Ok(None) => Ok(()),
+            Err(error) => {
+                self.complain(inner, &error, 0);
+                Err(not_stored(&error, Shard::ZERO))
+            }
+        };
+        // Whoever asked went away: it is done all the same.
+        let _gone = ack.send(ended);
+    }
+
+    async fn commit_work(
+        &mut self,
+        inner: &Inner,
+        change: Change,
+        now: Timestamp,
+    ) -> sqlx::Result<Option<Done>> {
+        let mut connection = inner.write.acquire().await?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+        let Some(entries) = change(&mut connection).await else {
+            roll_back(&mut connection).await;
+            return Ok(None);
+        };
+        let of_shard = |entry: NewEntry| (inner.shards.shard_of(&entry.event.channel), entry);
+        let entries: Vec<(Shard, NewEntry)> = entries.into_iter().map(of_shard).collect();
+        let entries: Vec<_> = entries.iter().collect();
+        let done = self.insert(&mut connection, inner, Script::default(), &entries, now).await;
+        if done.is_err() {
+            roll_back(&mut connection).await;
+        }
+        done.map(Some)
+    }
+
+    /// Tells readers of what is committed; answers where it is.
+    fn committed(&mut self, inner: &Inner, done: Done) -> Vec<Appended> {
+        (self.ends, self.recorded, self.classes) = (done.ends, done.recorded, done.classes);
+        for (shard, record, traceparent) in done.records {
+            inner.head(shard).tail.push([Entry { traceparent, ..record.entry() }]);
+        }
+        for (head, end) in inner.heads.iter().zip(&self.ends) {
+            head.last.send_if_modified(|last| std::mem::replace(last, end.last) != end.last);
+        }
+        done.answers
+    }
+
+    fn complain(&mut self, inner: &Inner, error: &sqlx::Error, events: usize) {
+        inner.metrics.failed(if is_full(error) { "full" } else { "commit" });
+        if let Some(unsaid) = self.complaint.due(Instant::now()) {
+            tracing::error!(%error, events, unsaid, "events could not be stored; their publishers were told to retry");
+        }
+    }
+
     async fn commit(&mut self, inner: &Inner, group: &[Run], now: Timestamp) -> sqlx::Result<Done> {
         let mut connection = inner.write.acquire().await?;
-        let done = self.insert(&mut connection, inner, group, now).await;
-        if done.is_err()
-            && let Err(error) = sqlx::query("ROLLBACK").execute(&mut *connection).await
-        {
-            // SQLite rolls back by itself after some errors, and then there is nothing to roll back.
-            tracing::debug!(%error, "nothing to roll back");
+        let entries: Vec<_> = group.iter().flat_map(|run| &run.entries).collect();
+        let mut script = Script::default();
+        script.add("BEGIN IMMEDIATE");
+        let done = self.insert(&mut connection, inner, script, &entries, now).await;
+        if done.is_err() {
+            roll_back(&mut connection).await;
         }
         done
     }
 
+    /// Ends the transaction that `script` begins, or that has begun.
     async fn insert(
         &mut self,
         connection: &mut SqliteConnection,
         inner: &Inner,
-        group: &[Run],
+        mut script: Script,
+        entries: &[&(Shard, NewEntry)],
         now: Timestamp,
     ) -> sqlx::Result<Done> {
         self.follow_policies(inner);
@@ -189,7 +252,7 @@ impl Writer {
             answers: Vec::new(),
         };
         let mut keys: HashMap<Key, Position> = HashMap::new();
-        for (shard, entry) in group.iter().flat_map(|run| &run.entries) {
+        for (shard, entry) in entries {
             let end = &mut done.ends[shard.index()];
             let given = entry.event.id.is_some();
             if given {
@@ -216,11 +279,9 @@ impl Writer {
                 key: Some(entry.key),
                 event: entry.event.clone(),
             };
-            done.records.push((*shard, record, entry.traceparent.clone()));
+            done.records.push((*shard, record, entry.traceparent));
         }
         // What was looked up until here can't change meanwhile: nobody else writes it.
-        let mut script = Script::default();
-        script.add("BEGIN IMMEDIATE");
         self.insert_events(connection, &mut script, &mut done).await?;
         self.insert_keys(connection, &mut script, &keys, now).await?;
         self.record_ends(connection, &mut script, &mut done).await?;
@@ -250,7 +311,7 @@ impl Writer {
         const HEAD: &str =
             "INSERT INTO events (position, time_us, class, channel, type, id, ttl, key, traceparent, data)";
         let class_of =
-            |(_, record, _): &(Shard, Record, Option<String>)| self.policies.class_of(&record.event);
+            |(_, record, _): &(Shard, Record, Option<TraceContext>)| self.policies.class_of(&record.event);
         let classes: Vec<RetentionClass> = done.records.iter().map(class_of).collect();
         for ((shard, ..), class) in done.records.iter().zip(&classes) {
             if done.classes.insert((*shard, *class)) {
@@ -274,7 +335,7 @@ impl Writer {
                 script.bind(event.id.as_ref().map(|id| id.as_str()))?;
                 script.bind(event.ttl.map(|ttl| i64::from(ttl.seconds())))?;
                 script.bind(record.key.as_ref().map(|key| &key.as_bytes()[..]))?;
-                script.bind(traceparent.as_deref())?;
+                script.bind(traceparent.map(|context| context.to_string()))?;
                 script.bind(event.data.as_bytes().as_ref())?;
             }
             if !rest.is_empty() {
@@ -339,6 +400,21 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+async fn roll_back(connection: &mut SqliteConnection) {
+    if let Err(error) = sqlx::query("ROLLBACK").execute(connection).await {
+        // SQLite rolls back by itself after some errors, and then there is nothing to roll back.
+        tracing::debug!(%error, "nothing to roll back");
+    }
+}
+
+/// What whoever wanted something stored is told. Of a transaction that found no room, nothing is left.
+fn not_stored(error: &sqlx::Error, shard: Shard) -> AppendError {
+    if is_full(error) {
+        return AppendError::Full(shard);
+    }
+    AppendError::Unavailable(format!("the database could not store it: {error}"))
 }
 
 /// Says something at most once a second: a full disk fails every transaction.

@@ -16,9 +16,14 @@ use crate::config::Config;
 use crate::testing::{Bench, bench};
 
 async fn post(bench: &Bench, body: &str) -> (u16, Value, Option<u32>) {
+    post_for(bench, "192.0.2.1", body).await
+}
+
+/// As a proxy does for a client.
+async fn post_for(bench: &Bench, client: &str, body: &str) -> (u16, Value, Option<u32>) {
     let handler = PublishHandler::new(bench.publisher.clone(), Proxies::default());
     let request = Request::post(PATH).header(header::HOST, "localhost");
-    let request = request.header(header::CONTENT_TYPE, "application/json");
+    let request = request.header(header::CONTENT_TYPE, "application/json").header("x-forwarded-for", client);
     let request = request.body(http_body_util::Full::new(Bytes::from(body.to_owned()))).unwrap();
     let response =
         handler.answer(request, ([127, 0, 0, 1], 1).into()).await.unwrap_or_else(Problem::into_response);
@@ -147,6 +152,19 @@ async fn a_full_house_refuses_what_it_can_not_hold() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_address_can_not_take_all_the_room() {
+    let bench = bench(Config { body_bytes: 1 << 20, inflight_bytes: 4 << 20, ..Config::default() });
+    let mut slow = bench.publisher.growing_room(Some([203, 0, 113, 9].into()));
+    slow.grow(4 << 20).await.unwrap();
+    let event = r#"{"channel":"a","data":1}"#;
+    let (status, problem, retry) = post_for(&bench, "203.0.113.9", event).await;
+    assert_eq!((status, code(&problem), retry.is_some()), (429, "overloaded", true));
+    assert_eq!(post_for(&bench, "203.0.113.10", event).await.0, 200);
+    drop(slow);
+    assert_eq!(post_for(&bench, "203.0.113.9", event).await.0, 200);
+}
+
 /// A door on a socket, until the first is dropped.
 async fn open(bench: &Bench) -> (tokio::sync::watch::Sender<bool>, SocketAddr) {
     let handler = Arc::new(PublishHandler::new(bench.publisher.clone(), Proxies::default()));
@@ -221,9 +239,9 @@ async fn what_the_head_tells_is_refused_before_the_body_is_asked_for() {
 async fn bodies_take_room_while_they_arrive() {
     let bench = bench(Config { inflight_bytes: 4 << 20, ..Config::default() });
     let _most = bench.publisher.room(0, (4 << 20) - 100).await.unwrap();
-    let mut intake = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room() };
+    let mut intake = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room(None) };
     intake.grow(60).await.unwrap();
-    let mut other = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room() };
+    let mut other = Intake { publisher: &bench.publisher, room: bench.publisher.growing_room(None) };
     assert_eq!(other.grow(60).await.unwrap_err().code, "overloaded");
     drop(intake);
     other.grow(60).await.unwrap();

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
-use foghorn_core::batch::Batch;
+use foghorn_core::batch::{Batch, TRACED_MAX};
 use foghorn_core::entry::Entry;
 use foghorn_core::position::Epoch;
+use foghorn_telemetry::traces::{self, Span, Stage};
+use tracing::Instrument as _;
 
 use super::Relay;
 use crate::batching::Batching;
@@ -25,12 +27,14 @@ pub(super) struct Sender<'a> {
     tip: u64,
     /// The note for the next relay.
     sent: &'a AtomicU64,
+    /// Of the traced events that are gathered.
+    spans: Vec<Span>,
 }
 
 impl<'a> Sender<'a> {
     pub(super) fn new(relay: &'a Relay, epoch: Epoch, after: u64, sent: &'a AtomicU64) -> Self {
         let batching = Batching::new(relay.shard, epoch, after, relay.feed.batch_bytes());
-        Sender { relay, epoch, batching, tip: after, sent }
+        Sender { relay, epoch, batching, tip: after, sent, spans: Vec::new() }
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -54,7 +58,10 @@ impl<'a> Sender<'a> {
 
     /// Takes an entry; sends the batch before it when that is full. `false` when it shows that the
     /// journal has given a seq out again.
-    pub(super) async fn take(&mut self, entry: Entry) -> bool {
+    pub(super) async fn take(&mut self, mut entry: Entry) -> bool {
+        let fresh = entry.seq > self.to() && entry.event.is_ok() && self.spans.len() < TRACED_MAX;
+        let span = traces::passing(Stage::Relay, entry.traceparent.filter(|_| fresh));
+        entry.traceparent = span.as_ref().map(Span::context);
         let taken = self.batching.push(entry);
         if let Some(why) = taken.invalid {
             self.relay.metrics.invalid_entry(&why);
@@ -63,6 +70,7 @@ impl<'a> Sender<'a> {
         if let Some(full) = taken.full {
             self.send(full).await;
         }
+        self.spans.extend(span);
         !taken.differs
     }
 
@@ -100,8 +108,16 @@ impl<'a> Sender<'a> {
         if let Some(first) = batch.events.first() {
             metrics.relay_delay_seconds.observe(batch.sent_at.since(first.time).as_secs_f64());
         }
-        let (to, events, bytes) = (batch.to, batch.events.len() as u64, batch.wire_len() as u64);
-        if !self.deliver(Arc::new(batch)).await {
+        let of_batch = self.link_spans(&mut batch);
+        let (from, to, events, bytes) =
+            (batch.from, batch.to, batch.events.len() as u64, batch.wire_len() as u64);
+        let lines = traces::lines(batch.traced.as_ref().and_then(|traced| Some(traced.events.first()?.1)));
+        let sent = self.deliver(Arc::new(batch)).instrument(lines).await;
+        for mut span in self.spans.drain(..).chain(of_batch) {
+            span.set("foghorn.batch.range", format!("({from}, {to}]"));
+            if sent { span.end() } else { span.fail("not sent") }
+        }
+        if !sent {
             return;
         }
         // What the overlap sends again is no step back.
@@ -109,6 +125,18 @@ impl<'a> Sender<'a> {
         metrics.relay_batches.get_or_create(&BatchLabel { kind }).inc();
         metrics.relay_events.inc_by(events);
         metrics.relay_bytes.inc_by(bytes);
+    }
+
+    /// Links the events' spans with one of the batch, if there are any: what they have in common.
+    fn link_spans(&mut self, batch: &mut Batch) -> Option<Span> {
+        let traced = batch.traced.as_mut()?;
+        let mut of_batch = traces::root("relay batch")?;
+        traced.batch = of_batch.context();
+        for span in &mut self.spans {
+            span.link(of_batch.context());
+            of_batch.link(span.context());
+        }
+        Some(of_batch)
     }
 
     /// Whether it was sent. Not forever: what can't be sent at all must not hold up what can.

@@ -21,7 +21,9 @@ impl Config {
         self.shard_count()?;
         self.checked_policies()?;
         self.gateway.check()?;
+        self.dashboard.check()?;
         self.fanout.check()?;
+        self.notifications.check()?;
         self.http.check(self.gateway.connections)?;
         self.auth.check()?;
         self.nats.check()?;
@@ -40,6 +42,8 @@ impl Config {
                         standalone.ephemeral = true to keep events in memory alone"
                 .to_owned());
         }
+        let traces = &self.telemetry.traces;
+        traces.check().map_err(|error| format!("telemetry.traces.{error}"))?;
         self.check_sizes()?;
         tracing_subscriber::EnvFilter::try_new(&self.log.filter)
             .map_err(|error| format!("log.filter: {error}"))?;
@@ -54,6 +58,8 @@ impl Config {
         self.http.tls.load()?;
         self.grpc.tls.load()?;
         self.eventlog.tls().map(|files| files.config()).transpose()?;
+        let authority = self.telemetry.traces.authority();
+        authority.map_err(|error| format!("telemetry.traces.{error}"))?;
         self.check_nats_files()
     }
 

@@ -161,6 +161,11 @@ fn parse(text: &str, example: &Value) -> Result<Value, String> {
     if matches!(example, Value::String(_)) {
         return Ok(Value::String(text.to_owned()));
     }
+    // A whole number is a number, too.
+    if matches!(example, Value::Float(_)) {
+        let number = text.trim().parse().map(Value::Float);
+        return number.map_err(|_| format!("{text:?} is not {}", wanted(example)));
+    }
     let parsed: Result<Table, _> = format!("value = {text}").parse();
     match parsed.ok().and_then(|mut table| table.remove("value")) {
         Some(value) if value.same_type(example) => Ok(value),
@@ -350,17 +355,24 @@ mod tests {
 
     #[test]
     fn the_document_has_every_key_with_its_default_and_no_other() {
-        let mut documented = documented();
+        let documented = documented();
         let mut real: Vec<_> =
             keys().unwrap().into_iter().map(|(path, value)| (path.join("."), value)).collect();
         real.retain(|(key, _)| key != "policy");
-        let mut real: Vec<_> = real
+        let real: Vec<_> = real
             .into_iter()
             .map(|(key, value)| match value {
                 Value::String(text) => (key, text),
                 other => (key, other.to_string()),
             })
             .collect();
+        // The same time has several spellings.
+        let spelt = |(key, value): (String, String)| match humantime::parse_duration(&value) {
+            Ok(time) => (key, format!("{time:?}")),
+            Err(_) => (key, value),
+        };
+        let mut documented: Vec<_> = documented.into_iter().map(spelt).collect();
+        let mut real: Vec<_> = real.into_iter().map(spelt).collect();
         documented.sort();
         real.sort();
         assert_eq!(documented, real);

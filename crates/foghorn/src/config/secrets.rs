@@ -7,7 +7,7 @@ use super::Config;
 /// What stands where a secret was.
 const HIDDEN: &str = "(hidden)";
 /// Keys whose values are secrets from the first byte to the last.
-const SECRETS: [&str; 3] = ["password", "token", "secret"];
+const SECRETS: [&str; 4] = ["password", "token", "secret", "headers"];
 
 /// The configuration without its secrets: passwords, tokens, and in every URL what stands before the host
 /// and in the query. Keys keep their order; those that hold nothing are left out.
@@ -79,6 +79,8 @@ mod tests {
             url = "postgres://foghorn:hunter2@db:5432/foghorn?sslmode=require&password=hunter2"
             [eventlog]
             url = "http://hunter2@log:50052"
+            [telemetry.traces]
+            headers = "authorization=Bearer%20hunter2"
             [[policy]]
             pattern = "a.>"
             [[auth.keys]]

@@ -137,6 +137,13 @@ impl Chunk {
             .write(self.out());
     }
 
+    /// How many notifications of the stream's user are unread, as it begins.
+    pub(super) fn unread(&mut self, unread: u64) {
+        let data = json!({ "unread": unread }).to_string();
+        ControlFrame { event: Some("notification-count"), data: Some(&data), ..ControlFrame::default() }
+            .write(self.out());
+    }
+
     /// `stream-reset`: something that was asked for is gone; the stream goes on at `courses`.
     pub(super) fn reset(&mut self, reason: ResetReason, courses: &[Course]) {
         let data = json!({ "reason": reason.as_str() }).to_string();

@@ -49,6 +49,11 @@ impl Connection {
             Ok(resolved) => resolved,
             Err(end) => return self.finish(end),
         };
+        // Asked after it is resolved where the stream begins: what changes the number from there on is heard.
+        let unread = match self.unread().await {
+            Ok(unread) => unread,
+            Err(end) => return self.finish(end),
+        };
         if let Some(end) = self.life.due_end(&self.subscription) {
             return self.finish(end);
         }
@@ -64,6 +69,9 @@ impl Connection {
             self.shared.hub.metrics.reset(reason);
             chunk.reset(reason, &self.courses);
         }
+        if let Some(unread) = unread {
+            chunk.unread(unread);
+        }
         if asked_to_resume {
             self.shared.hub.metrics.resumed.inc();
         }
@@ -73,6 +81,18 @@ impl Connection {
         }
         self.phase = Phase::CatchingUp;
         chunk.into_said()
+    }
+
+    /// How many notifications of its user are unread, if it is a stream of notifications.
+    async fn unread(&self) -> Result<Option<u64>, StreamEnd> {
+        let Some((unread, user)) = &self.notified else { return Ok(None) };
+        match unread.unread(user).await {
+            Ok(unread) => Ok(Some(unread)),
+            Err(why) => {
+                tracing::debug!(%why, "a stream of notifications can't begin");
+                Err(StreamEnd::NotificationsUnavailable)
+            }
+        }
     }
 
     async fn resolve(&self, begin: Begin) -> Result<Resolved, StreamEnd> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::gzip::Sum;
 use crate::ring::RingEvent;
+use crate::traced::Writes;
 
 /// An event, and the index of its shard.
 pub(super) type Offered = (usize, Arc<RingEvent>);
@@ -35,7 +36,7 @@ impl Item {
 
     fn count_deliveries(&self, members: u64) {
         for (_, event) in self.events() {
-            event.delivered.inc_by(members);
+            event.count_deliveries(members);
         }
     }
 }
@@ -59,6 +60,8 @@ pub(super) struct Outbox {
     /// Of the view's text before what is held, where it is compressed.
     before: Sum,
     passed: Passed,
+    /// Where the last traced event ends; 0 as a rule.
+    traced_until: u64,
 }
 
 /// Members that went the same way, counted together: nearly all of them do.
@@ -107,6 +110,9 @@ impl Outbox {
         let (before, mut sum) = (self.bytes.len(), Sum::default());
         put_chunk(&mut self.bytes, |out| sum = write(out));
         self.end += (self.bytes.len() - before) as u64;
+        if item.events().iter().any(|(_, event)| event.writes().is_some()) {
+            self.traced_until = self.end;
+        }
         self.marks.push_back(Mark { end: self.end, item, sum });
     }
 
@@ -124,8 +130,18 @@ impl Outbox {
         if (self.passed.from, self.passed.to) != (from, to) {
             self.count();
             self.passed = Passed { from, to, members: 0 };
+            if from < self.traced_until {
+                self.note_begun(from, to);
+            }
         }
         self.passed.members += 1;
+    }
+
+    /// The first of several members was written what lies between two offsets; the others are counted later.
+    fn note_begun(&self, from: u64, to: u64) {
+        let written = self.marks.range(self.first_after(from)..).take_while(|mark| mark.end <= to);
+        let events = written.flat_map(|mark| mark.item.events());
+        events.filter_map(|(_, event)| event.writes()).for_each(Writes::begun);
     }
 
     /// Counts the deliveries of those who passed.

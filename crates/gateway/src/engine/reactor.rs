@@ -40,6 +40,7 @@ use crate::latest::Newest;
 use crate::ring::{Ring, RingEvent};
 use crate::seat::{Due, Seat};
 use crate::subscription::Subscription;
+use crate::survey::{Question, Survey};
 
 /// Writes, and bytes written, after which another view has its turn.
 const SLICE_WRITES: usize = 256;
@@ -141,6 +142,8 @@ pub(super) struct Reactor {
     stale: Vec<bool>,
     stale_changes: u64,
     end_looks: u64,
+    /// How many surveys it has looked at its streams for.
+    surveyed: u64,
     /// How many changes had been asked for when it last looked.
     asks_made: u64,
     /// Views with something to be written, in turn.
@@ -203,6 +206,7 @@ impl Reactor {
             // Looked at before anything is told.
             stale_changes: u64::MAX,
             end_looks: hub.end_looks(),
+            surveyed: hub.surveys.made(),
             asks_made: hub.directory.asks_made(),
             hub,
             waiting: VecDeque::new(),
@@ -247,6 +251,7 @@ impl Reactor {
             }
             self.let_go();
             self.answer_asked();
+            self.answer_surveys();
             self.end_due();
             self.inbox.set_staying(self.listeners.len() - self.leaving);
             self.sweep_waiting();
@@ -347,7 +352,7 @@ impl Reactor {
             let (hub, subscription) = (self.hub.clone(), view.subscription.clone());
             let id = id_of(&subscription, shard, event, &self.seen);
             self.say(key, |coder| put_event(coder, event, &subscription, &hub.policies(), || id));
-            event.delivered.inc();
+            event.count_deliveries(1);
             self.note_written(event.feed.time);
         }
         self.found = found;
@@ -478,7 +483,8 @@ impl Reactor {
         {
             self.finish(key, end);
         }
-        // Nor could anybody see that it was meant.
+        // Nor could anybody see that it was meant, nor look at it.
+        self.look_at_adopted(key, stream.surveyed);
         self.answer(key);
     }
 
@@ -531,7 +537,7 @@ impl Reactor {
                         put_event(coder, &event, subscription, &policies, id);
                     });
                 }
-                event.delivered.inc();
+                event.count_deliveries(1);
             }
             courses[at] = course.moved_to(seen.at);
         }
@@ -975,7 +981,7 @@ impl Reactor {
             Some(Then::CatchUp(subscription, ..)) => subscription,
             _ => &whole(self.hub.shard_count(), listener, self.views.get(listener.view as usize)?),
         };
-        let kept = now.kept.clone();
+        let before = now.kept.clone();
         let granted = match ask.grant(&self.hub, &listener.seat, now) {
             Ok(granted) => granted,
             Err(problem) => return Some(Err(problem)),
@@ -984,7 +990,6 @@ impl Reactor {
         if granted.subscription.as_ref().is_some_and(|wanted| !wanted.shards.iter().all(begun)) {
             return Some(Err(change::unreachable("the gateway is starting")));
         }
-        let kept = granted.subscription.as_ref().map_or(kept, |wanted| wanted.kept.clone());
         if let Some(term) = granted.term {
             listener.seat.limit(Some(term));
             // What is in the wheel for it is for another time.
@@ -994,7 +999,8 @@ impl Reactor {
             self.due_in(key, self.until_term(key, least));
         }
         let expires = self.listeners.get(key as usize)?.seat.identity().map(|identity| identity.expires);
-        ask.made(&self.hub, granted.subscription.as_deref());
+        ask.made(&self.hub, before.as_deref(), granted.subscription.as_deref());
+        let kept = granted.subscription.as_ref().map_or(before, |wanted| wanted.kept.clone());
         let cursor = match granted.subscription {
             Some(subscription) => self.listen_to(key, subscription)?,
             None => self.cursor_of(key)?,
@@ -1062,6 +1068,78 @@ impl Reactor {
             }
         });
         cursor
+    }
+
+    // What operators ask
+
+    /// Looks at its streams for the surveys that have begun.
+    fn answer_surveys(&mut self) {
+        let made = self.hub.surveys.made();
+        let before = std::mem::replace(&mut self.surveyed, made);
+        if before == made {
+            return;
+        }
+        for survey in self.hub.surveys.after(before) {
+            match &survey.question {
+                Question::User { .. } => self.look_at_streams(&survey),
+                Question::Listeners(channels) => self.count_listeners(&survey, channels),
+            }
+        }
+    }
+
+    /// Looks at a stream for the surveys that it has missed. Those that begin later look at all.
+    fn look_at_adopted(&self, key: Key, surveyed: u64) {
+        let Some(listener) = self.listeners.get(key as usize).filter(|_| surveyed < self.surveyed) else {
+            return;
+        };
+        for survey in self.hub.surveys.after(surveyed) {
+            if survey.is_of_users() && survey.number <= self.surveyed {
+                self.look_at(listener, &survey);
+                survey.looked_at(1);
+            }
+        }
+    }
+
+    fn look_at_streams(&self, survey: &Survey) {
+        self.listeners.iter().for_each(|(_, listener)| self.look_at(listener, survey));
+        survey.looked_at(self.listeners.len());
+    }
+
+    fn look_at(&self, listener: &Listener, survey: &Survey) {
+        match listener.rest.as_ref().map(|rest| &rest.then) {
+            Some(Then::CatchUp(subscription, courses, _)) => {
+                survey.look_at(&listener.seat, subscription, || courses.clone(), false);
+            }
+            rest => {
+                let Some(view) = self.views.get(listener.view as usize) else { return };
+                // Before the whole subscription is made of its two parts.
+                let apart = listener.seat.own_channel().filter(|_| listener.own);
+                if !survey.concerns(&listener.seat, |own| apart == Some(own) || view.subscription.names(own))
+                {
+                    return;
+                }
+                let written = listener.offset == view.end() && !listener.full && rest.is_none();
+                let level = written && view.due_ms().is_none();
+                let courses = || view.position(listener.offset, &self.seen).0;
+                let hears = whole(self.hub.shard_count(), listener, view);
+                survey.look_at(&listener.seat, &hears, courses, level);
+            }
+        }
+    }
+
+    fn count_listeners(&self, survey: &Survey, channels: &[Channel]) {
+        for (at, channel) in channels.iter().enumerate() {
+            let topics = &self.topics[self.hub.shard_count().shard_of(channel).index()];
+            let mut views: Vec<Key> = topics.channels.get(channel).cloned().unwrap_or_default();
+            topics.patterns.matching(channel.as_str(), &mut |view| views.push(*view));
+            // A view may hear it for several reasons.
+            views.sort_unstable();
+            views.dedup();
+            let members = |key: &Key| self.views.get(*key as usize).map_or(0, |view| view.members().len());
+            let own = self.by_own.get(channel).map_or(0, Vec::len);
+            survey.hear(at, own + views.iter().map(members).sum::<usize>());
+        }
+        survey.looked_at(1);
     }
 
     // Leaving
@@ -1163,6 +1241,7 @@ impl Reactor {
                 told_stale,
                 keep_alive: listener.keep_alive,
                 behind_since: self.since(listener.behind_ms),
+                surveyed: self.surveyed,
                 gzip: listener.gzip.map(|written| written.sum),
             },
             socket: listener.socket.into(),

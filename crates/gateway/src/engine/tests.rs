@@ -14,7 +14,6 @@ use foghorn_core::position::{Epoch, Position};
 use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::Shard;
 use foghorn_core::sse::Decoder;
-use foghorn_http::client::Proxies;
 use foghorn_http::serve::{Limits, Preamble, serve};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -27,8 +26,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::Config;
 use crate::hub::Hub;
-use crate::service::Api;
-use crate::testing::{TestLog, batch, hub, token};
+use crate::testing::{TestLog, api, batch, hub, token};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const EPOCH: u64 = 1;
@@ -65,21 +63,7 @@ impl Stage {
         });
         let config = Config { reactors: 1, ..config };
         let shared = Arc::new(Shared::new(hub.clone(), log.clone(), config));
-        let api = Arc::new(Api {
-            shared: shared.clone(),
-            auth: Arc::new(crate::testing::authenticator()),
-            revocations: Arc::new(foghorn_auth::revocation::InMemory),
-            tickets: Arc::new(crate::ticket::Tickets::new(
-                Arc::new(foghorn_bus::memory::MemoryTickets::default()),
-                &[0; 32],
-            )),
-            gateways: Arc::new(foghorn_bus::memory::Alone),
-            keeper: Arc::new(crate::kept::Keeper::new(
-                Arc::new(foghorn_bus::memory::MemorySubscriptions::default()),
-                shared.config.subscription_life,
-            )),
-            limits: Arc::new(crate::limits::Limits::new(Proxies::default(), &shared.config)),
-        });
+        let api = Arc::new(api(shared.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);

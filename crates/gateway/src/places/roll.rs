@@ -66,14 +66,16 @@ impl Roll {
         }
     }
 
-    /// A stream is over.
-    pub(super) fn remove(&mut self, user: User, stream: ClientId) {
-        if let Some(entries) = self.users.get_mut(&user) {
-            entries.retain(|entry| entry.stream != stream);
-            if entries.is_empty() {
-                self.users.remove(&user);
-            }
+    /// A stream is over. Whether it was there.
+    pub(super) fn remove(&mut self, user: User, stream: ClientId) -> bool {
+        let Some(entries) = self.users.get_mut(&user) else { return false };
+        let before = entries.len();
+        entries.retain(|entry| entry.stream != stream);
+        let removed = entries.len() < before;
+        if entries.is_empty() {
+            self.users.remove(&user);
         }
+        removed
     }
 
     /// Keeps those streams of which this says so.

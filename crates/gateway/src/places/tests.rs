@@ -21,10 +21,14 @@ struct Net {
     loses_ends: std::sync::atomic::AtomicBool,
     /// Answers to who asks for a place are lost on the way.
     loses_places: std::sync::atomic::AtomicBool,
+    /// Who asks for a place is heard late, also when it has given up.
+    delays_places: std::sync::atomic::AtomicBool,
 }
 
 /// How long comparing takes, so that a lot can happen meanwhile.
 const COMPARING: Duration = Duration::from_millis(50);
+/// How late who asks for a place is heard.
+const DELAYED: Duration = Duration::from_millis(100);
 
 struct Port(Arc<Net>);
 struct Heard(broadcast::Receiver<Bytes>);
@@ -41,6 +45,14 @@ impl Gateways for Port {
             let asked = self.0.reachable.lock().get(&gateway).and_then(Weak::upgrade);
             let asked = asked.ok_or(AskError::Nobody)?;
             tokio::time::sleep(Duration::from_millis(1)).await;
+            if self.0.delays_places.load(Ordering::SeqCst) && question.body.starts_with(b"{\"ask\":\"admit\"")
+            {
+                let answer = tokio::spawn(async move {
+                    tokio::time::sleep(DELAYED).await;
+                    asked.answer_to(&question.body).await
+                });
+                return Ok(answer.await.unwrap().into());
+            }
             let answer = asked.answer_to(&question.body).await;
             if self.0.loses_places.load(Ordering::SeqCst) && question.body.starts_with(b"{\"ask\":\"admit\"")
             {
@@ -114,7 +126,13 @@ impl Gateway {
 
 fn net() -> Arc<Net> {
     let (reachable, notices) = (Mutex::default(), broadcast::channel(1000).0);
-    Arc::new(Net { reachable, notices, loses_ends: false.into(), loses_places: false.into() })
+    Arc::new(Net {
+        reachable,
+        notices,
+        loses_ends: false.into(),
+        loses_places: false.into(),
+        delays_places: false.into(),
+    })
 }
 
 async fn gateways(net: &Arc<Net>, count: usize, limit: Limit) -> Vec<Gateway> {
@@ -266,6 +284,29 @@ async fn a_place_whose_answer_was_lost_is_free_again_where_no_stream_has_it() {
     asks.places.closed(first);
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(asks.open(&user).await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_over_before_its_place_is_asked_for_has_none() {
+    let net = net();
+    let gateways = gateways(&net, 2, limit(1, Beyond::Reject)).await;
+    let [asks, decides] = &gateways[..] else { panic!("two") };
+    let owner = decides.places.members.own();
+    let mut users = (0..).map(|n| format!("u{n}"));
+    let user = users.find(|user| asks.places.members.owner(someone(user).principal()) == owner).unwrap();
+    net.delays_places.store(true, Ordering::SeqCst);
+    assert!(timeout(DELAYED / 2, asks.open(&user)).await.is_err(), "its client goes");
+    tokio::time::sleep(DELAYED).await;
+    net.delays_places.store(false, Ordering::SeqCst);
+    assert!(asks.open(&user).await.is_some());
+    // What is remembered has an end, in time and number.
+    let remembered = || decides.places.known.lock().over.len();
+    let end = |n: u128| decides.places.known.lock().ended(7, ClientId::from(n));
+    (0..2 * OVER_MAX as u128).for_each(end);
+    assert_eq!(remembered(), OVER_MAX);
+    tokio::time::sleep(OVER_FOR).await;
+    end(1);
+    assert_eq!(remembered(), 1);
 }
 
 #[tokio::test(start_paused = true)]

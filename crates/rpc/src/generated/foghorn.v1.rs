@@ -277,6 +277,17 @@ pub mod committed_response {
         }
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseRequest {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseResponse {
+    /// How many events; 0 when none are left.
+    #[prost(uint64, tag = "1")]
+    pub erased: u64,
+}
 /// What an answer promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -850,6 +861,21 @@ pub mod event_log_client {
             req.extensions_mut().insert(GrpcMethod::new("foghorn.v1.EventLog", "Committed"));
             self.inner.unary(req, path, codec).await
         }
+        /// Deletes some of what is stored of a channel.
+        pub async fn erase(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EraseRequest>,
+        ) -> std::result::Result<tonic::Response<super::EraseResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/foghorn.v1.EventLog/Erase");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("foghorn.v1.EventLog", "Erase"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -884,6 +910,11 @@ pub mod event_log_server {
             &self,
             request: tonic::Request<super::CommittedRequest>,
         ) -> std::result::Result<tonic::Response<super::CommittedResponse>, tonic::Status>;
+        /// Deletes some of what is stored of a channel.
+        async fn erase(
+            &self,
+            request: tonic::Request<super::EraseRequest>,
+        ) -> std::result::Result<tonic::Response<super::EraseResponse>, tonic::Status>;
     }
     /// The long memory, for gateways and fan-outs.
     #[derive(Debug)]
@@ -1111,6 +1142,40 @@ pub mod event_log_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CommittedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/foghorn.v1.EventLog/Erase" => {
+                    #[allow(non_camel_case_types)]
+                    struct EraseSvc<T: EventLog>(pub Arc<T>);
+                    impl<T: EventLog> tonic::server::UnaryService<super::EraseRequest> for EraseSvc<T> {
+                        type Response = super::EraseResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::EraseRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as EventLog>::erase(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EraseSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

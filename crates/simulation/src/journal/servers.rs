@@ -193,7 +193,10 @@ impl Servers {
         stream.last += 1;
         let digest = entry::digest(now, None, "?", None, &stream.last.to_le_bytes());
         let event = Err(InvalidEntry::Event(EventError::Ttl));
-        stream.entries.insert(stream.last, Entry { seq: stream.last, time: now, key: None, digest, event });
+        stream.entries.insert(
+            stream.last,
+            Entry { seq: stream.last, time: now, key: None, digest, traceparent: None, event },
+        );
         drop(state);
         self.changed.notify_waiters();
     }
@@ -223,7 +226,10 @@ impl Servers {
         let event_type = event_type.as_ref().map(|text| text.as_str());
         let digest = entry::digest(now, Some(&new.key), channel.as_str(), event_type, data.as_bytes());
         let event = Ok(new.event.clone());
-        stream.entries.insert(seq, Entry { seq, time: now, key: Some(new.key), digest, event });
+        stream.entries.insert(
+            seq,
+            Entry { seq, time: now, key: Some(new.key), digest, traceparent: new.traceparent, event },
+        );
         stream.keys.insert(key, seq);
         let stored = Stored {
             shard,

@@ -38,6 +38,7 @@ pub(super) fn entries(
             time,
             key: Some(key),
             digest: digest(time, Some(&key), channel.as_str(), None, data.as_bytes()),
+            traceparent: None,
             event: Ok(Event::new(channel.clone(), data.clone())),
         }
     };
