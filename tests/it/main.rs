@@ -22,6 +22,7 @@ mod harness;
 mod hostile;
 mod http2;
 mod ingress;
+mod kubernetes;
 mod log_faults;
 mod log_nats;
 mod log_postgres;

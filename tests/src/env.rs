@@ -65,6 +65,30 @@ pub fn envoy() -> PathBuf {
     tool("FOGHORN_TEST_ENVOY", &["envoy"])
 }
 
+/// The program `etcd`; built, like the next one, by `cargo xtask test-k8s`.
+#[must_use]
+pub fn etcd() -> PathBuf {
+    tool("FOGHORN_TEST_ETCD", &["etcd"])
+}
+
+/// The program `kube-apiserver`.
+#[must_use]
+pub fn kube_apiserver() -> PathBuf {
+    tool("FOGHORN_TEST_KUBE_APISERVER", &["kube-apiserver"])
+}
+
+/// The program `kubectl`.
+#[must_use]
+pub fn kubectl() -> PathBuf {
+    tool("FOGHORN_TEST_KUBECTL", &["kubectl"])
+}
+
+/// The program `helm`.
+#[must_use]
+pub fn helm() -> PathBuf {
+    tool("FOGHORN_TEST_HELM", &["helm"])
+}
+
 /// The browser.
 #[must_use]
 pub fn chromium() -> PathBuf {

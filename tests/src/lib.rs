@@ -5,6 +5,7 @@
 //! to go on with. A client gives a `Result`: that nobody answers can be what a test is about. All end with the
 //! value that stands for them, and with the test process however that ends; the logs stay if a test fails.
 
+pub mod apiserver;
 pub mod chrome;
 pub mod cluster;
 pub mod collector;

@@ -34,6 +34,8 @@ enum Chore {
     Tools,
     /// Build the product and run the tests against it
     Test(test::Options),
+    /// Test the chart and the operator against a real API server of Kubernetes, which is built first
+    TestK8s,
     /// Check, test and pack the browsers' client, in Node and in Chromium
     Client,
     /// Feed made-up bytes to the code that reads bytes from outside, guided by what they reach in it
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Tools => tools(),
         Chore::Test(options) => test::run(&options),
+        Chore::TestK8s => test::kubernetes(),
         Chore::Client => client::run(),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Simulate(options) => simulate::run(&options),

@@ -38,6 +38,17 @@ impl Options {
 
 /// Runs the tests; everything they start ends with them.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    run_with(options, [])
+}
+
+/// Runs those that need an API server of Kubernetes.
+pub(crate) fn kubernetes() -> Result<()> {
+    let kubernetes = tools::kubernetes()?;
+    let arguments = ["--test", "it", "--", "--ignored", "kubernetes::"].map(str::to_owned).into();
+    run_with(&Options { packages: Vec::new(), arguments }, kubernetes.environment())
+}
+
+fn run_with<'a>(options: &Options, more: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()> {
     let tools = tools::ensure()?;
     print!("{tools}");
     let binary = build(options)?;
@@ -49,7 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         test.arg("--workspace");
     }
     test.args(options.packages.iter().flat_map(|package| ["--package", package]));
-    test.args(&options.arguments).env("FOGHORN_BIN", binary).envs(tools.environment());
+    test.args(&options.arguments).env("FOGHORN_BIN", binary).envs(tools.environment()).envs(more);
     let mut panics = Panics::default();
     command::run_and_read(&mut test, TEST, |line| panics.read(line)).map_err(|error| match &*panics.text {
         "" => error,

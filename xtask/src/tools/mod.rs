@@ -11,6 +11,7 @@ mod faults;
 mod grafana;
 mod image;
 mod install;
+mod kubernetes;
 mod nats;
 mod nginx;
 mod postgres;
@@ -29,6 +30,7 @@ pub(crate) use self::charts::{ChartTools, chart_tools};
 pub(crate) use self::compiler::compiler;
 pub(crate) use self::grafana::grafana_types;
 pub(crate) use self::image::{cyclonedx, debian_mirror, debootstrap, docker, hadolint};
+pub(crate) use self::kubernetes::kubernetes;
 pub(crate) use self::nginx::nchan;
 pub(crate) use self::prometheus::promtool;
 
