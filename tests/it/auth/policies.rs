@@ -159,6 +159,9 @@ async fn policies_that_are_applied_hold_in_every_service_at_once_and_end_what_th
         SseClient::connect(&cluster.gateways[0].url("/api/events?channels=open.a"), &[]).await.unwrap();
     assert_eq!(refused.status(), 401);
     apply(&cluster, issuer.folder.path(), closed);
+    everywhere(&cluster, "foghorn_policies_refused ", 0.0).await;
+    context.delete_stream("KV_FOGHORN_policies").await.unwrap();
+    everywhere(&cluster, "foghorn_policies_refused ", 1.0).await;
     assert!(policies(&cluster, &["clear"]).status.success());
     everywhere(&cluster, "foghorn_policies_revision ", 0.0).await;
     listen(&cluster.gateways[0], "open.a", None).await;
