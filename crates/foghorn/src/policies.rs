@@ -175,7 +175,7 @@ impl Following {
         match found {
             // Whoever withdraws them says so: one that lost its storage must not open what was closed.
             StoredPolicies::Nothing if self.revision > 0 => {
-                Err("the bucket has lost them; write them again".to_owned())
+                Err("the bucket has lost them; apply them again, or clear them".to_owned())
             }
             StoredPolicies::Nothing | StoredPolicies::Withdrawn => Ok(((*self.configured).clone(), 0)),
             StoredPolicies::Document { revision, bytes } => {
@@ -269,11 +269,14 @@ pub(crate) async fn apply(config: Config, file: PathBuf) -> anyhow::Result<()> {
 pub(crate) async fn clear(config: Config) -> anyhow::Result<()> {
     let bucket = to_write(&config).await?;
     match read(&bucket).await? {
-        (StoredPolicies::Document { .. }, revision) => {
+        (StoredPolicies::Withdrawn, _) => {
+            println!("the cluster has no policies; those of each process's configuration hold");
+        }
+        // Also where there is nothing: processes go on by what a bucket had that was lost, until somebody says so.
+        (_, revision) => {
             done(bucket.withdraw(revision).await)?;
             println!("the policies are withdrawn; those of each process's configuration hold again");
         }
-        _ => println!("the cluster has no policies; those of each process's configuration hold"),
     }
     Ok(())
 }

@@ -202,8 +202,8 @@ impl Leading {
         }
     }
 
-    /// Has services read this, if they don't yet. Without any object there is nothing to say: what each is configured
-    /// with holds.
+    /// Has services read this, if they don't yet. Without any object they are told that there is nothing: what each is
+    /// configured with holds. Also where the bucket is empty, as one that has lost what it had says nothing.
     async fn publish(
         &self,
         document: Document,
@@ -214,8 +214,8 @@ impl Leading {
         let written = match (found, has_objects) {
             (StoredPolicies::Document { bytes, .. }, true) if *bytes == document.to_bytes() => return Ok(()),
             (_, true) => self.bucket.put(&document, revision).await,
-            (StoredPolicies::Document { .. }, false) => self.bucket.withdraw(revision).await,
-            (_, false) => return Ok(()),
+            (StoredPolicies::Withdrawn, false) => return Ok(()),
+            (_, false) => self.bucket.withdraw(revision).await,
         };
         match written {
             Ok(WrittenPolicies::Done(revision)) => {
@@ -287,6 +287,7 @@ fn candidate(object: &DynamicObject) -> Candidate {
     Candidate {
         name: object.metadata.name.clone().unwrap_or_default(),
         created: created.map_or(String::new(), |time| time.0.to_string()),
+        patterns: serde_json::from_value(object.data["spec"]["patterns"].clone()).unwrap_or_default(),
         spec: serde_json::from_value(object.data["spec"].clone()).map_err(|error| format!("spec: {error}")),
     }
 }

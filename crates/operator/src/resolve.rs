@@ -18,6 +18,8 @@ pub(crate) struct Candidate {
     pub(crate) name: String,
     /// When it was created, as Kubernetes writes it: the earlier one is before the later one as text, too.
     pub(crate) created: String,
+    /// The patterns that it names, as far as they can be read: also where the rest can't.
+    pub(crate) patterns: Vec<String>,
     /// What it says, or why that can't be read.
     pub(crate) spec: Result<ChannelPolicySpec, String>,
 }
@@ -69,7 +71,7 @@ pub(crate) fn resolve(
         verdicts[at] = refused;
     }
     for at in order.into_iter().filter(|at| !matches!(verdicts[*at], Verdict::Accepted { .. })) {
-        let named = candidates[at].spec.as_ref().map_or(&[][..], |spec| &spec.patterns[..]);
+        let named = &candidates[at].patterns;
         for policy in
             held.iter().filter(|policy| named.iter().any(|name| *name == policy.pattern.to_string()))
         {
@@ -146,8 +148,9 @@ mod tests {
     const MOST: usize = 1000;
 
     fn object(name: &str, day: u32, spec: Value) -> Candidate {
+        let patterns = serde_json::from_value(spec["patterns"].clone()).unwrap_or_default();
         let spec = serde_json::from_value(spec).map_err(|error| error.to_string());
-        Candidate { name: name.to_owned(), created: format!("2026-01-{day:02}T00:00:00Z"), spec }
+        Candidate { name: name.to_owned(), created: format!("2026-01-{day:02}T00:00:00Z"), patterns, spec }
     }
 
     fn patterns(document: &Document) -> Vec<String> {
@@ -188,6 +191,8 @@ mod tests {
             ),
             (json!({ "patterns": ["closed.>"], "retention": { "age": "soon" } }), "closed.>"),
             (json!({ "patterns": ["closed.>"], "access": "owner" }), "user."),
+            // As a newer version's definition lets through.
+            (json!({ "patterns": ["closed.>"], "access": "team" }), "team"),
             (
                 json!({ "patterns": ["closed.>"], "limits": { "eventBytes": 1001 } }),
                 "above the cluster's (1000)",

@@ -102,7 +102,7 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     let spawn = async |own: &[&str], name| {
         Foghorn::spawn(&[own, &listen, &common].concat(), &[&shown[..], &user(name)].concat()).await
     };
-    let (_fanout, gateway) =
+    let (fanout, gateway) =
         tokio::join!(spawn(&["fanout", "--grpc", "127.0.0.1:0"], "fanout"), spawn(&["gateway"], "gateway"));
 
     let ann = issuer.token("ann", &json!({ "publish": ["members.>", "user.ann"], "role": "admin" }));
@@ -136,31 +136,38 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     .await;
     assert_eq!(metric(gateway.admin(), "foghorn_gateway_presence_failures_total").await, 0.0);
 
-    // What whoever operates them gives the services.
-    let policies = folder.path().join("policies.toml");
-    std::fs::write(&policies, "[[policy]]\npattern = \"members.>\"\naccess = \"public\"\n").unwrap();
-    let applied = Command::new(foghorn_binary())
-        .args(["policies", "apply", policies.to_str().unwrap(), "--nats", &url])
-        .envs(user("operator"))
-        .output()
-        .unwrap();
-    assert!(applied.status.success(), "{applied:?}");
-    until("the gateway to have it", PATIENCE, async || {
-        (metric(gateway.admin(), "foghorn_policies_revision ").await > 0.5).then_some(())
-    })
-    .await;
-
     // What is notified is appended, and gateways are told how much is unread.
     let notifications = spawn(&["notifications", "--postgres", &database], "notifications").await;
     let notice = json!({ "userId": "ann", "type": "info", "title": "t", "message": "m" });
-    let url = notifications.url("/api/notifications");
-    let reply = request(Method::POST, &url, &headers, Some(&notice)).await.unwrap();
+    let notify = notifications.url("/api/notifications");
+    let reply = request(Method::POST, &notify, &headers, Some(&notice)).await.unwrap();
     assert_eq!(reply.status, 201, "{}", reply.body);
     for kind in ["notification", "notification-count"] {
         assert_eq!(live.event().await.event_type(), kind);
     }
     let stream = SseClient::connect(&gateway.url("/api/notifications/stream"), &headers).await.unwrap();
     assert_eq!(Listener::of(stream).await.replayed[0].json(), json!({ "unread": 1 }));
+
+    // What whoever operates them gives the services.
+    let policies = folder.path().join("policies.toml");
+    let small = "[[policy]]\npattern = \"members.>\"\naccess = \"public\"\n\
+                 [[policy]]\npattern = \"user.*\"\nevent_bytes = 64\n";
+    std::fs::write(&policies, small).unwrap();
+    let applied = Command::new(foghorn_binary())
+        .args(["policies", "apply", policies.to_str().unwrap(), "--nats", &url])
+        .envs(user("operator"))
+        .output()
+        .unwrap();
+    assert!(applied.status.success(), "{applied:?}");
+    for service in [&gateway, &fanout, &eventlog, &notifications] {
+        until("every service to have it", PATIENCE, async || {
+            (metric(service.admin(), "foghorn_policies_revision ").await > 0.5).then_some(())
+        })
+        .await;
+    }
+    let reply = request(Method::POST, &notify, &headers, Some(&notice)).await.unwrap();
+    let too_large = json!("The event is too large");
+    assert_eq!((reply.status, &reply.body["title"]), (413, &too_large), "{}", reply.body);
 
     nats.kill();
     nats.restart().await;

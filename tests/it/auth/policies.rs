@@ -8,7 +8,7 @@ use foghorn_tests::PATIENCE;
 use foghorn_tests::env::foghorn;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{Reply, get, metric, request};
-use foghorn_tests::sse::{NoBlock, SseClient};
+use foghorn_tests::sse::{Block, NoBlock, SseClient};
 use foghorn_tests::wait::until;
 use http::Method;
 use serde_json::{Value, json};
@@ -114,10 +114,11 @@ async fn policies_that_are_applied_hold_in_every_service_at_once_and_end_what_th
             .then_some(())
     })
     .await;
+    let counted = |block: &Block| block.event_type() == "presence" && block.json()["count"] == 1;
+    stays.collect_until(PATIENCE, counted).await;
     let bob = issuer.token("bob", &json!({ "subscribe": ["members.>"] }));
     let _bob = listen(there, "members.a", Some(&bob)).await;
-    let told =
-        |block: &foghorn_tests::sse::Block| block.event_type() == "presence" && block.json()["user"] == "bob";
+    let told = |block: &Block| block.event_type() == "presence" && block.json()["user"] == "bob";
     stays.collect_until(PATIENCE, told).await;
     assert_eq!(
         publish(&cluster.fanouts[0], &ann, json!({ "channel": "members.a", "data": "on" })).await.status,
@@ -158,6 +159,9 @@ async fn policies_that_are_applied_hold_in_every_service_at_once_and_end_what_th
         SseClient::connect(&cluster.gateways[0].url("/api/events?channels=open.a"), &[]).await.unwrap();
     assert_eq!(refused.status(), 401);
     apply(&cluster, issuer.folder.path(), closed);
+    everywhere(&cluster, "foghorn_policies_refused ", 0.0).await;
+    context.delete_stream("KV_FOGHORN_policies").await.unwrap();
+    everywhere(&cluster, "foghorn_policies_refused ", 1.0).await;
     assert!(policies(&cluster, &["clear"]).status.success());
     everywhere(&cluster, "foghorn_policies_revision ", 0.0).await;
     listen(&cluster.gateways[0], "open.a", None).await;
@@ -170,7 +174,7 @@ async fn a_file_of_policies_that_is_wrong_is_not_applied_and_the_error_says_wher
     for (text, words) in [
         ("[[policy]]\npattern = \"a\"\nacess = \"public\"\n", "access"),
         ("[[policy]]\npattern = \"a.*\"\n[[policy]]\npattern = \"*.b\"\n", "line 4: policies a.* and *.b"),
-        ("[[policy]]\npattern = \"a\"\nevent_bytes = 500000\n", "limits.event_bytes"),
+        ("[[policy]]\npattern = \"a\"\nevent_bytes = 300000\n", "limits.event_bytes"),
         ("[gateway]\nconnections = 1\n", "gateway"),
     ] {
         std::fs::write(&file, text).unwrap();
@@ -208,4 +212,15 @@ async fn standalone_takes_over_the_policies_of_its_file_when_that_changes_unless
         (stream.status() == 200).then_some(())
     })
     .await;
+
+    // Also what is only stored at first.
+    let service = bearer(&issuer.token("service", &json!({ "publish": ["user.*"] })));
+    let notify = async || {
+        let (url, headers) = (server.url("/api/notifications"), [("authorization", service.as_str())]);
+        let notice = json!({ "userId": "ann", "type": "info", "title": "t", "message": "m" });
+        request(Method::POST, &url, &headers, Some(&notice)).await.unwrap().status
+    };
+    assert_eq!(notify().await, 201);
+    write(&POLICIES.replace("\"owner\"", "\"owner\"\nevent_bytes = 64"));
+    until("notifications to be too large", PATIENCE, async || (notify().await == 413).then_some(())).await;
 }

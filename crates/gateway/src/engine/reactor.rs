@@ -312,6 +312,8 @@ impl Reactor {
             found.extend_from_slice(views);
         }
         topics.patterns.matching(event.feed.channel.as_str(), &mut |view| found.push(*view));
+        // Once: many views may want it.
+        let policies = self.hub.policies();
         for key in found.drain(..) {
             let Some(view) = self.views.get_mut(key as usize) else { continue };
             if view.offered == self.offered || !view.subscription.wants_type(&event.feed) {
@@ -323,9 +325,7 @@ impl Reactor {
                 continue;
             }
             let pool = &mut self.pool;
-            view.push_event(shard, event, &self.seen, &self.hub.policies(), || {
-                pool.pop().unwrap_or_default()
-            });
+            view.push_event(shard, event, &self.seen, &policies, || pool.pop().unwrap_or_default());
             self.pushed(key);
         }
         self.found = found;
