@@ -11,6 +11,7 @@ mod matrix;
 mod notifications;
 mod presence;
 mod presence_events;
+mod reloads;
 mod revocation;
 mod streams;
 mod subscribe;

@@ -10,7 +10,7 @@ use foghorn_telemetry::logging::LogFormat;
 
 use crate::client::healthcheck;
 use crate::config::{self, Config};
-use crate::{client, cluster, demo, notifications, outbox, standalone, token};
+use crate::{client, cluster, demo, log, notifications, outbox, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]
@@ -431,11 +431,11 @@ where
 {
     let checked = config.and_then(|config| {
         config.check()?;
-        foghorn_telemetry::logging::start(config.log.format, &config.log.filter)?;
-        Ok(config)
+        let logging = foghorn_telemetry::logging::start(config.log.format, &config.log.filter)?;
+        Ok((config, logging))
     });
-    let config = match checked {
-        Ok(config) => config,
+    let (config, logging) = match checked {
+        Ok(checked) => checked,
         Err(error) => return usage(&error),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -443,6 +443,7 @@ where
         Err(error) => return failed(&error.into()),
     };
     let ended = runtime.block_on(async {
+        log::follow(&config, logging);
         let ended = run(config).await;
         foghorn_telemetry::traces::flush().await;
         ended

@@ -31,7 +31,7 @@ use foghorn_telemetry::health::Part;
 use foghorn_telemetry::status::Service;
 
 use crate::config::{Config, given};
-use crate::jwks;
+use crate::keys;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
 use crate::router::WithConsole;
 use crate::{revocations, status, tickets};
@@ -42,7 +42,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
     let process = Process::start(&config, "gateway")?;
-    jwks::follow(&auth, &process)?;
+    keys::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
@@ -96,7 +96,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
     let process = Process::start(&config, "fanout")?;
-    jwks::follow(&auth, &process)?;
+    keys::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;

@@ -30,6 +30,9 @@ pub(crate) use secrets::without_secrets;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
+    /// What it was read from, beside the environment.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// How many totally ordered sequences there are, 1 to 8; the same in every process of a cluster.
     pub shards: u64,
     /// Whether those without a credential may publish and listen to everything, from other machines too.
@@ -207,6 +210,7 @@ pub(crate) struct Outbox {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            file: None,
             shards: 1,
             allow_anonymous: false,
             log: Log::default(),

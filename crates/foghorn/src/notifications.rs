@@ -20,7 +20,7 @@ use foghorn_telemetry::status::Service;
 use crate::cluster::{bus_error, connect, migrate_error, parameters, remote_log};
 use crate::config::Config;
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
-use crate::{jwks, revocations, status};
+use crate::{keys, revocations, status};
 
 /// `foghorn notifications`: the door, and the outbox of its database, which one of all its processes drains.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
@@ -28,7 +28,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
     let process = Process::start(&config, "notifications")?;
-    jwks::follow(&auth, &process)?;
+    keys::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;

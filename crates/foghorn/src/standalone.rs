@@ -15,7 +15,7 @@ use foghorn_telemetry::status::Service;
 
 use crate::config::Config;
 use crate::demo::Demo;
-use crate::jwks;
+use crate::keys;
 use crate::notifications;
 use crate::outbox;
 use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
@@ -39,7 +39,7 @@ pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     let process = Process::start(&config, "standalone")?;
-    jwks::follow(&auth, &process)?;
+    keys::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let log = open_log(&config, &process).await?;
 

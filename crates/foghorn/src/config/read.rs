@@ -41,7 +41,7 @@ pub(crate) fn read(
         None => (String::new(), Table::new()),
     };
     let given = overlay(&mut table, environment)?;
-    let config = Config::try_from_table(&table)?;
+    let config = Config { file: file.map(Path::to_owned), ..Config::try_from_table(&table)? };
     config.check().map_err(|error| {
         // The error begins with the key.
         let key = error.split([' ', ':']).next().unwrap_or_default();
