@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_panel_shows_something_of_a_cluster_under_load_and_no_alert_fires() {
-    let cluster = Cluster::start(2).await;
+    let cluster = Cluster::start_with_canaries(2, "1s").await;
     let targets: Vec<&str> = cluster.services().map(Foghorn::admin).collect();
     let rules = env::checkout().join("helm/foghorn/rules/foghorn.yaml");
     let prometheus = Prometheus::start(&targets, &rules).await;

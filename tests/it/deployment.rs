@@ -204,6 +204,14 @@ impl Cluster {
         Cluster::start_with(nats, postgres, &database, 1, config, [&[CLOSED], &[CLOSED]]).await
     }
 
+    /// The same, whose gateways hear themselves often, and soon take what they don't hear for lost.
+    pub(crate) async fn start_with_canaries(shards: u8, config: &str) -> Self {
+        let (nats, postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
+        let database = postgres.url(&postgres.create_database().await);
+        let often = [("FOGHORN_CANARY_EVERY", "100ms"), ("FOGHORN_CANARY_DEADLINE", "2s")];
+        Cluster::start_with(nats, postgres, &database, shards, config, [&often, &often]).await
+    }
+
     /// The same, with a URL of the database, which need not lead to `postgres` straight, and with variables
     /// in the environment of the first of each service.
     pub(crate) async fn start_at(

@@ -52,6 +52,7 @@ pub(crate) struct Config {
     pub notifications: foghorn_notifications::config::Config,
     pub gateway: foghorn_gateway::config::Config,
     pub dashboard: foghorn_gateway::dashboard::Config,
+    pub canary: foghorn_gateway::canary::Config,
     pub fanout: foghorn_fanout::config::Config,
     /// What holds for which channels.
     #[serde(rename = "policy")]
@@ -228,6 +229,7 @@ impl Default for Config {
             notifications: foghorn_notifications::config::Config::default(),
             gateway: foghorn_gateway::config::Config::default(),
             dashboard: foghorn_gateway::dashboard::Config::default(),
+            canary: foghorn_gateway::canary::Config::default(),
             fanout: foghorn_fanout::config::Config::default(),
             policies: Vec::new(),
         }

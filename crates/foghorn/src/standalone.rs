@@ -69,7 +69,7 @@ pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<
     );
     let notifications = notifications::within(&config, log.clone(), auth.clone(), &process).await?;
     let statuses = Arc::new(MemoryStatuses::default());
-    let gateway = Gateway::start(
+    let mut gateway = Gateway::start(
         config.gateway.clone(),
         config.dashboard.clone(),
         GatewayPorts {
@@ -91,6 +91,9 @@ pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<
         },
         &mut process.registry.write(),
     );
+    if config.canary.standalone {
+        gateway.begin_canary(&config.canary, fanout.publisher(), &mut process.registry.write());
+    }
 
     status::tell(&process, Service::Standalone, gateway.name(), statuses);
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);

@@ -429,7 +429,7 @@ impl Api {
     /// What a stream is answered with where none begins any more.
     pub(crate) fn takes_no_more(&self) -> Option<Response> {
         let hub = &self.shared.hub;
-        let end = match (hub.is_draining(), hub.connections() >= self.shared.config.connections) {
+        let end = match (hub.is_draining(), hub.clients() >= self.shared.config.connections) {
             (true, _) => StreamEnd::Drain,
             (false, true) => StreamEnd::Overload,
             (false, false) => return None,
@@ -640,7 +640,7 @@ impl Api {
         json_response(
             StatusCode::OK,
             &json!({
-                "connectedClients": hub.connections(), "storedEvents": events, "storedBytes": bytes,
+                "connectedClients": hub.clients(), "storedEvents": events, "storedBytes": bytes,
                 "draining": hub.is_draining(), "positions": positions,
             }),
         )

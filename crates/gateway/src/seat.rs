@@ -18,6 +18,8 @@ pub(crate) struct Seat {
     hub: Arc<Hub>,
     client_id: ClientId,
     ended: bool,
+    /// Whether it is the gateway's own, which counts nowhere.
+    own: bool,
     opened: Opened,
     /// How long it may last, when that is limited. In a box of its own, as most streams of some gateways have none.
     term: Option<Box<Term>>,
@@ -53,7 +55,13 @@ impl Seat {
     /// One more stream of this hub.
     pub(crate) fn take(hub: &Arc<Hub>, client_id: ClientId) -> Self {
         hub.opened(client_id);
-        Seat { hub: hub.clone(), client_id, ended: false, opened: hub.opened_now(), term: None }
+        Seat { hub: hub.clone(), client_id, ended: false, own: false, opened: hub.opened_now(), term: None }
+    }
+
+    /// One more of the gateway's own.
+    pub(crate) fn take_own(hub: &Arc<Hub>, client_id: ClientId) -> Self {
+        hub.opened_own(client_id);
+        Seat { hub: hub.clone(), client_id, ended: false, own: true, opened: hub.opened_now(), term: None }
     }
 
     /// Limits how long it may last.
@@ -121,7 +129,9 @@ impl Seat {
 
     fn say(&mut self, end: StreamEnd) {
         self.ended = true;
-        self.hub.metrics.ended(end);
+        if !self.own {
+            self.hub.metrics.ended(end);
+        }
         if let (StreamEnd::Revoked, Some(term)) = (end, &self.term) {
             self.hub.revocations.refuse(&term.identity, self.hub.clock.now());
         }
@@ -134,6 +144,10 @@ impl Drop for Seat {
         if !self.ended {
             self.say(StreamEnd::Internal);
         }
-        self.hub.closed(self.client_id);
+        if self.own {
+            self.hub.closed_own(self.client_id);
+        } else {
+            self.hub.closed(self.client_id);
+        }
     }
 }

@@ -90,6 +90,7 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
         Foghorn::spawn(&[&own[..], &common].concat(), &[&served[..], &user("eventlog")].concat()).await;
     let log = format!("https://{}", eventlog.grpc());
     let shown = [
+        ("FOGHORN_CANARY_EVERY", "100ms"),
         ("FOGHORN_EVENTLOG_URL", log.as_str()),
         ("FOGHORN_EVENTLOG_CA", &certificate),
         ("FOGHORN_EVENTLOG_CERTIFICATE", &certificate),
@@ -132,6 +133,11 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     })
     .await;
     assert_eq!(metric(gateway.admin(), "foghorn_gateway_presence_failures_total").await, 0.0);
+    until("the gateway to hear itself", PATIENCE, async || {
+        let heard = metric(gateway.admin(), "foghorn_canary_delivery_seconds_count").await;
+        (heard >= 3.0).then_some(())
+    })
+    .await;
 
     // What is notified is appended, and gateways are told how much is unread.
     let notifications = spawn(&["notifications", "--postgres", &database], "notifications").await;
@@ -174,6 +180,9 @@ async fn the_accounts_that_are_shipped_let_gateways_append_nothing_and_publisher
         ("fanout", Publish("_INBOX.gateway.a")),
         ("eventlog", Publish("foghorn.presence.a")),
         ("publisher", Publish("foghorn.presence.a")),
+        ("gateway", Publish("foghorn.journal.0.~foghorn.canary.000000000001.0")),
+        ("eventlog", Publish("foghorn.canary.000000000001.0")),
+        ("publisher", Publish("foghorn.canary.000000000001.0")),
         ("fanout", Publish("$JS.API.STREAM.PURGE.FOGHORN_0")),
         ("fanout", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
         ("fanout", Publish("$KV.FOGHORN_tickets.secret")),

@@ -23,6 +23,7 @@ impl Config {
         self.check_metric_types()?;
         self.gateway.check()?;
         self.dashboard.check()?;
+        self.canary.check()?;
         self.fanout.check()?;
         self.notifications.check()?;
         self.http.check(self.gateway.connections)?;
