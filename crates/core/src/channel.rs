@@ -97,6 +97,11 @@ impl Channel {
         Channel(format!("{RESERVED}.canary.{gateway:012x}.{lane}").into())
     }
 
+    /// A channel that is one of the fences of an outbox, and published on for nothing else. `outbox` is a token.
+    pub fn fence(outbox: &str, number: u32) -> Result<Self, ChannelError> {
+        Channel::parse_stored(format!("{RESERVED}.fence.{outbox}.{number}"))
+    }
+
     /// Whether it is Foghorn's own. Nobody else publishes on it, and no pattern that begins with a wildcard matches it.
     pub fn is_reserved(&self) -> bool {
         is_reserved(&self.0)

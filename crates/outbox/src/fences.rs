@@ -43,7 +43,7 @@ impl Fences {
         let mut channels = vec![Vec::with_capacity(per_shard); usize::from(shards.get())];
         // Which shard a channel is of is as good as random, so that this goes over some more than `LANES`.
         for number in 0u32.. {
-            let Ok(channel) = Channel::parse(format!("foghorn.outbox.{name}.{number}")) else { break };
+            let Ok(channel) = Channel::fence(name, number) else { break };
             let of_shard = &mut channels[shards.shard_of(&channel).index()];
             if of_shard.len() < per_shard {
                 of_shard.push(channel);

@@ -89,7 +89,7 @@ impl Stage {
         until(&format!("{least} events in the journal"), LIMIT, async || {
             let page = self.journal.read(Shard::ZERO, 0, 100_000, 64 << 20).await.ok()?;
             let events = page.entries.into_iter().map(|entry| entry.event.unwrap());
-            let events = events.filter(|event| !event.channel.as_str().starts_with("foghorn.outbox."));
+            let events = events.filter(|event| !event.channel.is_reserved());
             let events: Vec<_> = events.map(|event| format!("{}: {}", event.channel, event.data)).collect();
             (events.len() >= least).then_some(events)
         })
