@@ -139,9 +139,9 @@ async fn what_does_not_come_through_is_counted_as_lost_until_it_does_again() {
 async fn standalone_hears_itself_where_it_is_asked_to() {
     let variables = [("FOGHORN_CANARY_EVERY", "100ms"), ("FOGHORN_CANARY_STANDALONE", "true")];
     let server = standalone(&["--ephemeral", "--shards", "2"], &variables).await;
-    until("ten canaries", PATIENCE, async || (metric(server.http(), HEARD).await >= 10.0).then_some(()))
+    until("ten canaries", PATIENCE, async || (metric(server.admin(), HEARD).await >= 10.0).then_some(()))
         .await;
-    assert_eq!(metric(server.http(), LOST).await, 0.0);
+    assert_eq!(metric(server.admin(), LOST).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,6 +79,9 @@ struct Standalone {
     /// Where gRPC is served [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     grpc: Option<SocketAddr>,
+    /// Where probes and metrics are served [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    admin: Option<SocketAddr>,
     /// Where events are kept [default: ./foghorn-data]
     #[arg(long, conflicts_with = "ephemeral")]
     data: Option<PathBuf>,
@@ -309,6 +312,7 @@ impl Standalone {
         let mut config = self.common.load()?;
         config.listen.http = self.listen.unwrap_or(config.listen.http);
         config.listen.grpc = self.grpc.unwrap_or(config.listen.grpc);
+        config.listen.admin = self.admin.unwrap_or(config.listen.admin);
         config.standalone.ephemeral |= self.ephemeral;
         if let Some(data) = self.data {
             // Whoever names a folder on the command line means it, whatever the file says.
@@ -548,7 +552,7 @@ mod tests {
         let (admin, log) = (default(&config.listen.admin), default(&config.eventlog.url));
         assert_eq!(nats, default(&config.nats.url));
         for (service, words) in [
-            ("standalone", vec![&http, &grpc]),
+            ("standalone", vec![&http, &grpc, &admin]),
             ("gateway", vec![&http, &admin, &nats, &log]),
             ("fanout", vec![&http, &grpc, &admin, &nats, &log]),
             ("eventlog", vec![&grpc, &admin, &nats]),

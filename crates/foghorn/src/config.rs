@@ -81,7 +81,7 @@ pub(crate) struct Telemetry {
 pub(crate) struct Listen {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
-    /// Probes and metrics. Standalone has them on the HTTP port.
+    /// Probes and metrics.
     pub admin: SocketAddr,
 }
 

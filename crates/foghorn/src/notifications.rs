@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foghorn_bus::backoff::{Backoff, Rarely};
 use foghorn_bus::clock::Clock;
 use foghorn_bus::gateways::GatewayName;
-use foghorn_eventlog::postgres::{MigrateError, PostgresOptions, is_passing, migrate_by};
+use foghorn_eventlog::postgres::{MigrateError, PostgresOptions, is_passing, migrate_by, words};
 use foghorn_eventlog::sqlite::SqliteLog;
 use foghorn_notifications::postgres::{PostgresStore, RECORD, migrator};
 use foghorn_notifications::service::{Notifications, Ports};
@@ -125,7 +125,8 @@ async fn migrate(url: &str, place: &str) -> Result<(), MigrateError> {
             Ok(_) => return Ok(()),
             Err(MigrateError::Database { error, .. }) if is_passing(&error) => {
                 if rarely.now() {
-                    tracing::warn!(place, %error, "PostgreSQL can't be reached yet; trying again");
+                    let error = words(&error);
+                    tracing::warn!(place, error, "PostgreSQL can't be reached yet; trying again");
                 }
             }
             Err(error) => return Err(error),

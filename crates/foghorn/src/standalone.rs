@@ -18,7 +18,7 @@ use crate::demo::Demo;
 use crate::keys;
 use crate::notifications;
 use crate::outbox;
-use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
+use crate::process::{self, Misconfigured, Process, check_exposure, spawn_admin, spawn_http};
 use crate::revocations;
 use crate::router::Router;
 use crate::status;
@@ -31,7 +31,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 
 /// The same with a demo of it, if there is one.
 pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<()> {
-    check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
+    check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
     // On a laptop nobody has to configure anything; elsewhere it isn't reached without.
     let auth = process::authenticator(&config, config.allow_anonymous || !config.auth.is_configured())?;
     let preamble = process::preamble(&config)?;
@@ -39,6 +39,7 @@ pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     let process = Process::start(&config, "standalone")?;
+    spawn_admin(&config, &process)?;
     keys::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let log = open_log(&config, &process).await?;
@@ -105,7 +106,6 @@ pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<
         publish: Arc::new(fanout.http()),
         notifications: Arc::new(notifications.http()),
         events: gateway.api(),
-        admin: process.admin(),
         demo,
     };
     let (stop, stopped) = watch::channel(false);

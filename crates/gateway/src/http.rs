@@ -25,7 +25,7 @@ use foghorn_bus::notifications::Unread;
 use foghorn_bus::subscriptions::SubscriptionError;
 use foghorn_core::channel::Channel;
 use foghorn_core::cursor::Cursor;
-use foghorn_core::event::EVENT_TYPE_BYTES_MAX;
+use foghorn_core::event::{EventError, EventType};
 use foghorn_core::pattern::Pattern;
 use foghorn_core::position::Position;
 use foghorn_core::reason::StreamEnd;
@@ -696,20 +696,23 @@ pub(crate) fn check_number(topics: usize, most: usize) -> Result<(), Problem> {
 fn types(query: &Query) -> Result<Vec<String>, Problem> {
     let Some(types) = query.get("events") else { return Ok(Vec::new()) };
     let types: Vec<String> = types.split(',').map(str::to_owned).collect();
-    if are_types(&types) {
-        return Ok(types);
+    match check_types(&types) {
+        Ok(()) => Ok(types),
+        Err(what) => Err(bad_value("events", &what)),
     }
-    Err(bad_value(
-        "events",
-        &format!(
-            "is a list of 1 to {TYPES_MAX} event types of 1 to {EVENT_TYPE_BYTES_MAX} bytes, separated by commas"
-        ),
-    ))
 }
 
-/// Whether a listener may ask for these event types.
-pub(crate) fn are_types(types: &[String]) -> bool {
-    types.len() <= TYPES_MAX && types.iter().all(|name| (1..=EVENT_TYPE_BYTES_MAX).contains(&name.len()))
+/// An error, to be said of `events`, unless there are events of all of these types: whoever asks for others would hear
+/// nothing, and not know why.
+pub(crate) fn check_types(types: &[String]) -> Result<(), String> {
+    if types.len() > TYPES_MAX {
+        return Err(format!("has {} types, at most {TYPES_MAX} are allowed", types.len()));
+    }
+    types.iter().try_for_each(|name| match EventType::parse_stored(name.as_str()) {
+        Ok(_) => Ok(()),
+        Err(EventError::EventType(what)) => Err(format!("has a type that no event has: {name:?} {what}")),
+        Err(_) => Err(format!("has the type {name:?}, which is the stream's own: those always come")),
+    })
 }
 
 /// How a stream is to be sent its events.

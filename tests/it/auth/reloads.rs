@@ -23,7 +23,7 @@ async fn a_key_in_a_file_that_changes_counts_at_once_and_the_one_before_opens_no
     // One that is wrong changes nothing.
     std::fs::write(&issuer.public, "no key").unwrap();
     until("it to be refused", PATIENCE, async || {
-        let refused = metric(process.http(), r#"foghorn_auth_keys_reread_total{outcome="refused"}"#).await;
+        let refused = metric(process.admin(), r#"foghorn_auth_keys_reread_total{outcome="refused"}"#).await;
         (refused == 1.0).then_some(())
     })
     .await;
