@@ -12,6 +12,7 @@ mod notifications;
 mod policies;
 mod presence;
 mod presence_events;
+mod reloads;
 mod revocation;
 mod streams;
 mod subscribe;
@@ -27,8 +28,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use foghorn_auth::config::Algorithm;
 use foghorn_auth::mint::SigningKey;
 use foghorn_tests::PATIENCE;
+use foghorn_tests::collector::Collector;
 use foghorn_tests::foghorn::Foghorn;
+use foghorn_tests::http::request;
 use foghorn_tests::sse::{NoBlock, SseClient};
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::deployment::{CLOSED, standalone};
@@ -52,6 +56,28 @@ access = "authenticated"
 pattern = "user.*"
 access = "owner"
 "#;
+
+/// The variables with which a server traces every event, for a collector.
+fn traced(endpoint: &str) -> [(&'static str, &str); 2] {
+    [("FOGHORN_TELEMETRY_TRACES_ENDPOINT", endpoint), ("FOGHORN_TELEMETRY_TRACES_SAMPLE", "1")]
+}
+
+/// What a collector has been told of all that a server did until now. The token may publish on the channel.
+async fn all_traces(collector: &Collector, server: &Foghorn, token: &str, channel: &str) -> String {
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let (authorization, parent) = (bearer(token), format!("00-{trace}-00f067aa0ba902b7-01"));
+    let headers = [("authorization", authorization.as_str()), ("traceparent", &parent)];
+    let event = json!({ "channel": channel, "data": "the last" });
+    let reply = request(Method::POST, &server.url("/api/publish"), &headers, Some(&event)).await.unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    // Spans are sent in the order in which they ended.
+    collector
+        .spans_until("the last event's", |spans| {
+            spans.iter().any(|span| span.trace == trace && span.name == "gateway")
+        })
+        .await;
+    collector.log()
+}
 
 /// Whether a stream is live; else it has to be one that is told why it is not and to come back so many milliseconds
 /// later or more, and nothing else.

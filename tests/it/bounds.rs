@@ -238,7 +238,7 @@ async fn listeners_that_never_read_cost_little_and_others_nothing() {
         idlers.push(idler(process.http()).await);
     }
     until("all of them", LIMIT, async || {
-        (metric(process.http(), "foghorn_gateway_connections ").await > IDLERS as f64).then_some(())
+        (metric(process.admin(), "foghorn_gateway_connections ").await > IDLERS as f64).then_some(())
     })
     .await;
     let beside = run(&mut listener).await;
@@ -249,10 +249,10 @@ async fn listeners_that_never_read_cost_little_and_others_nothing() {
     // And in the end they are let go, for a reason that is counted.
     until("the end of their streams", LIMIT, async || {
         let slow = "foghorn_gateway_streams_ended_total{reason=\"slow\"}";
-        (metric(process.http(), slow).await >= IDLERS as f64).then_some(())
+        (metric(process.admin(), slow).await >= IDLERS as f64).then_some(())
     })
     .await;
-    assert_eq!(metric(process.http(), "foghorn_gateway_connections ").await, 1.0);
+    assert_eq!(metric(process.admin(), "foghorn_gateway_connections ").await, 1.0);
     publish("still here".to_owned()).await;
     assert_eq!(listener.data(1).await, ["still here"]);
     let stats = http::get(&process.url("/api/events/stats")).await.unwrap();
@@ -275,7 +275,7 @@ async fn one_stream_too_many_is_told_to_come_back_and_finds_a_place_when_another
     assert_eq!((blocks[0].event_type(), blocks[0].json()), ("stream-end", json!({ "reason": "overload" })));
     assert!(blocks[0].retry.is_some());
     let refused = "foghorn_gateway_streams_ended_total{reason=\"overload\"}";
-    assert_eq!(metric(process.http(), refused).await, 1.0);
+    assert_eq!(metric(process.admin(), refused).await, 1.0);
     drop(second);
     until("a place", LIMIT, async || {
         let mut stream = SseClient::connect(&url, &[]).await.unwrap();
@@ -290,10 +290,10 @@ async fn one_stream_too_many_is_told_to_come_back_and_finds_a_place_when_another
         assert_eq!(reply.unwrap().status, 200);
     }
     assert!(first.data(200).await == texts);
-    let held = metric(process.http(), "foghorn_gateway_ring_bytes").await;
+    let held = metric(process.admin(), "foghorn_gateway_ring_bytes").await;
     assert!(held > 500_000.0 && held <= 1_048_576.0, "{held}");
     let again = until("a place", LIMIT, async || {
-        (metric(process.http(), "foghorn_gateway_connections ").await < 2.0).then_some(())
+        (metric(process.admin(), "foghorn_gateway_connections ").await < 2.0).then_some(())
     });
     again.await;
     let again = Listener::open(&url, Some(&cursor)).await;
@@ -307,17 +307,20 @@ async fn one_connection_too_many_is_served_when_another_closes_and_that_is_count
     std::fs::write(&config, "[http]\nconnections = 2\n[gateway]\nconnections = 1\n").unwrap();
     let process = standalone(&["--ephemeral", "--config", &config.display().to_string()], &[]).await;
     let listener = Listener::open(&process.url("/api/events/c"), None).await;
-    // The second place is its own.
-    let shown = async |name: &str| metric(process.http(), &format!("foghorn_listener_{name}")).await;
-    assert_eq!(shown("connections{listener=\"http\"}").await, 2.0);
+    let idle = TcpStream::connect(process.http()).await.unwrap();
+    let shown = async |name: &str| metric(process.admin(), &format!("foghorn_listener_{name}")).await;
+    until("the second place to be taken", LIMIT, async || {
+        (shown("connections{listener=\"http\"}").await == 2.0).then_some(())
+    })
+    .await;
     assert_eq!(shown("connections_max{listener=\"http\"}").await, 2.0);
     assert!(shown("connections_max{listener=\"grpc\"}").await > 2.0);
     let before = shown("full_total{listener=\"http\"}").await;
-    assert!(before >= 1.0, "it was full, and answered when it no longer was");
-    drop(listener);
+    assert!(before >= 1.0, "it is full");
+    drop((listener, idle));
     let mut coming = tokio::task::JoinSet::new();
     for _ in 0..20 {
-        let url = process.url("/healthz");
+        let url = process.url("/");
         coming.spawn(async move { http::get(&url).await.unwrap().status });
     }
     assert!(coming.join_all().await.iter().all(|status| *status == 200), "they take turns");
@@ -349,7 +352,7 @@ async fn streams_beyond_what_a_gateway_takes_in_a_second_are_told_to_come_back_a
     assert_eq!((more.len(), end), (0, NoBlock::End));
     let retry = said.retry.unwrap();
     assert!((1500..=5500).contains(&retry), "{retry}");
-    let admin = process.http();
+    let admin = process.admin();
     assert!(metric(admin, "foghorn_gateway_limited_total{by=\"gateway\"}").await >= 1.0);
     assert!(metric(admin, "foghorn_gateway_streams_ended_total{reason=\"overload\"}").await >= 1.0);
     // Streams that stand, and what is no stream, are not concerned.
@@ -372,17 +375,19 @@ fn a_client_that_vanishes_is_found_though_nothing_is_published_and_others_go_on(
         let config = folder.path().join("foghorn.toml");
         let text = "[http]\nhosts = [\"*\"]\n[gateway]\nslow_time = \"5s\"\nkeep_alive = \"2s\"\nkeep_alive_idle = \"2s\"\n";
         std::fs::write(&config, text).unwrap();
-        let (config, ports) =
-            (config.display().to_string(), ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]);
+        let (config, ports) = (
+            config.display().to_string(),
+            ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
+        );
         let arguments = [&["standalone", "--ephemeral", "--config", &config][..], &ports].concat();
         let gateway = Foghorn::spawn_at(network.hub(), &arguments).await;
-        wait_ready(gateway.http()).await;
+        wait_ready(gateway.admin()).await;
         let mut honest = Listener::open(&gateway.url("/api/events/c"), None).await;
         let lost = Program::new(env::foghorn()).args(["subscribe", "c", "--url", &gateway.url("")]);
         let _lost = Process::spawn(network.host(0).place(lost));
         let open = async |streams: f64| {
             until(&format!("{streams} streams"), LIMIT, async || {
-                (metric(gateway.http(), "foghorn_gateway_connections ").await == streams).then_some(())
+                (metric(gateway.admin(), "foghorn_gateway_connections ").await == streams).then_some(())
             })
             .await;
         };
@@ -393,7 +398,7 @@ fn a_client_that_vanishes_is_found_though_nothing_is_published_and_others_go_on(
         // By a keep-alive that nobody acknowledges, for one and a half times `slow_time`; the kernel looks now and then.
         assert!(cut.elapsed() < Duration::from_secs(30), "{:?}", cut.elapsed());
         let gone = "foghorn_gateway_streams_ended_total{reason=\"client-gone\"}";
-        assert_eq!(metric(gateway.http(), gone).await, 1.0);
+        assert_eq!(metric(gateway.admin(), gone).await, 1.0);
         let reply =
             post(&gateway.url("/api/publish"), &json!({ "channel": "c", "data": "still here" })).await;
         assert_eq!(reply.unwrap().status, 200);

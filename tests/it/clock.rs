@@ -124,7 +124,7 @@ async fn the_clock_of_standalone_jumps() {
     // What is kept for half an hour has been there for one, as the clock has it: gone, and told to whoever is
     // behind the ring.
     until("retention", PATIENCE, async || {
-        (metric(process.http(), "foghorn_log_retention_drops_total").await > 0.0).then_some(())
+        (metric(process.admin(), "foghorn_log_retention_drops_total").await > 0.0).then_some(())
     })
     .await;
     for number in 0..100 {

@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_panel_shows_something_of_a_cluster_under_load_and_no_alert_fires() {
-    let cluster = Cluster::start(2).await;
+    let cluster = Cluster::start_with_canaries(2, "1s").await;
     let targets: Vec<&str> = cluster.services().map(Foghorn::admin).collect();
     let rules = env::checkout().join("helm/foghorn/rules/foghorn.yaml");
     let prometheus = Prometheus::start(&targets, &rules).await;
@@ -59,11 +59,20 @@ async fn every_panel_shows_something_of_a_cluster_under_load_and_no_alert_fires(
         exported.extend(families(service.admin()).await);
     }
     let standalone = Foghorn::spawn(
-        &["standalone", "--ephemeral", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"],
+        &[
+            "standalone",
+            "--ephemeral",
+            "--listen",
+            "127.0.0.1:0",
+            "--grpc",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ],
         &[],
     )
     .await;
-    exported.extend(families(standalone.http()).await);
+    exported.extend(families(standalone.admin()).await);
     let known: BTreeSet<String> = documented.keys().cloned().collect();
     let unknown: Vec<_> = exported.difference(&known).collect();
     assert!(unknown.is_empty(), "docs/operating/metrics.md says nothing of {unknown:?}");

@@ -109,7 +109,7 @@ impl Deployment {
     /// Waits until every process says that it is ready.
     pub(crate) async fn ready(&self) {
         match &self.shape {
-            Shape::Standalone(process) => wait_ready_at(&process.url("/readyz")).await,
+            Shape::Standalone(process) => wait_ready(process.admin()).await,
             Shape::Cluster(cluster) => cluster.ready().await,
         }
     }
@@ -199,9 +199,22 @@ impl Cluster {
 
     /// The same, where whoever has no credential may do no more than the configuration says.
     pub(crate) async fn start_closed(config: &str) -> Self {
-        let (nats, postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
+        Cluster::start_closed_on(NatsServer::start().await, config).await
+    }
+
+    /// The same, on a NATS that runs already.
+    pub(crate) async fn start_closed_on(nats: NatsServer, config: &str) -> Self {
+        let postgres = PostgresServer::start().await;
         let database = postgres.url(&postgres.create_database().await);
         Cluster::start_with(nats, postgres, &database, 1, config, [&[CLOSED], &[CLOSED]]).await
+    }
+
+    /// The same, whose gateways hear themselves often, and soon take what they don't hear for lost.
+    pub(crate) async fn start_with_canaries(shards: u8, config: &str) -> Self {
+        let (nats, postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
+        let database = postgres.url(&postgres.create_database().await);
+        let often = [("FOGHORN_CANARY_EVERY", "100ms"), ("FOGHORN_CANARY_DEADLINE", "2s")];
+        Cluster::start_with(nats, postgres, &database, shards, config, [&often, &often]).await
     }
 
     /// The same, with a URL of the database, which need not lead to `postgres` straight, and with variables
@@ -257,20 +270,17 @@ impl Cluster {
 
 /// `foghorn standalone` with these arguments and variables, on ports of its own, ready.
 pub(crate) async fn standalone(arguments: &[&str], environment: &[(&str, &str)]) -> Foghorn {
-    let ports = ["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
+    let ports = ["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let process = Foghorn::spawn(&[&ports[..], arguments].concat(), environment).await;
-    wait_ready_at(&process.url("/readyz")).await;
+    wait_ready(process.admin()).await;
     process
 }
 
-/// Waits until `/readyz` at an address says yes.
+/// Waits until `/readyz` at an admin address says yes.
 pub(crate) async fn wait_ready(address: &str) {
-    wait_ready_at(&format!("http://{address}/readyz")).await;
-}
-
-async fn wait_ready_at(url: &str) {
+    let url = format!("http://{address}/readyz");
     foghorn_tests::wait::until(&format!("{url} to be ready"), foghorn_tests::PATIENCE, async || {
-        let reply = foghorn_tests::http::get(url).await.ok()?;
+        let reply = foghorn_tests::http::get(&url).await.ok()?;
         (reply.status == 200).then_some(())
     })
     .await;

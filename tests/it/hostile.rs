@@ -131,6 +131,6 @@ async fn a_cursor_that_nobody_was_given_is_a_reset_and_shows_nothing_of_others()
         })
     });
     ran.unwrap_or_else(|error| panic!("{error}"));
-    let health = foghorn_tests::http::get(&server.url("/healthz")).await.unwrap();
+    let health = foghorn_tests::http::get(&server.url("/")).await.unwrap();
     assert_eq!(health.status, 200);
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use foghorn_tests::PATIENCE;
-use foghorn_tests::env;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{self as client, metric, post};
 use foghorn_tests::http2::Http2;
@@ -105,7 +104,7 @@ async fn http2_is_agreed_on_by_tls_or_known_beforehand_and_http1_goes_on_beside_
         (over_http2.data(1).await, over_http1.data(1).await),
         (vec!["both".into()], vec!["both".into()])
     );
-    assert_eq!(metric(bare.http(), "foghorn_gateway_connections ").await, 2.0, "streams count");
+    assert_eq!(metric(bare.admin(), "foghorn_gateway_connections ").await, 2.0, "streams count");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,20 +145,7 @@ async fn streams_count_each_and_one_too_many_is_told_so_on_the_same_connection()
     publish(&process, "c", "to the first").await;
     assert_eq!(first.data(1).await, ["to the first"]);
     let gone = "foghorn_gateway_streams_ended_total{reason=\"client-gone\"}";
-    until("both that left", LIMIT, async || (metric(process.http(), gone).await == 2.0).then_some(())).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_healthcheck_trusts_the_certificate_that_it_is_given() {
-    let folder = tempfile::tempdir().unwrap();
-    let process = over_tls(folder.path()).await;
-    let certificate = folder.path().join("tls.crt");
-    for (more, code) in [(vec!["--ca", certificate.to_str().unwrap()], 0), (Vec::new(), 1)] {
-        let mut command = tokio::process::Command::new(env::foghorn());
-        command.args(["healthcheck", "--admin", &process.url("")]).args(more).kill_on_drop(true);
-        let ended = tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap();
-        assert_eq!(ended.status.code(), Some(code), "{}", String::from_utf8_lossy(&ended.stderr));
-    }
+    until("both that left", LIMIT, async || (metric(process.admin(), gone).await == 2.0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,7 +182,7 @@ async fn a_stream_that_nobody_reads_holds_up_nothing_and_loses_nothing() {
         assert!(read.data(1).await[0] == *text, "one that is read has each event at once");
     }
     until("the other one to be known as slow", LIMIT, async || {
-        (metric(process.http(), "foghorn_gateway_slow_connections").await == 1.0).then_some(())
+        (metric(process.admin(), "foghorn_gateway_slow_connections").await == 1.0).then_some(())
     })
     .await;
     // Most of it is gone from the ring by now.
@@ -204,8 +190,8 @@ async fn a_stream_that_nobody_reads_holds_up_nothing_and_loses_nothing() {
     let replayed = "foghorn_gateway_replayed_events_total{source=\"log\"}";
     publish(&process, "c", "live again").await;
     assert_eq!(forgotten.data(1).await, ["live again"]);
-    assert_eq!(metric(process.http(), "foghorn_gateway_resets_total").await, 0.0);
-    assert!(metric(process.http(), replayed).await > 100.0);
+    assert_eq!(metric(process.admin(), "foghorn_gateway_resets_total").await, 0.0);
+    assert!(metric(process.admin(), replayed).await > 100.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,7 +293,7 @@ async fn listeners_over_http2_that_never_read_cost_little_and_others_nothing() {
             }
         }));
     }
-    let connections = async || metric(process.http(), "foghorn_gateway_connections ").await;
+    let connections = async || metric(process.admin(), "foghorn_gateway_connections ").await;
     until("all of them", LIMIT, async || (connections().await == (IDLERS + 3) as f64).then_some(())).await;
     let beside = lateness(&process, &mut listeners, &texts("beside")).await;
     let grown = resident(process.process().pid()).saturating_sub(before);
@@ -315,7 +301,7 @@ async fn listeners_over_http2_that_never_read_cost_little_and_others_nothing() {
     assert!(beside < alone * 2 + Duration::from_millis(100), "{beside:?} beside them, {alone:?} alone");
     // In the end they are let go, for a reason that is counted.
     until("the end of their streams", LIMIT, async || (connections().await == 3.0).then_some(())).await;
-    let slow = metric(process.http(), "foghorn_gateway_streams_ended_total{reason=\"slow\"}").await;
+    let slow = metric(process.admin(), "foghorn_gateway_streams_ended_total{reason=\"slow\"}").await;
     assert!(slow >= (IDLERS * 9 / 10) as f64, "{slow} of {IDLERS} were slow");
     lateness(&process, &mut listeners, &["still here".to_owned()]).await;
     deaf.into_iter().for_each(|task| task.abort());
@@ -381,7 +367,7 @@ async fn who_floods_a_connection_over_http2_is_cut_off_and_honest_listeners_noti
     assert!(grown < 32 << 20, "{grown} bytes");
     assert!(beside < alone * 2 + Duration::from_millis(100), "{beside:?} beside them, {alone:?} alone");
     until("nothing to be left of them", LIMIT, async || {
-        (metric(&address, "foghorn_gateway_connections ").await == 3.0).then_some(())
+        (metric(process.admin(), "foghorn_gateway_connections ").await == 3.0).then_some(())
     })
     .await;
     // A head that is merely too large is told so, and its connection goes on.

@@ -8,6 +8,7 @@ mod behaviour;
 mod bench;
 mod bounds;
 mod bus;
+mod canary;
 mod clock;
 mod compression;
 mod crash;

@@ -48,7 +48,7 @@ async fn what_commits_is_heard_once_and_what_is_rolled_back_never() {
         (waiting == 0).then_some(())
     })
     .await;
-    let published = metric(server.http(), r#"foghorn_outbox_events_total{outcome="published"}"#).await;
+    let published = metric(server.admin(), r#"foghorn_outbox_events_total{outcome="published"}"#).await;
     assert_eq!(published as usize, orders.len() + 1);
 }
 

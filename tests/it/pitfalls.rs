@@ -35,7 +35,7 @@ async fn publish(server: &Foghorn, event: &Value) {
 /// Waits until a server has so many streams.
 async fn streams(server: &Foghorn, count: usize) {
     until(&format!("{count} streams"), LIMIT, async || {
-        (metric(server.http(), "foghorn_gateway_connections ").await == count as f64).then_some(())
+        (metric(server.admin(), "foghorn_gateway_connections ").await == count as f64).then_some(())
     })
     .await;
 }
@@ -254,7 +254,11 @@ async fn pitfall_5_connections_that_are_never_removed_leave_neither_descriptors_
     let grown = memory[ROUNDS - 1].saturating_sub(memory[1]);
     assert!(grown < 4 << 20, "{grown} bytes more, of {memory:?}");
     let gone = "foghorn_gateway_streams_ended_total{reason=\"client-gone\"}";
-    assert_eq!(metric(server.http(), gone).await, (AT_ONCE * ROUNDS) as f64, "and it is said why they ended");
+    assert_eq!(
+        metric(server.admin(), gone).await,
+        (AT_ONCE * ROUNDS) as f64,
+        "and it is said why they ended"
+    );
     publish(&server, &json!({ "channel": "leaks", "data": "still here" })).await;
     assert_eq!(listener.data(1).await, ["still here"]);
 }
@@ -286,7 +290,7 @@ async fn pitfall_6_errors_on_write_end_the_stream_that_had_them_and_no_other() {
         assert_eq!(listener.data(EVENTS).await, expected);
     }
     streams(&server, 2).await;
-    let ended = metric(server.http(), "foghorn_gateway_streams_ended_total{reason=\"client-gone\"}").await;
+    let ended = metric(server.admin(), "foghorn_gateway_streams_ended_total{reason=\"client-gone\"}").await;
     assert_eq!(ended, RUDE as f64);
 }
 

@@ -114,7 +114,8 @@ impl Record {
         };
         kill_at(30);
         let data = root.join(DATA).display().to_string();
-        let arguments = ["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", &data];
+        let ports = ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let arguments = [&["standalone", "--data", &data][..], &ports].concat();
         let mut process = Foghorn::spawn_binary(&script, &arguments, &[]).await;
         let url = process.url("/api/publish");
         let listening = tokio::spawn(listen(process.url(&format!("/api/events/{CHANNEL}?since=1h"))));

@@ -20,6 +20,9 @@ fn place(url: &str) -> &str {
     url.split(['@', '/']).rev().nth(1).unwrap()
 }
 
+/// Ports of its own for a standalone.
+const PORTS: [&str; 6] = ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+
 /// Runs the binary to its end.
 fn run(arguments: &[&str]) -> Output {
     Command::new(env::foghorn()).args(arguments).output().unwrap()
@@ -42,7 +45,7 @@ async fn standalone_keeps_events_over_a_kill_and_a_restart() {
     }
     server.kill();
     server.restart().await;
-    wait_ready(server.http()).await;
+    wait_ready(server.admin()).await;
     let again = Listener::open(&url(&server), Some(&cursor)).await;
     assert_eq!(again.connected["recovered"], true);
     let expected: Vec<String> = (0..50).map(|n| n.to_string()).collect();
@@ -50,7 +53,7 @@ async fn standalone_keeps_events_over_a_kill_and_a_restart() {
     // The idempotency key outlives the crash too.
     let event = json!({ "channel": "kept", "id": "7", "data": "7" });
     assert_eq!(post(&server.url("/api/publish"), &event).await.unwrap().body["duplicate"], true);
-    let second = run(&["standalone", "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", &data]);
+    let second = run(&[&["standalone", "--data", &data][..], &PORTS].concat());
     assert_eq!(second.status.code(), Some(2), "{}", said(&second));
     assert!(said(&second).contains("another process"), "{}", said(&second));
 }
@@ -65,15 +68,14 @@ async fn standalone_keeps_its_events_when_told_another_number_of_shards() {
     assert_eq!(post(&server.url("/api/publish"), &event).await.unwrap().status, 200);
     server.kill();
     for shards in ["1", "4"] {
-        let more = ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--shards", shards];
-        let refused = run(&[&["standalone", "--data", &data][..], &more].concat());
+        let refused = run(&[&["standalone", "--data", &data, "--shards", shards][..], &PORTS].concat());
         assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
         for words in [data.as_str(), "has 2 shard", "start with --shards 2", "--data"] {
             assert!(said(&refused).contains(words), "no {words}: {}", said(&refused));
         }
     }
     server.restart().await;
-    wait_ready(server.http()).await;
+    wait_ready(server.admin()).await;
     let again = Listener::open(&server.url("/api/events/kept"), Some(&cursor)).await;
     assert_eq!((&again.connected["recovered"], again.replayed_data()), (&json!(true), vec!["kept"]));
 }
@@ -85,7 +87,7 @@ async fn ephemeral_starts_a_new_epoch() {
     assert!(Cursor::parse(&before).is_ok());
     server.kill();
     server.restart().await;
-    wait_ready(server.http()).await;
+    wait_ready(server.admin()).await;
     let after = Listener::open(&server.url("/api/events/a"), Some(&before)).await;
     assert_eq!((after.resets, &after.connected["recovered"]), (vec!["epoch".to_owned()], &json!(false)));
 }
@@ -108,7 +110,7 @@ async fn a_subscription_whose_cursor_could_come_to_be_too_long_is_refused() {
     sqlx::query(apart).execute(&mut database).await.unwrap();
     database.close().await.unwrap();
     server.restart().await;
-    wait_ready(server.http()).await;
+    wait_ready(server.admin()).await;
     let refused = get(&server.url("/api/events?channels=%3E")).await.unwrap();
     assert_eq!(refused.status, 400, "{}", refused.body);
     assert!(refused.body["type"].as_str().unwrap().ends_with("/cursor-too-long"), "{}", refused.body);
@@ -149,6 +151,7 @@ fn wrong_usage_and_configuration_exit_with_2_and_say_what_to_do() {
         (&["config", "check", &open][..], "listen.http"),
         (&["standalone", "--ephemeral", "--config", &open], "0.0.0.0:80"),
         (&["standalone", "--listen", "0.0.0.0:0"], "--allow-anonymous"),
+        (&["standalone", "--admin", "0.0.0.0:0"], "--allow-anonymous"),
         (&["gateway", "--admin", "0.0.0.0:0"], "--allow-anonymous"),
         (&["standalone", "--ephemeral", "--shards", "9"], "1 to 8"),
         (&["config", "check", &typo], "line 3"),
@@ -374,7 +377,7 @@ async fn a_second_signal_stops_at_once() {
     let began = Instant::now();
     server.sigterm();
     foghorn_tests::wait::until("the drain to begin", PATIENCE, async || {
-        (get(&server.url("/readyz")).await.ok()?.status == 503).then_some(())
+        (get(&format!("http://{}/readyz", server.admin())).await.ok()?.status == 503).then_some(())
     })
     .await;
     let stopped =
@@ -385,4 +388,15 @@ async fn a_second_signal_stops_at_once() {
     assert_eq!(stopped.await.code(), Some(1));
     // One right after the first is the same wish said twice, as `timeout` says it.
     assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healthcheck_asks_the_admin_address_and_nobody_else_is_told_of_metrics() {
+    let server = standalone(&["--ephemeral"], &[]).await;
+    let ask = |address: &str| run(&["healthcheck", "--admin", &format!("http://{address}")]);
+    assert!(ask(server.admin()).status.success());
+    assert_eq!(ask(server.http()).status.code(), Some(1));
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(get(&server.url(path)).await.unwrap().status, 404, "{path}");
+    }
 }

@@ -151,7 +151,7 @@ async fn a_publisher_has_no_more_events_traced_than_the_budget_says() {
     publish(&foghorn.url("/api/publish"), &traceparent(1, "01"), &Value::Array(events)).await;
     assert_eq!(listener.data(100).await.len(), 100);
     let events =
-        async |labels: &str| metric(foghorn.http(), &format!("foghorn_traces_events_total{{{labels}")).await;
+        async |labels: &str| metric(foghorn.admin(), &format!("foghorn_traces_events_total{{{labels}")).await;
     let limited = events(r#"stage="publish",outcome="limited""#).await;
     assert!(limited >= 90.0, "{limited} of 100");
     assert_eq!(limited + events(r#"stage="publish",outcome="traced""#).await, 100.0);
@@ -195,7 +195,7 @@ async fn an_absent_collector_keeps_nobody_waiting_and_is_told_of_once() {
     ];
     let foghorn = standalone(&["--data", &data], &variables).await;
     let mut listener = Listener::open(&foghorn.url("/api/events?channels=a"), None).await;
-    let failed = async || metric(foghorn.http(), r#"foghorn_traces_spans_total{outcome="failed"#).await;
+    let failed = async || metric(foghorn.admin(), r#"foghorn_traces_spans_total{outcome="failed"#).await;
     let mut before = 0.0;
     // More than one batch of spans is given up.
     for number in 1..=3 {

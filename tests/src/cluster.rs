@@ -1,10 +1,11 @@
 //! Foghorn as it is meant to be run: three NATS servers with three copies of everything, PostgreSQL, and two of
 //! each service. Each process can be killed and stopped by itself.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::foghorn::Foghorn;
@@ -97,17 +98,23 @@ impl Cluster {
         Self::start_at(shards, &Sites::default()).await
     }
 
+    /// The same, whose gateways hear themselves this often.
+    pub async fn start_with_canaries(shards: u8, every: &str) -> Self {
+        let environment = [("FOGHORN_CANARY_EVERY", every), ("FOGHORN_CANARY_DEADLINE", "3s")];
+        Self::start_all(&env::foghorn(), shards, &Sites::default(), &environment).await
+    }
+
     /// The same of another version.
     pub async fn start_as(binary: &Path, shards: u8) -> Self {
-        Self::start_all(binary, shards, &Sites::default()).await
+        Self::start_all(binary, shards, &Sites::default(), &[]).await
     }
 
     /// The same, each part at its site.
     pub async fn start_at(shards: u8, sites: &Sites) -> Self {
-        Self::start_all(&env::foghorn(), shards, sites).await
+        Self::start_all(&env::foghorn(), shards, sites, &[]).await
     }
 
-    async fn start_all(binary: &Path, shards: u8, sites: &Sites) -> Self {
+    async fn start_all(binary: &Path, shards: u8, sites: &Sites, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -125,7 +132,7 @@ impl Cluster {
         let spawn = async |turn: usize, site: &Site, own: &[&str]| {
             let pinned = nats[turn].url();
             let bus = ["--nats", if sites.pinned { &pinned } else { &urls }];
-            Foghorn::spawn_binary_at(binary, site, &[own, &bus, &common].concat()).await
+            Foghorn::spawn_binary_at(binary, site, &[own, &bus, &common].concat(), environment).await
         };
         let mut eventlogs = Vec::new();
         for (turn, site) in sites.eventlogs.iter().enumerate() {
@@ -219,6 +226,26 @@ impl Cluster {
     pub async fn last_seq(&self, shard: u8) -> Option<u64> {
         let info = stream_info(&self.nats_client().await?, &format!("FOGHORN_{shard}")).await?;
         info["state"]["last_seq"].as_u64()
+    }
+
+    /// The seqs of a shard's entries that are gateways' own, as far as the journal has them still.
+    pub async fn canaries(&self, shard: u8) -> Option<BTreeSet<u64>> {
+        let client = self.nats_client().await?;
+        let (mut found, mut next) = (BTreeSet::new(), 1);
+        loop {
+            let query = json!({ "seq": next, "next_by_subj": format!("foghorn.journal.{shard}.~foghorn.>") });
+            let subject = format!("$JS.API.STREAM.MSG.GET.FOGHORN_{shard}");
+            let answer = client.request(subject, query.to_string().into()).await.ok()?;
+            let answer: Value = serde_json::from_slice(&answer.payload).ok()?;
+            match answer["message"]["seq"].as_u64() {
+                Some(seq) => {
+                    found.insert(seq);
+                    next = seq + 1;
+                }
+                None if answer["error"]["code"] == 404 => return Some(found),
+                None => return None,
+            }
+        }
     }
 
     /// A connection to any of the servers that answers.

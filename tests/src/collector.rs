@@ -59,6 +59,12 @@ impl Collector {
         format!("http://{}", self.port.address())
     }
 
+    /// All that it says of what it was sent, in its own words.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// All that it was sent.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {

@@ -16,6 +16,7 @@ use crate::env;
 use crate::network::Site;
 use crate::port::Port;
 use crate::process::{Process, Program, others};
+use crate::tls::Authority;
 use crate::wait::until;
 
 /// A server of our own, which syncs to disk as a real one does, or the one of FOGHORN_TEST_POSTGRES_URL.
@@ -24,7 +25,7 @@ pub struct PostgresServer(Server);
 
 #[derive(Debug)]
 enum Server {
-    Ours { process: Box<Process>, address: String, _port: Port, _data: TempDir },
+    Ours { process: Box<Process>, address: String, query: String, _port: Port, _data: TempDir },
     Theirs { url: String, created: Mutex<Vec<String>> },
 }
 
@@ -39,19 +40,34 @@ impl PostgresServer {
 
     /// A server of our own at a site, ready, with nothing in it.
     pub async fn start_at(site: &Site) -> Self {
-        let port = Port::lease();
+        Self::start_on(template::fresh_data().await, site, &[], String::new()).await
+    }
+
+    /// A server of our own that speaks TLS and nothing else, with a certificate by this authority. Its
+    /// [`url`](Self::url) says to check that.
+    pub async fn start_with_tls(authority: &Authority) -> Self {
         let data = template::fresh_data().await;
-        let program = program(data.path(), site.address(), port.number());
+        template::put(data.path(), "server.crt", &authority.certificate);
+        template::put(data.path(), "server.key", &authority.key);
+        template::put(data.path(), "pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n");
+        let ca = template::put(data.path(), "ca.crt", &authority.ca);
+        let query = format!("?sslmode=verify-full&sslrootcert={}", ca.display());
+        Self::start_on(data, &Site::default(), &["-c", "ssl=on"], query).await
+    }
+
+    async fn start_on(data: TempDir, site: &Site, settings: &[&str], query: String) -> Self {
+        let port = Port::lease();
+        let program = program(data.path(), site.address(), port.number()).args(settings);
         let process = Box::new(Process::spawn(site.place(program)));
         ready(&process).await;
-        Self(Server::Ours { process, address: port.at(site), _port: port, _data: data })
+        Self(Server::Ours { process, address: port.at(site), query, _port: port, _data: data })
     }
 
     /// `postgres://postgres@127.0.0.1:20017/<database>`
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         match &self.0 {
-            Server::Ours { address, .. } => format!("postgres://postgres@{address}/{database}"),
+            Server::Ours { address, query, .. } => format!("postgres://postgres@{address}/{database}{query}"),
             Server::Theirs { url, .. } => with_database(url, database),
         }
     }
@@ -134,7 +150,8 @@ impl PostgresServer {
         let site = Site::default();
         let process = Process::spawn(program(data.path(), site.address(), port.number()));
         process.wait_for_log_line("ready to accept read-only connections", PATIENCE).await;
-        Self(Server::Ours { process: Box::new(process), address: port.at(&site), _port: port, _data: data })
+        let (process, address) = (Box::new(process), port.at(&site));
+        Self(Server::Ours { process, address, query: String::new(), _port: port, _data: data })
     }
 
     /// `127.0.0.1:20017` of a server of our own.

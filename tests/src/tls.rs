@@ -1,9 +1,13 @@
 //! The certificate of every TLS server that the harness starts, and clients that trust it and nothing else.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedKey, DnType, IsCa, Issuer, KeyPair,
+    generate_simple_self_signed,
+};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -89,6 +93,41 @@ pub fn connector_trusting(certified: &CertifiedKey<KeyPair>, protocols: &[&str])
 pub fn another() -> CertifiedKey<KeyPair> {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     generate_simple_self_signed(names).expect("a certificate can be made")
+}
+
+/// An authority, and the certificate that it gave a server on this machine; all as PEM.
+#[derive(Debug)]
+pub struct Authority {
+    /// The authority's own certificate.
+    pub ca: String,
+    /// The server's, for `localhost` and 127.0.0.1.
+    pub certificate: String,
+    /// Its private key.
+    pub key: String,
+}
+
+/// An authority that nobody trusts yet.
+///
+/// # Panics
+///
+/// When none can be made.
+#[must_use]
+pub fn authority() -> Authority {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let parameters = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        CertificateParams::new(names).expect("our names are good")
+    };
+    let mut own = parameters(&[]);
+    // A name of its own: one that is taken for another is found by its name.
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    own.distinguished_name.push(DnType::CommonName, format!("authority {number} of tests"));
+    own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pair = || KeyPair::generate().expect("a key can be made");
+    let (signing, key) = (pair(), pair());
+    let ca = own.self_signed(&signing).expect("it can sign for itself").pem();
+    let certificate = parameters(&["localhost", "127.0.0.1"]).signed_by(&key, &Issuer::new(own, signing));
+    Authority { ca, certificate: certificate.expect("it can sign").pem(), key: key.serialize_pem() }
 }
 
 fn identity() -> &'static CertifiedKey<KeyPair> {

@@ -19,6 +19,9 @@ pub enum State {
     Stuck,
     /// Takes everything from either end and loses it, without a word.
     Swallowing,
+    /// Keeps what comes from the client from where this text is in it, until it is open again; the client may be
+    /// gone by then.
+    HoldingFrom(&'static str),
 }
 
 #[derive(Debug, Clone)]
@@ -34,6 +37,7 @@ struct Laid {
 pub struct Wire {
     address: SocketAddr,
     laid: Arc<watch::Sender<Laid>>,
+    holds: Arc<watch::Sender<bool>>,
     accepting: JoinHandle<()>,
 }
 
@@ -43,8 +47,9 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
         let address = listener.local_addr().expect("a listener has an address");
         let laid = Arc::new(watch::Sender::new(Laid { to, state: State::Open, cuts: 0 }));
-        let accepting = tokio::spawn(accept(listener, laid.subscribe()));
-        Self { address, laid, accepting }
+        let holds = Arc::new(watch::Sender::new(false));
+        let accepting = tokio::spawn(accept(listener, laid.subscribe(), holds.clone()));
+        Self { address, laid, holds, accepting }
     }
 
     /// Where it is connected to.
@@ -56,6 +61,12 @@ impl Wire {
     /// What it does from now on, also to connections that stand.
     pub fn set(&self, state: State) {
         self.laid.send_modify(|laid| laid.state = state);
+    }
+
+    /// Waits until something is held, or nothing any more.
+    pub async fn holds(&self, something: bool) {
+        // The sender is ours.
+        drop(self.holds.subscribe().wait_for(|holds| *holds == something).await);
     }
 
     /// Ends every connection, both ends at once.
@@ -76,9 +87,9 @@ impl Drop for Wire {
     }
 }
 
-async fn accept(listener: TcpListener, laid: watch::Receiver<Laid>) {
+async fn accept(listener: TcpListener, laid: watch::Receiver<Laid>, holds: Arc<watch::Sender<bool>>) {
     while let Ok((client, _)) = listener.accept().await {
-        let laid = laid.clone();
+        let (laid, holds) = (laid.clone(), holds.clone());
         tokio::spawn(async move {
             let begun = laid.borrow().clone();
             // To a server that isn't there one can't connect: the client sees its connection closed.
@@ -92,8 +103,8 @@ async fn accept(listener: TcpListener, laid: watch::Receiver<Laid>) {
                 (client.into_split(), server.into_split());
             tokio::select! {
                 _ = cut.wait_for(|laid| laid.cuts != cuts) => {}
-                () = carry(from_client, to_server, laid.clone(), false) => {}
-                () = carry(from_server, to_client, laid, true) => {}
+                () = carry(from_client, to_server, laid.clone(), Some(&holds)) => {}
+                () = carry(from_server, to_client, laid, None) => {}
             }
         });
     }
@@ -103,8 +114,9 @@ async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut laid: watch::Receiver<Laid>,
-    of_server: bool,
+    holds: Option<&watch::Sender<bool>>,
 ) {
+    let of_server = holds.is_none();
     let mut bytes = vec![0; 64 * 1024];
     loop {
         if laid.wait_for(|laid| !(of_server && laid.state == State::Stuck)).await.is_err() {
@@ -115,11 +127,26 @@ async fn carry(
         if laid.wait_for(|laid| !(of_server && laid.state == State::Stuck)).await.is_err() {
             return;
         }
-        if laid.borrow().state == State::Swallowing {
-            continue;
+        let state = laid.borrow().state;
+        let holds = match (state, holds) {
+            (State::Swallowing, _) => continue,
+            (State::HoldingFrom(text), Some(holds)) => {
+                let is_in = bytes[..length].windows(text.len()).any(|window| window == text.as_bytes());
+                is_in.then_some(holds)
+            }
+            _ => None,
+        };
+        if let Some(holds) = holds {
+            holds.send_replace(true);
+            if laid.wait_for(|laid| laid.state == State::Open).await.is_err() {
+                return;
+            }
         }
         if to.write_all(&bytes[..length]).await.is_err() {
             return;
+        }
+        if let Some(holds) = holds {
+            holds.send_replace(false);
         }
     }
 }

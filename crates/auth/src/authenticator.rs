@@ -38,7 +38,7 @@ const WAIT_SECONDS_MAX: u64 = 60;
 
 /// Knows callers by their tokens. Shared by all of a service's doors.
 pub struct Authenticator {
-    keys: Keys,
+    keys: Arc<Keys>,
     rules: Rules,
     cookie: String,
     query_token: bool,
@@ -69,7 +69,7 @@ impl Authenticator {
     ) -> Self {
         let forgotten = Counter::default();
         Authenticator {
-            keys,
+            keys: Arc::new(keys),
             rules: Rules::new(config),
             cookie: config.cookie.clone(),
             query_token: config.query_token,
@@ -166,6 +166,11 @@ impl Authenticator {
             matches!(answer, Err(Refusal::KeysUnavailable { soon: true, .. }))
         };
         self.keys.jwks().patiently(ask, awaits).await
+    }
+
+    /// The keys that it verifies with.
+    pub fn keys(&self) -> &Arc<Keys> {
+        &self.keys
     }
 
     /// The keys that have to be fetched.

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use parking_lot::RwLock;
+
 use jsonwebtoken::{Algorithm as Jwa, DecodingKey, DecodingKeyKind};
 use ring::digest::{Context, SHA256};
 
@@ -22,8 +24,21 @@ const FILE_BYTES_MAX: usize = 64 * 1024;
 /// Keys by the `kid` of their tokens: those that are configured, and those that issuers publish.
 #[derive(Debug, Default)]
 pub struct Keys {
-    own: HashMap<String, Arc<Verifying>>,
+    own: RwLock<HashMap<String, Arc<Verifying>>>,
+    /// Those of them that are in files.
+    files: Vec<Key>,
     jwks: Arc<Jwks>,
+}
+
+/// What came of reading a key's file again.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reread {
+    /// It holds the same key.
+    Same,
+    /// It holds another key, which counts from now on; tokens of the one before are refused.
+    Taken,
+    /// It can't be read, or holds no key for this. The one before goes on.
+    Refused(String),
 }
 
 /// A key and what it is for.
@@ -92,12 +107,36 @@ impl Keys {
             Ok((key.id.clone(), Arc::new(verifying)))
         });
         let own = keys.collect::<Result<_, String>>()?;
-        Ok(Keys { own, jwks: Arc::new(Jwks::new(config)) })
+        let files = config.keys.iter().filter(|key| key.secret.is_empty()).cloned().collect();
+        Ok(Keys { own: RwLock::new(own), files, jwks: Arc::new(Jwks::new(config)) })
+    }
+
+    /// Whether there is anything to [read again](Self::reread).
+    pub fn has_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Reads every file again. Each key by what messages call it, with what came of it.
+    pub fn reread(&self) -> Vec<(String, Reread)> {
+        let reread = |key: &Key| match Verifying::load(key) {
+            Err(error) => Reread::Refused(error),
+            Ok(fresh) => {
+                let before = self.own.read().get(&key.id).cloned();
+                if before.as_ref().is_some_and(|before| before.is_same(&fresh)) {
+                    return Reread::Same;
+                }
+                self.own.write().insert(key.id.clone(), Arc::new(fresh));
+                // What it has verified is looked at again, wherever it is remembered.
+                before.iter().for_each(|before| before.set(Standing::Removed));
+                Reread::Taken
+            }
+        };
+        self.files.iter().map(|key| (key.name(), reread(key))).collect()
     }
 
     /// Whether there are none, and never will be.
     pub fn is_empty(&self) -> bool {
-        self.own.is_empty() && self.jwks.sets().is_empty()
+        self.own.read().is_empty() && self.jwks.sets().is_empty()
     }
 
     /// What is to be fetched.
@@ -108,7 +147,7 @@ impl Keys {
     /// The key that a token's `kid` names; no other is ever tried. Several only when issuers have chosen the same
     /// id: each is for the tokens of its own.
     pub(crate) fn of(&self, kid: Option<&str>) -> Vec<Arc<Verifying>> {
-        match self.own.get(kid.unwrap_or_default()) {
+        match self.own.read().get(kid.unwrap_or_default()) {
             Some(own) => vec![own.clone()],
             None => kid.map_or_else(Vec::new, |kid| self.jwks.of(kid)),
         }
@@ -272,6 +311,29 @@ mod tests {
         assert!(load(Algorithm::RS256, &short.public).is_err(), "1024 bits");
         let other = KeyPair::of(Algorithm::ES256, &["EC", "-pkeyopt", "ec_paramgen_curve:P-384"]);
         assert!(load(Algorithm::ES256, &other.public).is_err(), "P-384");
+    }
+
+    #[test]
+    fn a_file_that_changes_is_another_key_and_one_that_is_wrong_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, SECRET).unwrap();
+        let keys = load(Algorithm::HS256, &file).unwrap();
+        assert!(keys.has_files());
+        let before = keys.of(Some("k")).remove(0);
+        let reread = |keys: &Keys| keys.reread().remove(0).1;
+        assert_eq!(reread(&keys), Reread::Same);
+        std::fs::write(&file, "short").unwrap();
+        assert!(matches!(reread(&keys), Reread::Refused(error) if error.contains("5 bytes")));
+        assert!(Arc::ptr_eq(&before, &keys.of(Some("k"))[0]) && before.standing() == Standing::Good);
+        std::fs::write(&file, format!("another {SECRET}")).unwrap();
+        assert_eq!(reread(&keys), Reread::Taken);
+        assert_eq!(before.standing(), Standing::Removed);
+        assert!(!before.is_same(&keys.of(Some("k"))[0]));
+        // One in the configuration itself is not read again.
+        let given = Key { id: "k".to_owned(), secret: SECRET.into(), ..Key::default() };
+        let keys = Keys::load(&Config { keys: vec![given], ..Config::default() }).unwrap();
+        assert!(!keys.has_files() && keys.reread().is_empty());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
+use foghorn_core::channel::Channel;
 use foghorn_core::entry::{Entry, NewEntry};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
@@ -40,6 +41,29 @@ pub trait Journal: Send + Sync + 'static {
             answers.next().await.unwrap_or_else(|| Err(closed()))
         }
         .boxed()
+    }
+
+    /// Raises a fence: what was to be appended behind it as it stood before, and is still on its way somewhere
+    /// (in the queue of a process that was stopped, say), is refused from now on. What there is of it in the
+    /// journal once this has answered is all there will ever be.
+    ///
+    /// A fence is known by its channel, which decides the shard: one that is published on for nothing else. A
+    /// journal that only this process appends to has no need of one, and takes everything behind it.
+    fn raise(&self, fence: Channel) -> Future<'_, Result<Fence, AppendError>> {
+        std::future::ready(Ok(Fence { channel: fence, seq: 0 })).boxed()
+    }
+
+    /// Appends like [`append_in_order`](Self::append_in_order), events of the fence's shard, as long as nobody
+    /// raises the fence anew: then [`AppendError::Fenced`], as well as where the journal doesn't have it any more.
+    ///
+    /// One append at a time behind each fence: JetStream refuses a second while one is on its way to the replicas.
+    fn append_behind(
+        &self,
+        fence: Fence,
+        entries: Vec<NewEntry>,
+    ) -> BoxStream<'static, Result<Appended, AppendError>> {
+        drop(fence);
+        self.append_in_order(entries)
     }
 
     /// Everything after `after`, then what comes; [`JournalError::Epoch`] when the shard is in another
@@ -105,6 +129,15 @@ pub struct Appended {
     pub position: Position,
     /// Whether an entry with this key was there already, within the dedupe window.
     pub duplicate: bool,
+}
+
+/// A fence as it stands: see [`Journal::raise`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// Which.
+    pub(crate) channel: Channel,
+    /// Where it was raised last.
+    pub(crate) seq: u64,
 }
 
 /// What a shard's journal holds.
@@ -180,6 +213,9 @@ pub enum AppendError {
     /// No answer within the deadline. The event may or may not be stored; retry with the same id.
     #[error("the journal can't be reached ({0}); the event may have been stored, so retry with the same id")]
     Unavailable(String),
+    /// The fence that it was to be appended behind doesn't stand as it did; the event was not stored by this try.
+    #[error("the fence in the journal is no more as it was raised here")]
+    Fenced,
     /// The journal said no for another reason.
     #[error("the journal refused the event: {0}")]
     Refused(String),
@@ -189,7 +225,7 @@ impl AppendError {
     /// Whether the same event, appended again, may be taken.
     pub fn may_pass(&self) -> bool {
         match self {
-            AppendError::Full(_) | AppendError::Unavailable(_) => true,
+            AppendError::Full(_) | AppendError::Unavailable(_) | AppendError::Fenced => true,
             AppendError::Refused(_) => false,
         }
     }

@@ -45,6 +45,7 @@ pub(crate) enum AppendOutcome {
     Duplicate,
     Full,
     Unavailable,
+    Fenced,
     Refused,
 }
 
@@ -81,6 +82,7 @@ impl EncodeLabelValue for AppendOutcome {
                 AppendOutcome::Duplicate => "duplicate",
                 AppendOutcome::Full => "full",
                 AppendOutcome::Unavailable => "unavailable",
+                AppendOutcome::Fenced => "fenced",
                 AppendOutcome::Refused => "refused",
             },
             encoder,
@@ -176,6 +178,7 @@ impl Metrics {
             AppendOutcome::Duplicate,
             AppendOutcome::Full,
             AppendOutcome::Unavailable,
+            AppendOutcome::Fenced,
             AppendOutcome::Refused,
         ] {
             drop(metrics.appends.get_or_create(&AppendLabel { outcome }));

@@ -221,10 +221,16 @@ impl Bus {
     pub async fn serve_presence(&self, group: &str) -> Result<Requests, BusError> {
         // Where NATS lets it answer what it is asked, and nothing else, only the connection that was asked may.
         let answers = self.requests_link().await?.clone();
-        Requests::open(self, announce::PREFIX, group, answers).await
+        Requests::open(self, announce::PRESENCE, group, answers).await
     }
 
-    /// Has whoever serves that publish who comes and goes.
+    /// Takes the canaries that gateways want published on `foghorn.canary.<gateway>.<lane>`, likewise.
+    pub async fn serve_canaries(&self, group: &str) -> Result<Requests, BusError> {
+        let answers = self.requests_link().await?.clone();
+        Requests::open(self, announce::CANARY, group, answers).await
+    }
+
+    /// Has whoever serves those publish who comes and goes, and canaries.
     pub fn announcer(&self) -> NatsAnnouncer {
         NatsAnnouncer::new(self.clone())
     }

@@ -353,7 +353,7 @@ fn decode_event(bytes: &mut Bytes) -> Result<FeedEvent, BatchError> {
         return Err(Malformed("event cut off"));
     }
     let mut text = |len: usize| ByteString::try_from(bytes.split_to(len)).map_err(|_| Malformed("not UTF-8"));
-    let channel = Channel::parse(text(channel)?).map_err(|_| Malformed("channel"))?;
+    let channel = Channel::parse_stored(text(channel)?).map_err(|_| Malformed("channel"))?;
     let event_type = match event_type {
         0 => None,
         len => Some(EventType::parse_stored(text(len)?).map_err(|_| Malformed("event type"))?),

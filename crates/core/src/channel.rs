@@ -11,6 +11,9 @@ pub const CHANNEL_BYTES_MAX: usize = 200;
 /// Most dot-separated tokens in a channel or pattern.
 pub const CHANNEL_TOKENS_MAX: usize = 16;
 
+/// The first token of channels that are Foghorn's own.
+pub const RESERVED: &str = "~foghorn";
+
 /// A channel: 1 to 16 dot-separated tokens of `[A-Za-z0-9_~-]+`, at most 200 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel(ByteString);
@@ -44,6 +47,11 @@ pub enum ChannelError {
     /// A `*` or `>` that is not a whole token.
     #[error("token {0} mixes a wildcard with other characters: * and > stand alone between dots")]
     PartialWildcard(usize),
+    /// A channel of Foghorn's own where anybody else's is needed.
+    #[error(
+        "{0:?} is reserved: whatever is below {RESERVED} is Foghorn's own, to publish on and to listen to"
+    )]
+    Reserved(String),
     /// A `>` that is not last.
     #[error("> stands for one or more tokens and can only be the last token; here it is token {0}")]
     TailNotLast(usize),
@@ -55,8 +63,15 @@ impl Channel {
         Channel(ByteString::from_static("broadcast"))
     }
 
-    /// Parses and takes over `text`.
+    /// Parses and takes over `text`, as it comes from outside: no [reserved](Self::is_reserved) one.
     pub fn parse(text: impl Into<ByteString>) -> Result<Self, ChannelError> {
+        let channel = Channel::parse_stored(text)?;
+        check_open(channel.as_str())?;
+        Ok(channel)
+    }
+
+    /// Parses one that is in the journal or comes from there: anybody's, or Foghorn's own.
+    pub fn parse_stored(text: impl Into<ByteString>) -> Result<Self, ChannelError> {
         let text = text.into();
         check_tokens(&text, |number, token| match token {
             "*" | ">" => Err(ChannelError::Wildcard(text.to_string())),
@@ -74,6 +89,22 @@ impl Channel {
         let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         let token = if plain { id.to_owned() } else { format!("~{}", URL_SAFE_NO_PAD.encode(id)) };
         Channel::parse(format!("user.{token}"))
+    }
+
+    /// The channel on which a gateway hears its own canaries, by the number that is its name. It has 256 of them, so that
+    /// there is one in each shard.
+    pub fn canary(gateway: u64, lane: u8) -> Self {
+        Channel(format!("{RESERVED}.canary.{gateway:012x}.{lane}").into())
+    }
+
+    /// A channel that is one of the fences of an outbox, and published on for nothing else. `outbox` is a token.
+    pub fn fence(outbox: &str, number: u32) -> Result<Self, ChannelError> {
+        Channel::parse_stored(format!("{RESERVED}.fence.{outbox}.{number}"))
+    }
+
+    /// Whether it is Foghorn's own. Nobody else publishes on it, and no pattern that begins with a wildcard matches it.
+    pub fn is_reserved(&self) -> bool {
+        is_reserved(&self.0)
     }
 
     /// The channel's text.
@@ -104,6 +135,16 @@ impl std::borrow::Borrow<str> for Channel {
     fn borrow(&self) -> &str {
         self.as_str()
     }
+}
+
+/// Whether a channel of this name is Foghorn's own.
+pub fn is_reserved(name: &str) -> bool {
+    name.strip_prefix(RESERVED).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// An error for what is Foghorn's own.
+pub(crate) fn check_open(name: &str) -> Result<(), ChannelError> {
+    if is_reserved(name) { Err(ChannelError::Reserved(name.to_owned())) } else { Ok(()) }
 }
 
 /// Checks length and token count, and each token (numbered from 1) with `check`.
@@ -163,6 +204,20 @@ mod tests {
             (&many, ChannelError::TooManyTokens(17)),
         ] {
             assert_eq!(Channel::parse(bad), Err(error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_foghorns_own_is_nobody_elses() {
+        let canary = Channel::canary(0xc0ffee, 255);
+        assert_eq!(canary.as_str(), "~foghorn.canary.000000c0ffee.255");
+        assert!(canary.is_reserved());
+        for name in [canary.as_str(), "~foghorn", "~foghorn.anything"] {
+            assert_eq!(Channel::parse(name), Err(ChannelError::Reserved(name.to_owned())));
+            assert_eq!(Channel::parse_stored(name).unwrap().as_str(), name);
+        }
+        for name in ["~foghorns", "foghorn.canary", "a.~foghorn", "~Foghorn.a"] {
+            assert!(!Channel::parse(name).unwrap().is_reserved(), "{name}");
         }
     }
 

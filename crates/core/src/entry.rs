@@ -154,7 +154,7 @@ pub fn validate(
     frame_bytes: usize,
     raw: RawEntry<'_>,
 ) -> Result<Event, InvalidEntry> {
-    let channel = Channel::parse(raw.channel).map_err(EventError::from)?;
+    let channel = Channel::parse_stored(raw.channel).map_err(EventError::from)?;
     let belongs = shards.shard_of(&channel);
     if belongs != shard {
         return Err(InvalidEntry::WrongShard { channel, belongs, found: shard });

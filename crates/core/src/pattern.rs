@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use crate::channel::{Channel, ChannelError, check_literal, check_tokens};
+use crate::channel::{Channel, ChannelError, RESERVED, check_literal, check_open, check_tokens};
 
 /// A channel in which a whole token may be `*` (exactly one token) and the last one may be `>` (one or
 /// more). A pattern without wildcards matches the one channel of that name.
@@ -12,8 +12,16 @@ use crate::channel::{Channel, ChannelError, check_literal, check_tokens};
 pub struct Pattern(String);
 
 impl Pattern {
-    /// Parses `text`, by the rules of a channel plus wildcards.
+    /// Parses `text`, by the rules of a channel plus wildcards, as it comes from outside: none of channels that are
+    /// [Foghorn's own](Channel::is_reserved).
     pub fn parse(text: impl Into<String>) -> Result<Self, ChannelError> {
+        let pattern = Pattern::parse_inner(text)?;
+        check_open(pattern.as_str())?;
+        Ok(pattern)
+    }
+
+    /// The same of what another service of Foghorn's asks for: also of those.
+    pub fn parse_inner(text: impl Into<String>) -> Result<Self, ChannelError> {
         let text = text.into();
         let last = text.split('.').count();
         check_tokens(&text, |number, token| match token {
@@ -25,7 +33,12 @@ impl Pattern {
         Ok(Pattern(text))
     }
 
-    /// The pattern that every channel matches.
+    /// The pattern of all that is Foghorn's own.
+    pub fn reserved() -> Self {
+        Pattern(format!("{RESERVED}.>"))
+    }
+
+    /// The pattern that every channel matches. To a listener it is all but [what is Foghorn's own](Self::reserved).
     pub fn everything() -> Self {
         Pattern(">".to_owned())
     }
@@ -42,7 +55,7 @@ impl Pattern {
 
     /// The one channel it matches, when it has no wildcard.
     pub fn channel(&self) -> Option<Channel> {
-        Channel::parse(self.0.as_str()).ok()
+        Channel::parse_stored(self.0.as_str()).ok()
     }
 
     /// Whether a channel of this name matches.
@@ -164,6 +177,10 @@ mod tests {
         assert_eq!(Pattern::parse("a.>.b"), Err(ChannelError::TailNotLast(2)));
         assert_eq!(Pattern::parse("a.b>"), Err(ChannelError::PartialWildcard(2)));
         assert_eq!(Pattern::parse("*x"), Err(ChannelError::PartialWildcard(1)));
+        for own in ["~foghorn.>", "~foghorn.*.a", "~foghorn"] {
+            assert_eq!(Pattern::parse(own), Err(ChannelError::Reserved(own.to_owned())));
+            assert_eq!(Pattern::parse_inner(own).unwrap().as_str(), own);
+        }
     }
 
     fn any_pattern() -> impl Strategy<Value = Pattern> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::channel;
 use crate::event::{Event, EventError, EventType, FRAME_BYTES_MAX};
 use crate::pattern::Pattern;
 
@@ -216,11 +217,13 @@ pub enum PolicyError {
 pub struct Policies {
     /// Most specific first: the first that matches a channel is its policy. Ends with the default.
     sorted: Vec<Policy>,
+    /// That of channels that are Foghorn's own, whatever the others say.
+    reserved: Policy,
 }
 
 impl Default for Policies {
     fn default() -> Self {
-        Policies { sorted: vec![Policy::new(Pattern::everything())] }
+        Policies { sorted: vec![Policy::new(Pattern::everything())], reserved: Policy::reserved() }
     }
 }
 
@@ -240,6 +243,11 @@ impl Policy {
             metric_types: Vec::new(),
             access: None,
         }
+    }
+
+    /// That of channels that are Foghorn's own: what is said there is for who listens then.
+    fn reserved() -> Self {
+        Policy { replay: false, ..Policy::new(Pattern::reserved()) }
     }
 
     /// The class of its events.
@@ -304,11 +312,14 @@ impl Policies {
         // chain of coverage, and patterns outside one chain never match the same channel.
         let patterns: Vec<Pattern> = sorted.iter().map(|p| p.pattern.clone()).collect();
         sorted.sort_by_key(|policy| patterns.iter().filter(|other| policy.pattern.covers(other)).count());
-        Ok(Policies { sorted })
+        Ok(Policies { sorted, reserved: Policy::reserved() })
     }
 
     /// The policy of a channel.
     pub fn of(&self, channel: &str) -> &Policy {
+        if channel::is_reserved(channel) {
+            return &self.reserved;
+        }
         // The last one is `>` and matches everything.
         self.sorted.iter().find(|p| p.pattern.matches(channel)).unwrap_or(&self.sorted[self.sorted.len() - 1])
     }
@@ -343,7 +354,7 @@ impl Policies {
         self.of(event.channel.as_str()).class()
     }
 
-    /// Whether there are events that are not kept.
+    /// Whether there are events of publishers that are not kept.
     pub fn have_unkept(&self) -> bool {
         self.tell_presence() || self.sorted.iter().any(|policy| !policy.replay)
     }
@@ -385,6 +396,7 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::Channel;
 
     fn policy(pattern: &str, minutes: u64) -> Policy {
         Policy {
@@ -410,6 +422,17 @@ mod tests {
         assert_eq!(under("orders.eu.vip"), ["orders.eu.vip"]);
         assert_eq!(under("orders.*.*"), ["orders.eu.vip", "orders.eu.*", "orders.>"]);
         assert_eq!(under("news"), [">"]);
+    }
+
+    #[test]
+    fn what_is_foghorns_own_is_not_kept_nor_left_out_for_newer_ones_whatever_policies_say() {
+        let all = Policy { latest: true, presence: Presence::Counts, ..policy(">", 5) };
+        let policies = Policies::new(vec![all]).unwrap();
+        let canary = Event::new(Channel::canary(1, 0), "1");
+        assert_eq!(policies.class_of(&canary), RetentionClass::NONE);
+        let name = canary.channel.as_str();
+        assert!(!policies.keeps_latest(name) && !policies.counts_presence(name));
+        assert!(policies.keeps_latest("a") && policies.counts_presence("a"));
     }
 
     #[test]
@@ -447,7 +470,7 @@ mod tests {
     fn who_came_and_went_is_not_kept_whatever_else_of_the_channel_is() {
         let told = Policy { presence: Presence::Events, ..policy("room.*", 2) };
         let policies = Policies::new(vec![told]).unwrap();
-        let mut event = Event::new(crate::channel::Channel::parse("room.a").unwrap(), "x");
+        let mut event = Event::new(Channel::parse("room.a").unwrap(), "x");
         assert_eq!(policies.class_of(&event), RetentionClass(120));
         event.event_type = Some(EventType::presence());
         assert_eq!(policies.class_of(&event), RetentionClass::NONE);

@@ -39,7 +39,7 @@ use tokio::sync::watch;
 use breaker::Breaker;
 use connection::Store;
 
-pub(crate) use explain::words;
+pub use explain::words;
 pub use log::PostgresLog;
 pub use migrate::{MigrateError, Migrated, is_passing, migrate, migrate_by};
 

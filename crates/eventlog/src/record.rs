@@ -54,7 +54,7 @@ impl Columns {
 
     fn event(self) -> Result<Event, EventError> {
         Ok(Event {
-            channel: Channel::parse(self.channel)?,
+            channel: Channel::parse_stored(self.channel)?,
             event_type: self.event_type.map(EventType::parse_stored).transpose()?,
             data: parse_data(Bytes::from(self.data))?,
             id: self.id.map(EventId::parse).transpose()?,

@@ -217,7 +217,10 @@ impl From<AppendError> for PublishError {
     fn from(error: AppendError) -> Self {
         let (kind, code, retryable) = match error {
             AppendError::Full(_) => (Kind::Full, "journal-full", true),
-            AppendError::Unavailable(_) => (Kind::Unavailable, "journal-unavailable", true),
+            // Nothing of a fan-out's is appended behind a fence.
+            AppendError::Unavailable(_) | AppendError::Fenced => {
+                (Kind::Unavailable, "journal-unavailable", true)
+            }
             AppendError::Refused(_) => (Kind::Refused, "journal-refused", false),
         };
         PublishError::new(kind, code, error.to_string(), retryable)

@@ -179,7 +179,7 @@ impl Metrics {
 
     /// So that the first of each is a rise, and not the beginning of a series.
     fn begin_at_zero(&self) {
-        for door in [Door::Http, Door::Grpc, Door::Nats, Door::Presence].map(Door::as_str) {
+        for door in Door::ALL.map(Door::as_str) {
             drop(self.publish_seconds.get_or_create(&DoorLabel { door }));
             for ack in [Ack::Accepted, Ack::Durable].map(Ack::as_str) {
                 for outcome in OUTCOMES {

@@ -43,6 +43,8 @@ pub enum Door {
     Nats,
     /// A gateway's, of who listens.
     Presence,
+    /// A gateway's, to hear it itself.
+    Canary,
 }
 
 /// What the answer is to promise.
@@ -506,12 +508,16 @@ impl Ack {
 }
 
 impl Door {
+    /// All of them.
+    pub(crate) const ALL: [Door; 5] = [Door::Http, Door::Grpc, Door::Nats, Door::Presence, Door::Canary];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Door::Http => "http",
             Door::Grpc => "grpc",
             Door::Nats => "nats",
             Door::Presence => "presence",
+            Door::Canary => "canary",
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct NatsDoors {
     pub publishers: Requests,
     /// What gateways want published of who listens.
     pub gateways: Requests,
+    /// What gateways want published to hear it themselves.
+    pub canaries: Requests,
 }
 
 /// A fan-out: hands out its doors and runs its relays.
@@ -121,9 +123,10 @@ impl Fanout {
             );
             tasks.spawn(relay.with_clock(self.ports.clock.clone()).run());
         }
-        if let Some(NatsDoors { publishers, gateways }) = requests {
+        if let Some(NatsDoors { publishers, gateways, canaries }) = requests {
             tasks.spawn(nats::serve(self.publisher.clone(), publishers));
             tasks.spawn(presence::serve(self.publisher.clone(), gateways));
+            tasks.spawn(presence::serve_canaries(self.publisher.clone(), canaries));
         }
         tasks.spawn(wait_for_journal(self.ports.journal, self.journal_part, self.shutdown));
         while let Some(ended) = tasks.join_next().await {

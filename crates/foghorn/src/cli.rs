@@ -10,7 +10,7 @@ use foghorn_telemetry::logging::LogFormat;
 
 use crate::client::healthcheck;
 use crate::config::{self, Config};
-use crate::{client, cluster, demo, notifications, operator, outbox, policies, standalone, token};
+use crate::{client, cluster, demo, log, notifications, operator, outbox, policies, standalone, token};
 
 /// Publish once, heard everywhere: events over Server-Sent Events, in order, resumed.
 #[derive(Debug, Parser)]
@@ -83,6 +83,9 @@ struct Standalone {
     /// Where gRPC is served [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     grpc: Option<SocketAddr>,
+    /// Where probes and metrics are served [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    admin: Option<SocketAddr>,
     /// Where events are kept [default: ./foghorn-data]
     #[arg(long, conflicts_with = "ephemeral")]
     data: Option<PathBuf>,
@@ -376,6 +379,7 @@ impl Standalone {
         let mut config = self.common.load()?;
         config.listen.http = self.listen.unwrap_or(config.listen.http);
         config.listen.grpc = self.grpc.unwrap_or(config.listen.grpc);
+        config.listen.admin = self.admin.unwrap_or(config.listen.admin);
         config.standalone.ephemeral |= self.ephemeral;
         if let Some(data) = self.data {
             // Whoever names a folder on the command line means it, whatever the file says.
@@ -514,11 +518,11 @@ where
 {
     let checked = config.and_then(|config| {
         config.check()?;
-        foghorn_telemetry::logging::start(config.log.format, &config.log.filter)?;
-        Ok(config)
+        let logging = foghorn_telemetry::logging::start(config.log.format, &config.log.filter)?;
+        Ok((config, logging))
     });
-    let config = match checked {
-        Ok(config) => config,
+    let (config, logging) = match checked {
+        Ok(checked) => checked,
         Err(error) => return usage(&error),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -526,6 +530,7 @@ where
         Err(error) => return failed(&error.into()),
     };
     let ended = runtime.block_on(async {
+        log::follow(&config, logging);
         let ended = run(config).await;
         foghorn_telemetry::traces::flush().await;
         ended
@@ -630,7 +635,7 @@ mod tests {
         let (admin, log) = (default(&config.listen.admin), default(&config.eventlog.url));
         assert_eq!(nats, default(&config.nats.url));
         for (service, words) in [
-            ("standalone", vec![&http, &grpc]),
+            ("standalone", vec![&http, &grpc, &admin]),
             ("gateway", vec![&http, &admin, &nats, &log]),
             ("fanout", vec![&http, &grpc, &admin, &nats, &log]),
             ("eventlog", vec![&grpc, &admin, &nats]),

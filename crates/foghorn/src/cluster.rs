@@ -30,7 +30,7 @@ use foghorn_telemetry::health::Part;
 use foghorn_telemetry::status::Service;
 
 use crate::config::{Config, given};
-use crate::jwks;
+use crate::keys;
 use crate::policies::{self, Reader};
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
 use crate::router::WithConsole;
@@ -42,7 +42,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
     let process = Process::start(&config, "gateway")?;
-    jwks::follow(&auth, &process)?;
+    keys::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
@@ -64,6 +64,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let subscriptions = Arc::new(subscriptions.map_err(bus_error)?);
 
     let log = remote_log(&config, &process)?;
+    let announcer = Arc::new(bus.announcer());
     let ports = GatewayPorts {
         feed: Arc::new(bus.live(parameters.shards)),
         log,
@@ -75,14 +76,15 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
         subscriptions,
         gateways: Arc::new(bus.gateways()),
         unread: Arc::new(bus.unread()),
-        announcer: Arc::new(bus.announcer()),
+        announcer: announcer.clone(),
         statuses: Arc::new(bus.statuses()),
         proxies: config.http.proxies().map_err(Misconfigured)?,
         clock: Clock::default(),
         health: process.health.clone(),
     };
     let (settings, dashboard) = (config.gateway.clone(), config.dashboard.clone());
-    let gateway = Gateway::start(settings, dashboard, ports, &mut process.registry.write());
+    let mut gateway = Gateway::start(settings, dashboard, ports, &mut process.registry.write());
+    gateway.begin_canary(&config.canary, announcer, &mut process.registry.write());
     status::tell(&process, Service::Gateway, gateway.name(), Arc::new(bus.statuses()));
     let (stop, stopped) = watch::channel(false);
     let handler = Arc::new(WithConsole(gateway.api()));
@@ -99,7 +101,7 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
     let process = Process::start(&config, "fanout")?;
-    jwks::follow(&auth, &process)?;
+    keys::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
     let grpc = process::reserve("grpc", config.listen.grpc)?;
@@ -112,7 +114,8 @@ pub(crate) async fn fanout(config: Config) -> anyhow::Result<()> {
         let (journal, leases) = (bus.journal(&parameters).await?, bus.leases().await?);
         let group = foghorn_fanout::nats::GROUP;
         let (publishers, gateways) = (bus.serve_requests(group).await?, bus.serve_presence(group).await?);
-        Ok((journal, leases, NatsDoors { publishers, gateways }))
+        let canaries = bus.serve_canaries(group).await?;
+        Ok((journal, leases, NatsDoors { publishers, gateways, canaries }))
     });
     let Some(opened) = opened.await else { return Ok(()) };
     let (journal, leases, requests) = opened.map_err(bus_error)?;

@@ -8,6 +8,7 @@ mod place;
 mod read;
 mod secrets;
 mod urls;
+mod watched;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use foghorn_telemetry::logging::LogFormat;
 
 pub(crate) use read::{ADDRESS, environment, policies_to_toml, read, read_policies};
 pub(crate) use secrets::without_secrets;
+pub(crate) use watched::{Seen, Watched};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +52,7 @@ pub(crate) struct Config {
     pub operator: foghorn_operator::config::Config,
     pub gateway: foghorn_gateway::config::Config,
     pub dashboard: foghorn_gateway::dashboard::Config,
+    pub canary: foghorn_gateway::canary::Config,
     pub fanout: foghorn_fanout::config::Config,
     /// What holds for which channels.
     #[serde(rename = "policy")]
@@ -81,7 +84,7 @@ pub(crate) struct Telemetry {
 pub(crate) struct Listen {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
-    /// Probes and metrics. Standalone has them on the HTTP port.
+    /// Probes and metrics.
     pub admin: SocketAddr,
 }
 
@@ -229,6 +232,7 @@ impl Default for Config {
             operator: foghorn_operator::config::Config::default(),
             gateway: foghorn_gateway::config::Config::default(),
             dashboard: foghorn_gateway::dashboard::Config::default(),
+            canary: foghorn_gateway::canary::Config::default(),
             fanout: foghorn_fanout::config::Config::default(),
             policies: Vec::new(),
             file: None,

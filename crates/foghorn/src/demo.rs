@@ -43,8 +43,9 @@ pub(crate) fn config(listen: SocketAddr) -> Result<Config, String> {
     }
     let mut config = Config::default();
     config.listen.http = listen;
-    // Nobody uses it here; another Foghorn on this machine may have the usual one.
+    // Nobody uses these here; another Foghorn on this machine may have the usual ones.
     config.listen.grpc = SocketAddr::new(listen.ip(), 0);
+    config.listen.admin = config.listen.grpc;
     config.standalone.ephemeral = true;
     config.notifications.per_user = NOTIFICATIONS_MAX;
     "warn".clone_into(&mut config.log.filter);
@@ -97,7 +98,7 @@ mod tests {
         }
         let config = config("[::1]:8080".parse().unwrap()).unwrap();
         assert_eq!(config.check(), Ok(()));
-        assert!(config.listen.grpc.ip().is_loopback());
+        assert!(config.listen.grpc.ip().is_loopback() && config.listen.admin.ip().is_loopback());
         assert!(config.auth.knows_tokens() && !config.allow_anonymous);
         assert_ne!(secret(), secret());
     }

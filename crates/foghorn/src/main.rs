@@ -9,6 +9,8 @@ mod standalone;
 
 mod console;
 mod jwks;
+mod keys;
+mod log;
 mod notifications;
 mod operator;
 mod outbox;

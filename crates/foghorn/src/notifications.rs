@@ -6,7 +6,7 @@ use foghorn_bus::backoff::{Backoff, Rarely};
 use foghorn_bus::clock::Clock;
 use foghorn_bus::gateways::GatewayName;
 use foghorn_bus::policies::SharedPolicies;
-use foghorn_eventlog::postgres::{MigrateError, PostgresOptions, is_passing, migrate_by};
+use foghorn_eventlog::postgres::{MigrateError, PostgresOptions, is_passing, migrate_by, words};
 use foghorn_eventlog::sqlite::SqliteLog;
 use foghorn_notifications::postgres::{PostgresStore, RECORD, migrator};
 use foghorn_notifications::service::{Notifications, Ports};
@@ -22,7 +22,7 @@ use crate::cluster::{bus_error, connect, migrate_error, parameters, remote_log};
 use crate::config::Config;
 use crate::policies::{self, Reader};
 use crate::process::{self, Misconfigured, Process, check_exposure, last_requests, spawn_admin, spawn_http};
-use crate::{jwks, revocations, status};
+use crate::{keys, revocations, status};
 
 /// `foghorn notifications`: the door, and the outbox of its database, which one of all its processes drains.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
@@ -30,7 +30,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let auth = process::authenticator(&config, config.allow_anonymous)?;
     let preamble = process::preamble(&config)?;
     let process = Process::start(&config, "notifications")?;
-    jwks::follow(&auth, &process)?;
+    keys::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let http = process::reserve("http", config.listen.http)?;
     spawn_admin(&config, &process)?;
@@ -130,7 +130,8 @@ async fn migrate(url: &str, place: &str) -> Result<(), MigrateError> {
             Ok(_) => return Ok(()),
             Err(MigrateError::Database { error, .. }) if is_passing(&error) => {
                 if rarely.now() {
-                    tracing::warn!(place, %error, "PostgreSQL can't be reached yet; trying again");
+                    let error = words(&error);
+                    tracing::warn!(place, error, "PostgreSQL can't be reached yet; trying again");
                 }
             }
             Err(error) => return Err(error),

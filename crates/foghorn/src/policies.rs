@@ -17,7 +17,7 @@ use foghorn_bus::policies::{Document, SharedPolicies};
 use foghorn_core::policy::{Policies, Policy};
 
 use crate::cluster::{bus_error, nats_options};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Seen, Watched};
 use crate::process::{Misconfigured, Process};
 
 /// How often a process looks for other policies, at the least.
@@ -203,32 +203,18 @@ fn check(config: &Config, reader: Reader, policies: &[Policy]) -> Result<(), Str
 pub(crate) fn of_standalone(config: &Config, process: &Process) -> anyhow::Result<SharedPolicies> {
     let shared = SharedPolicies::from(config.checked_policies().map_err(Misconfigured)?);
     let metrics = Metrics::register(&mut process.registry.write());
-    if let Some(file) = config.file.clone() {
-        let text = std::fs::read(&file).unwrap_or_default();
-        tokio::spawn(follow_file(file, text, config.clone(), shared.clone(), metrics));
+    if let Some(file) = Watched::of(config) {
+        tokio::spawn(follow_file(file, config.clone(), shared.clone(), metrics));
     }
     Ok(shared)
 }
 
-async fn follow_file(
-    file: PathBuf,
-    mut text: Vec<u8>,
-    config: Config,
-    shared: SharedPolicies,
-    metrics: Metrics,
-) {
+async fn follow_file(mut file: Watched, config: Config, shared: SharedPolicies, metrics: Metrics) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let Ok(now) = tokio::fs::read(&file).await else {
-            metrics.unseen.set(1);
-            continue;
-        };
-        metrics.unseen.set(0);
-        if now == text {
-            continue;
-        }
-        text = now;
-        let read = config::environment().and_then(|variables| config::read(Some(&file), variables));
+        let seen = file.look().await;
+        metrics.unseen.set(i64::from(matches!(seen, Seen::Nothing)));
+        let Seen::Changed(read) = seen else { continue };
         let read = read.and_then(|read| {
             check(&config, Reader::Asking, &read.policies)?;
             read.checked_policies()
@@ -239,7 +225,7 @@ async fn follow_file(
             Ok(policies) => {
                 shared.set((*policies).clone());
                 metrics.changes.inc();
-                tracing::info!(file = %file.display(), "other policies hold from now on");
+                tracing::info!("other policies hold from now on");
             }
             Err(why) => tracing::error!(why, "the policies are refused; those that hold go on"),
         }

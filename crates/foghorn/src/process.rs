@@ -61,11 +61,6 @@ impl Process {
 }
 
 impl Process {
-    /// What answers probes and scrapes.
-    pub(crate) fn admin(&self) -> Admin {
-        Admin::new(self.health.clone(), self.registry.clone())
-    }
-
     /// The connections that its gRPC listener may have.
     pub(crate) fn grpc_connections(&self) -> Connections {
         self.listeners.listener("grpc", foghorn_rpc::serve::CONNECTIONS_MAX)
@@ -160,7 +155,7 @@ pub(crate) fn preamble(config: &Config) -> Result<Preamble, Misconfigured> {
 
 /// Serves the admin port until the process ends: probes must see it drain.
 pub(crate) fn spawn_admin(config: &Config, process: &Process) -> anyhow::Result<()> {
-    let admin = process.admin();
+    let admin = Admin::new(process.health.clone(), process.registry.clone());
     let listener = listen(reserve("admin", config.listen.admin)?)?;
     let (forever, stop) = watch::channel(false);
     let limits = Limits { connections: process.listeners.listener("admin", 256), ..Limits::default() };

@@ -7,19 +7,17 @@ use std::sync::Arc;
 use foghorn_http::problem::Problem;
 use foghorn_http::{Handler, Response};
 use foghorn_notifications::http::{PATH, STREAM_PATH};
-use foghorn_telemetry::admin::Admin;
 use http::{Method, Request};
 use hyper::body::Incoming;
 
 use crate::demo::Door;
 use crate::{console, page};
 
-/// Standalone's one port.
+/// Standalone's HTTP port.
 pub(crate) struct Router {
     pub(crate) publish: Arc<dyn Handler>,
     pub(crate) notifications: Arc<dyn Handler>,
     pub(crate) events: Arc<dyn Handler>,
-    pub(crate) admin: Admin,
     /// The demo's page, in place of the one to try things with.
     pub(crate) demo: Option<Door>,
 }
@@ -38,7 +36,7 @@ impl Handler for Router {
             STREAM_PATH => self.events.handle(request, peer),
             path if is_below(path, PATH) => self.notifications.handle(request, peer),
             path if path.starts_with("/api/") => self.events.handle(request, peer),
-            _ => Box::pin(async move { self.other(&request) }),
+            _ => Box::pin(std::future::ready(other(&request))),
         }
     }
 }
@@ -48,16 +46,13 @@ fn is_below(path: &str, above: &str) -> bool {
     path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-impl Router {
-    fn other(&self, request: &Request<Incoming>) -> Response {
-        let path = request.uri().path();
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Problem::method("GET").into_response();
-        }
-        let answer = page::answer(path).or_else(|| console::answer(path));
-        let answer = answer.or_else(|| self.admin.answer(request.method(), path));
-        answer.unwrap_or_else(|| Problem::not_found(path).into_response())
+fn other(request: &Request<Incoming>) -> Response {
+    let path = request.uri().path();
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Problem::method("GET").into_response();
     }
+    let answer = page::answer(path).or_else(|| console::answer(path));
+    answer.unwrap_or_else(|| Problem::not_found(path).into_response())
 }
 
 /// A gateway's port: its API, and the console that shows the cluster by it.

@@ -15,11 +15,11 @@ use foghorn_telemetry::status::Service;
 
 use crate::config::Config;
 use crate::demo::Demo;
-use crate::jwks;
+use crate::keys;
 use crate::notifications;
 use crate::outbox;
 use crate::policies;
-use crate::process::{self, Misconfigured, Process, check_exposure, spawn_http};
+use crate::process::{self, Misconfigured, Process, check_exposure, spawn_admin, spawn_http};
 use crate::revocations;
 use crate::router::Router;
 use crate::status;
@@ -32,7 +32,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 
 /// The same with a demo of it, if there is one.
 pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<()> {
-    check_exposure(&config, &[config.listen.http, config.listen.grpc])?;
+    check_exposure(&config, &[config.listen.http, config.listen.grpc, config.listen.admin])?;
     // On a laptop nobody has to configure anything; elsewhere it isn't reached without.
     let auth = process::authenticator(&config, config.allow_anonymous || !config.auth.is_configured())?;
     let preamble = process::preamble(&config)?;
@@ -40,7 +40,8 @@ pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<
     let grpc = process::reserve("grpc", config.listen.grpc)?;
     let grpc_tls = config.grpc.tls.load().map_err(Misconfigured)?;
     let process = Process::start(&config, "standalone")?;
-    jwks::follow(&auth, &process)?;
+    spawn_admin(&config, &process)?;
+    keys::follow(&auth, &process)?;
     auth.register(&mut process.registry.write());
     let policies = policies::of_standalone(&config, &process)?;
     let log = open_log(&config, policies.clone(), &process).await?;
@@ -71,7 +72,7 @@ pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<
     let notifications =
         notifications::within(&config, log.clone(), auth.clone(), policies.clone(), &process).await?;
     let statuses = Arc::new(MemoryStatuses::default());
-    let gateway = Gateway::start(
+    let mut gateway = Gateway::start(
         config.gateway.clone(),
         config.dashboard.clone(),
         GatewayPorts {
@@ -93,6 +94,9 @@ pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<
         },
         &mut process.registry.write(),
     );
+    if config.canary.standalone {
+        gateway.begin_canary(&config.canary, fanout.publisher(), &mut process.registry.write());
+    }
 
     status::tell(&process, Service::Standalone, gateway.name(), statuses);
     let (http, grpc) = (process::listen(http)?, process::listen(grpc)?);
@@ -104,7 +108,6 @@ pub(crate) async fn serve(config: Config, demo: Option<Demo>) -> anyhow::Result<
         publish: Arc::new(fanout.http()),
         notifications: Arc::new(notifications.http()),
         events: gateway.api(),
-        admin: process.admin(),
         demo,
     };
     let (stop, stopped) = watch::channel(false);

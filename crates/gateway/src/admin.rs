@@ -191,7 +191,7 @@ impl Api {
                 });
                 let Some(last) = events.last() else { break };
                 (at, room) = (last.feed.seq, room - events.len());
-                for event in &events {
+                for event in events.iter().filter(|event| !event.feed.channel.is_reserved()) {
                     let of_channel = busy.entry(event.feed.channel.clone()).or_default();
                     of_channel.events += 1;
                     of_channel.bytes += event.feed.wire_len();

@@ -159,10 +159,21 @@ impl Connection {
         begin: Begin,
         client_id: ClientId,
     ) -> Self {
+        let seat = Seat::take(&shared.hub, client_id);
+        Connection::seated(shared, subscription, begin, seat)
+    }
+
+    /// One of the gateway's own.
+    pub(crate) fn own(shared: Arc<Shared>, subscription: Subscription, begin: Begin) -> Self {
+        let seat = Seat::take_own(&shared.hub, ClientId::random(shared.name));
+        Connection::seated(shared, subscription, begin, seat)
+    }
+
+    fn seated(shared: Arc<Shared>, subscription: Subscription, begin: Begin, seat: Seat) -> Self {
         let gzip = subscription.gzip.then(Sum::default);
         let stream = Stream {
             gzip,
-            seat: Seat::take(&shared.hub, client_id),
+            seat,
             surveyed: shared.hub.surveys.made(),
             subscription: Arc::new(subscription),
             courses: Vec::new(),

@@ -25,7 +25,7 @@ use foghorn_bus::notifications::Unread;
 use foghorn_bus::subscriptions::SubscriptionError;
 use foghorn_core::channel::Channel;
 use foghorn_core::cursor::Cursor;
-use foghorn_core::event::EVENT_TYPE_BYTES_MAX;
+use foghorn_core::event::{EventError, EventType};
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::Policies;
 use foghorn_core::position::Position;
@@ -431,7 +431,7 @@ impl Api {
     /// What a stream is answered with where none begins any more.
     pub(crate) fn takes_no_more(&self) -> Option<Response> {
         let hub = &self.shared.hub;
-        let end = match (hub.is_draining(), hub.connections() >= self.shared.config.connections) {
+        let end = match (hub.is_draining(), hub.clients() >= self.shared.config.connections) {
             (true, _) => StreamEnd::Drain,
             (false, true) => StreamEnd::Overload,
             (false, false) => return None,
@@ -646,7 +646,7 @@ impl Api {
         json_response(
             StatusCode::OK,
             &json!({
-                "connectedClients": hub.connections(), "storedEvents": events, "storedBytes": bytes,
+                "connectedClients": hub.clients(), "storedEvents": events, "storedBytes": bytes,
                 "draining": hub.is_draining(), "positions": positions,
             }),
         )
@@ -702,20 +702,23 @@ pub(crate) fn check_number(topics: usize, most: usize) -> Result<(), Problem> {
 fn types(query: &Query) -> Result<Vec<String>, Problem> {
     let Some(types) = query.get("events") else { return Ok(Vec::new()) };
     let types: Vec<String> = types.split(',').map(str::to_owned).collect();
-    if are_types(&types) {
-        return Ok(types);
+    match check_types(&types) {
+        Ok(()) => Ok(types),
+        Err(what) => Err(bad_value("events", &what)),
     }
-    Err(bad_value(
-        "events",
-        &format!(
-            "is a list of 1 to {TYPES_MAX} event types of 1 to {EVENT_TYPE_BYTES_MAX} bytes, separated by commas"
-        ),
-    ))
 }
 
-/// Whether a listener may ask for these event types.
-pub(crate) fn are_types(types: &[String]) -> bool {
-    types.len() <= TYPES_MAX && types.iter().all(|name| (1..=EVENT_TYPE_BYTES_MAX).contains(&name.len()))
+/// An error, to be said of `events`, unless there are events of all of these types: whoever asks for others would hear
+/// nothing, and not know why.
+pub(crate) fn check_types(types: &[String]) -> Result<(), String> {
+    if types.len() > TYPES_MAX {
+        return Err(format!("has {} types, at most {TYPES_MAX} are allowed", types.len()));
+    }
+    types.iter().try_for_each(|name| match EventType::parse_stored(name.as_str()) {
+        Ok(_) => Ok(()),
+        Err(EventError::EventType(what)) => Err(format!("has a type that no event has: {name:?} {what}")),
+        Err(_) => Err(format!("has the type {name:?}, which is the stream's own: those always come")),
+    })
 }
 
 /// How a stream is to be sent its events.

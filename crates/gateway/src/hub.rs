@@ -135,6 +135,8 @@ pub struct Hub {
     auth: Option<Arc<Authenticator>>,
     /// Streams, whoever serves them.
     open: AtomicUsize,
+    /// Those of them that are the gateway's own.
+    own: AtomicUsize,
     /// Those that are served in tasks.
     connections: Mutex<BTreeMap<ConnectionId, Arc<Waiter>>>,
     /// All of them by their ids.
@@ -188,6 +190,7 @@ impl Hub {
             policies: policies.into(),
             auth: None,
             open: AtomicUsize::new(0),
+            own: AtomicUsize::new(0),
             connections: Mutex::default(),
             directory: Directory::default(),
             kept: Here::default(),
@@ -283,6 +286,20 @@ impl Hub {
         self.open.fetch_add(1, Ordering::SeqCst);
         self.metrics.connections.inc();
         self.metrics.opened.inc();
+    }
+
+    /// One of the gateway's own was, that no client has.
+    pub(crate) fn opened_own(&self, id: ClientId) {
+        self.own.fetch_add(1, Ordering::SeqCst);
+        self.directory.opened(id);
+        self.open.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One of those is over.
+    pub(crate) fn closed_own(&self, id: ClientId) {
+        self.directory.closed(id);
+        self.open.fetch_sub(1, Ordering::SeqCst);
+        self.own.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// A stream is over.
@@ -405,7 +422,12 @@ impl Hub {
         Ok(())
     }
 
-    /// How many streams are open.
+    /// How many streams clients have.
+    pub fn clients(&self) -> usize {
+        self.connections().saturating_sub(self.own.load(Ordering::SeqCst))
+    }
+
+    /// How many streams are open, those of the gateway's own among them.
     pub fn connections(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }

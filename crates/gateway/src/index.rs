@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use foghorn_core::channel;
 use foghorn_core::pattern::Pattern;
 
 /// Values under patterns, each by a key of its own.
@@ -59,8 +60,12 @@ impl<K: Ord, V> PatternIndex<K, V> {
         self.root.remove(pattern.as_str().split('.'), key);
     }
 
-    /// Gives every value whose pattern matches a channel of this name to `found`.
+    /// Gives every value whose pattern matches a channel of this name to `found`. None does match what is Foghorn's own:
+    /// that is heard by its name alone.
     pub(crate) fn matching<'a>(&'a self, channel: &str, found: &mut impl FnMut(&'a V)) {
+        if channel::is_reserved(channel) {
+            return;
+        }
         self.root.matching(channel.split('.'), found);
     }
 }
@@ -127,6 +132,20 @@ mod tests {
 
     fn tokens(of: &'static [&'static str]) -> impl Strategy<Value = String> {
         prop::collection::vec(prop::sample::select(of), 1..5).prop_map(|tokens| tokens.join("."))
+    }
+
+    #[test]
+    fn no_pattern_matches_what_is_foghorns_own() {
+        let mut index = PatternIndex::new();
+        for (key, pattern) in [">", "*.>", "*.canary.*.*"].into_iter().enumerate() {
+            index.insert(&Pattern::parse(pattern).unwrap(), key, ());
+        }
+        let count = |name: &str| {
+            let mut found = 0;
+            index.matching(name, &mut |()| found += 1);
+            found
+        };
+        assert_eq!((count("a.canary.b.0"), count("~foghorn.canary.000000000001.0")), (3, 0));
     }
 
     proptest! {

@@ -9,6 +9,7 @@
 //! Read first: [`ring::Ring`] (what is held), `connection::Connection` (what a listener is) and `engine` (how
 //! most of them are served).
 
+pub mod canary;
 pub mod config;
 pub mod metrics;
 

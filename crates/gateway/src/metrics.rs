@@ -449,6 +449,10 @@ impl Metrics {
 
     /// The delivery counter of an event: by its type if its channel's policy lists it, else `other`.
     pub fn delivered(&self, policies: &Policies, event: &FeedEvent) -> Counter {
+        if event.channel.is_reserved() {
+            // Nobody's.
+            return Counter::default();
+        }
         let name = event.event_type.as_ref().map_or("message", EventType::as_str);
         let listed = policies.of(event.channel.as_str()).metric_types.iter().any(|t| t == name);
         let label = TypeLabel { r#type: if listed { name.to_owned() } else { OTHER.to_owned() } };

@@ -24,6 +24,8 @@ pub(crate) struct Seat {
     ended: bool,
     /// The policies by which it was granted what it hears.
     granted_by: Arc<Policies>,
+    /// Whether it is the gateway's own, which counts nowhere.
+    own: bool,
     opened: Opened,
     /// How long it may last, when that is limited. In a box of its own, as most streams of some gateways have none.
     term: Option<Box<Term>>,
@@ -59,14 +61,18 @@ impl Seat {
     /// One more stream of this hub.
     pub(crate) fn take(hub: &Arc<Hub>, client_id: ClientId) -> Self {
         hub.opened(client_id);
-        Seat {
-            hub: hub.clone(),
-            client_id,
-            ended: false,
-            granted_by: hub.policies(),
-            opened: hub.opened_now(),
-            term: None,
-        }
+        Seat::new(hub, client_id, false)
+    }
+
+    /// One more of the gateway's own.
+    pub(crate) fn take_own(hub: &Arc<Hub>, client_id: ClientId) -> Self {
+        hub.opened_own(client_id);
+        Seat::new(hub, client_id, true)
+    }
+
+    fn new(hub: &Arc<Hub>, client_id: ClientId, own: bool) -> Self {
+        let (granted_by, opened) = (hub.policies(), hub.opened_now());
+        Seat { hub: hub.clone(), client_id, ended: false, granted_by, own, opened, term: None }
     }
 
     /// What it hears was granted by these.
@@ -77,6 +83,10 @@ impl Seat {
     /// Why it is to end, if policies have changed and no longer grant all that it hears. What they leave to the webhook
     /// is granted by its word, which it is asked for when the client comes back.
     pub(crate) fn withdrawn(&self, subscription: &Subscription) -> Option<StreamEnd> {
+        if self.own {
+            // No policy is asked about it.
+            return None;
+        }
         let policies = self.hub.policies();
         let auth = self.hub.auth().filter(|_| !Arc::ptr_eq(&policies, &self.granted_by))?;
         let caller = auth.caller_of(self.identity());
@@ -168,7 +178,9 @@ impl Seat {
 
     fn say(&mut self, end: StreamEnd) {
         self.ended = true;
-        self.hub.metrics.ended(end);
+        if !self.own {
+            self.hub.metrics.ended(end);
+        }
         if let (StreamEnd::Revoked, Some(term)) = (end, &self.term) {
             self.hub.revocations.refuse(&term.identity, self.hub.clock.now());
         }
@@ -181,6 +193,10 @@ impl Drop for Seat {
         if !self.ended {
             self.say(StreamEnd::Internal);
         }
-        self.hub.closed(self.client_id);
+        if self.own {
+            self.hub.closed_own(self.client_id);
+        } else {
+            self.hub.closed(self.client_id);
+        }
     }
 }

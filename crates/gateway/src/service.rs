@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use foghorn_auth::Authenticator;
 use foghorn_auth::revocation::Store;
@@ -23,6 +23,7 @@ use foghorn_core::shard::ShardCount;
 use foghorn_http::client::Proxies;
 use foghorn_telemetry::health::Health;
 
+use crate::canary::{self, Birdcage};
 use crate::config::Config;
 use crate::connection::Shared;
 use crate::dashboard::{self, Dashboard};
@@ -81,6 +82,8 @@ pub struct Gateway {
     health: Health,
     /// Ends with the gateway.
     tasks: JoinSet<()>,
+    /// Ends before its streams are let go.
+    canary: Option<AbortHandle>,
 }
 
 impl Gateway {
@@ -152,7 +155,20 @@ impl Gateway {
         // A stream that others can't ask for should not begin.
         let asked = ports.health.part("gateways", "NATS, to hear what other gateways ask");
         tasks.spawn(subscribe::answer_gateways(api.clone(), asked));
-        Gateway { api, health: ports.health, tasks }
+        Gateway { api, health: ports.health, tasks, canary: None }
+    }
+
+    /// Has it hear itself from now on, if it is to. Registers the metrics of that.
+    pub fn begin_canary(
+        &mut self,
+        config: &canary::Config,
+        announcer: Arc<dyn Announcer>,
+        registry: &mut Registry,
+    ) {
+        if !config.every.is_zero() {
+            let cage = Birdcage::new(self.api.shared.clone(), announcer, config.clone(), registry);
+            self.canary = Some(self.tasks.spawn(cage.run()));
+        }
     }
 
     /// What it is called.
@@ -170,6 +186,9 @@ impl Gateway {
     pub async fn drain(mut self, stop_accepting: impl FnOnce()) {
         self.health.part("drain", "its end: the gateway is draining");
         tokio::time::sleep(self.api.shared.config.drain_delay).await;
+        if let Some(canary) = self.canary.take() {
+            canary.abort();
+        }
         stop_accepting();
         drain(&self.api.shared.hub, &self.api.shared.config).await;
         // What still says that this gateway lives is over before it says that it leaves.

@@ -20,7 +20,6 @@ use foghorn_auth::webhook::Grant;
 use foghorn_auth::{Context, Refusal, Requester};
 use foghorn_bus::backoff::Backoff;
 use foghorn_bus::gateways::{About, AskError, Asked, Question, Questions};
-use foghorn_core::event::EVENT_TYPE_BYTES_MAX;
 use foghorn_core::pattern::Pattern;
 use foghorn_core::policy::Policies;
 use foghorn_core::secret::Secret;
@@ -32,7 +31,7 @@ use foghorn_telemetry::health::Part;
 use crate::change::{self, Ask, Changed};
 use crate::client_id::ClientId;
 use crate::directory::NotAsked;
-use crate::http::{Api, TYPES_MAX, are_types, check_number, topic};
+use crate::http::{Api, check_number, check_types, topic};
 use crate::hub::Hub;
 use crate::metrics::ChangeOutcome;
 use crate::subscription::Subscription;
@@ -82,11 +81,8 @@ impl Wanted {
             list.iter().map(|text| topic(text)).collect::<Result<Vec<_>, _>>()
         });
         let topics = topics.transpose().map_err(|problem| problem.member("key", "channels"))?;
-        if said.events.as_ref().is_some_and(|types| !are_types(types)) {
-            let what =
-                format!("events: are at most {TYPES_MAX} event types, of 1 to {EVENT_TYPE_BYTES_MAX} bytes");
-            return Err(malformed(&what).member("key", "events"));
-        }
+        check_types(said.events.as_deref().unwrap_or_default())
+            .map_err(|what| malformed(&format!("events {what}")).member("key", "events"))?;
         Ok(Wanted { client_id, topics, types: said.events })
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foghorn_core::batch::FeedEvent;
-use foghorn_core::channel::Channel;
+use foghorn_core::channel::{self, Channel};
 use foghorn_core::cursor::{Cursor, SubscriptionId};
 use foghorn_core::event::EventType;
 use foghorn_core::pattern::Pattern;
@@ -44,13 +44,14 @@ impl Topics {
         if patterns.is_empty() { Topics::Channels(channels) } else { Topics::Mixed { channels, patterns } }
     }
 
-    /// Whether events of a channel are wanted.
+    /// Whether events of a channel are wanted. What is Foghorn's own is by its name alone, and not by any pattern.
     pub fn want(&self, channel: &str) -> bool {
         let among = |channels: &[Channel]| channels.iter().any(|c| c.as_str() == channel);
         match self {
             Topics::Channels(channels) => among(channels),
             Topics::Mixed { channels, patterns } => {
-                among(channels) || patterns.iter().any(|p| p.matches(channel))
+                among(channels)
+                    || (!channel::is_reserved(channel) && patterns.iter().any(|p| p.matches(channel)))
             }
         }
     }
@@ -216,6 +217,17 @@ impl Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_foghorns_own_is_wanted_by_its_name_alone() {
+        let own = Channel::canary(1, 0);
+        for pattern in [">", "*.>", "*.canary.*.*", "*.*.*.*"] {
+            let pattern = Pattern::parse(pattern).unwrap();
+            assert!(pattern.matches(own.as_str()) && !Topics::new([pattern]).want(own.as_str()));
+        }
+        assert!(Topics::new([Pattern::from(&own)]).want(own.as_str()));
+        assert!(Topics::new([Pattern::from(&own), Pattern::everything()]).want(own.as_str()));
+    }
 
     #[test]
     fn topics_lie_in_their_shards() {

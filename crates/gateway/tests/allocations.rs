@@ -111,20 +111,26 @@ struct Stage {
     feed: Arc<MemoryLive>,
     address: SocketAddr,
     health: Health,
+    shards: ShardCount,
+    /// What is published on, in turn.
+    channels: &'static [&'static str],
+    /// By shard.
+    seqs: [u64; 8],
     published: u64,
     _gateway: Gateway,
     _stop: watch::Sender<bool>,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    async fn new(shards: u64, channels: &'static [&'static str]) -> Self {
+        let shards = ShardCount::new(shards).unwrap();
         let mut registry = Registry::default();
-        let feed = Arc::new(MemoryLive::new(ShardCount::ONE, 1 << 20, Metrics::register(&mut registry)));
+        let feed = Arc::new(MemoryLive::new(shards, 1 << 20, Metrics::register(&mut registry)));
         let health = Health::default();
         let ports = Ports {
             feed: feed.clone(),
             log: Arc::new(EmptyLog),
-            shards: ShardCount::ONE,
+            shards,
             policies: SharedPolicies::default(),
             auth: Arc::new(authenticator()),
             proxies: Proxies::default(),
@@ -147,7 +153,17 @@ impl Stage {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(serve(listener, gateway.api(), Limits::default(), Preamble::default(), stopped));
-        let stage = Stage { feed, address, health, published: 0, _gateway: gateway, _stop: stop };
+        let stage = Stage {
+            feed,
+            address,
+            health,
+            shards,
+            channels,
+            seqs: [0; 8],
+            published: 0,
+            _gateway: gateway,
+            _stop: stop,
+        };
         while !stage.health.missing().is_empty() {
             tokio::task::yield_now().await;
         }
@@ -155,13 +171,17 @@ impl Stage {
     }
 
     async fn publish(&mut self) {
-        let (from, seq) = (self.published, self.published + 1);
-        let mut batch = Batch::empty(Shard::ZERO, EPOCH, from, seq);
-        let event = Event::new(Channel::parse("a").unwrap(), format!("event {seq}."));
-        let position = Position { shard: Shard::ZERO, epoch: EPOCH, seq };
+        self.published += 1;
+        let turn = usize::try_from(self.published).unwrap() % self.channels.len();
+        let event =
+            Event::new(Channel::parse(self.channels[turn]).unwrap(), format!("event {}.", self.published));
+        let shard = self.shards.shard_of(&event.channel);
+        let seq = self.seqs[shard.index()] + 1;
+        let mut batch = Batch::empty(shard, EPOCH, seq - 1, seq);
+        let position = Position { shard, epoch: EPOCH, seq };
         batch.events.push(FeedEvent::encode(position, Timestamp::default(), &event));
         self.feed.send(Arc::new(batch)).await.unwrap();
-        self.published = seq;
+        self.seqs[shard.index()] = seq;
     }
 
     fn listen(&self, query: &str, header: &str) -> Listener {
@@ -215,13 +235,10 @@ impl Listener {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_allocates_nothing() {
-    const FEW: usize = 5;
-    const MANY: usize = 105;
-    // More than reactors keep buffers for, should each user's stream need one of its own.
-    const USERS: usize = 805;
-    let mut stage = Stage::new().await;
     // In stored blocks, where it can be read without allocations.
     let compressed = "Accept-Encoding: gzip\r\n";
+    let with_token = "Authorization: Bearer {token}\r\n";
+    let mut stage = Stage::new(1, &["a"]).await;
     for query in [
         ("channels=a", ""),
         ("channels=a&envelope=1", ""),
@@ -229,12 +246,32 @@ async fn a_delivery_allocates_nothing() {
         ("channels=a&batch=1", ""),
         ("channels=a", compressed),
         ("channels=*&envelope=1", compressed),
-        ("channels=a", "Authorization: Bearer {token}\r\n"),
-        ("channels=a,b,c", "Authorization: Bearer {token}\r\n"),
+        ("channels=a", with_token),
+        ("channels=a,b,c", with_token),
     ] {
-        let few = stage.allocations(query, FEW).await;
+        stage.check(query).await;
+    }
+    let mut stage = Stage::new(4, &["a", "b", "c", "d", "e"]).await;
+    for query in [
+        ("channels=a,b,c,d,e", ""),
+        ("channels=*&events=message", ""),
+        ("channels=*", compressed),
+        ("channels=*", with_token),
+    ] {
+        stage.check(query).await;
+    }
+}
+
+impl Stage {
+    /// More listeners cost no more.
+    async fn check(&mut self, query: (&str, &str)) {
+        const FEW: usize = 5;
+        const MANY: usize = 105;
+        // More than reactors keep buffers for, should each user's stream need one of its own.
+        const USERS: usize = 805;
+        let few = self.allocations(query, FEW).await;
         let listeners = if query.1.contains("{token}") { USERS } else { MANY };
-        let many = stage.allocations(query, listeners).await;
+        let many = self.allocations(query, listeners).await;
         let deliveries = (listeners - FEW) * usize::try_from(EVENTS).unwrap();
         // What the streams that left meanwhile freed and what the runtime does now and then is not theirs.
         assert!(

@@ -86,6 +86,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_foghorns_own_is_nobodys_to_publish() {
+        let made = make(&row("~foghorn.canary.000000000001.0"), Duration::ZERO, &policies(), 100);
+        assert!(matches!(made, Err(EventError::Channel(_))), "{made:?}");
+    }
+
+    #[test]
     fn what_is_too_large_for_the_cluster_or_its_channel_is_no_event() {
         let limit = |channel: &str, frame_bytes| match make(
             &Row { data: "x".repeat(90), ..row(channel) },

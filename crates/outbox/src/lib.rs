@@ -8,8 +8,9 @@
 //!   measures ([`table`]). Every statement is fenced by the term, and no append begins once the lease may be
 //!   over ([`authority`]).
 //! - What is about to be appended is written down before, with where the journal ends ([`table::Attempt`]).
-//! - What was tried without word of how it ended is looked for in the journal, and in the event log where that
-//!   begins later, before it is tried again ([`lookup`]). The journal's own dedupe forgets after a while.
+//! - What was tried without word of how it ended is fenced off first, so that it can't come into the journal any
+//!   more ([`fences`]). Then it is looked for there, and in the event log where the journal begins later, before
+//!   it is tried again ([`lookup`]). The journal's own dedupe forgets after a while.
 //!
 //! Order: see `foghorn.publish` in `migrations/outbox`.
 
@@ -20,4 +21,5 @@ pub mod table;
 
 mod authority;
 mod event;
+mod fences;
 mod lookup;

@@ -28,7 +28,7 @@ pub(crate) enum Outcome {
 }
 
 /// What can fail and is tried again.
-const FAILURES: [&str; 4] = ["database", "journal", "log", "notifications"];
+const FAILURES: [&str; 5] = ["database", "journal", "fence", "log", "notifications"];
 
 /// Handles to the metrics; a clone counts into the same ones.
 #[derive(Debug, Clone, Default)]

@@ -3,7 +3,7 @@
 //! One process at a time does. Whatever goes wrong ends its tenure, and the next one, of this process or
 //! another, begins with what the tables say was being tried: there is no other state.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use foghorn_bus::backoff::{Backoff, Rarely};
 use foghorn_bus::journal::{AppendError, Journal, JournalError};
 use foghorn_bus::log::EventLog;
 use foghorn_bus::policies::SharedPolicies;
+use foghorn_core::channel::Channel;
 use foghorn_core::entry::NewEntry;
 use foghorn_telemetry::shutdown::Shutdown;
 use futures::StreamExt;
@@ -21,9 +22,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::authority::{Authority, Expired};
 use crate::event::{Made, make};
+use crate::fences::{Fences, LANES, Lane};
 use crate::lookup::{LookupError, find};
 use crate::metrics::{Metrics, Outcome};
-use crate::table::{Attempt, LEASE, Outbox, OutboxError, Tip};
+use crate::table::{Attempt, LEASE, Outbox, OutboxError, Takeover, Tip};
 
 /// How often the lease is renewed, and how soon again when that failed.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
@@ -36,8 +38,6 @@ const LOOK_ASLEEP: Duration = Duration::from_secs(1);
 /// For how long nothing must have come before transactions are asked to notify. So many times a second at most
 /// is one of them slowed by it.
 const ASLEEP_AFTER: Duration = Duration::from_secs(1);
-/// Most channels that are published on side by side.
-const CHANNELS_MAX: usize = 64;
 /// How often the journal may refuse an event before it is set aside; with the pauses between, half a minute
 /// or more.
 const REFUSALS_MAX: u32 = 20;
@@ -85,6 +85,7 @@ struct Tenure<'a> {
     publisher: &'a OutboxPublisher,
     term: i64,
     authority: Authority,
+    fences: Fences,
     /// Rung by transactions.
     bell: Notify,
 }
@@ -161,9 +162,11 @@ impl OutboxPublisher {
         loop {
             let begun = Instant::now();
             match self.outbox.take_over().await {
-                Ok(Some((term, attempt))) => {
+                Ok(Some(Takeover { term, name, attempt })) => {
                     let authority = Authority::until(begun + LEASE);
-                    return (Tenure { publisher: self, term, authority, bell: Notify::new() }, attempt);
+                    let fences = Fences::new(&name, self.journal.shards());
+                    let tenure = Tenure { publisher: self, term, authority, fences, bell: Notify::new() };
+                    return (tenure, attempt);
                 }
                 Ok(None) => {
                     backoff.reset();
@@ -260,13 +263,13 @@ impl Tenure<'_> {
                     Err(error) => Some(Failure::from(error)),
                 }
             } else {
-                let looked = if tried { self.look_up(&mut attempt).await? } else { Ok(()) };
-                match looked {
+                let known = if tried { self.settle_what_is_there(&mut attempt).await? } else { Ok(()) };
+                match known {
                     Ok(()) => {
                         tried = true;
                         self.try_all(&mut attempt, &mut refusals).await?
                     }
-                    Err(error) => Some(error.into()),
+                    Err(failure) => Some(failure),
                 }
             };
             let Some(failure) = failure else {
@@ -278,6 +281,7 @@ impl Tenure<'_> {
             };
             self.publisher.metrics.failed(match &failure {
                 Failure::Lookup(LookupError::Log(_)) => "log",
+                Failure::Append(AppendError::Fenced) => "fence",
                 _ => "journal",
             });
             if rarely.now() {
@@ -287,12 +291,18 @@ impl Tenure<'_> {
         }
     }
 
-    /// Takes out of an attempt what an earlier try brought into the journal.
-    async fn look_up(&self, attempt: &mut Attempt) -> Result<Result<(), LookupError>, Ended> {
+    /// Takes out of an attempt what an earlier try brought into the journal, having made sure that nothing more
+    /// of it comes.
+    async fn settle_what_is_there(&self, attempt: &mut Attempt) -> Result<Result<(), Failure>, Ended> {
         let OutboxPublisher { journal, log, metrics, .. } = self.publisher;
+        let raised =
+            try_join_all(self.lanes(attempt).into_iter().map(|lane| self.fences.raise(&**journal, lane)));
+        if let Err(error) = self.authority.guard(raised).await? {
+            return Ok(Err(error.into()));
+        }
         let found = match find(&**journal, &**log, attempt).await {
             Ok(found) => found,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(error.into())),
         };
         if !found.is_empty() {
             let done: Vec<i64> = found.iter().copied().collect();
@@ -300,6 +310,12 @@ impl Tenure<'_> {
             done.iter().for_each(|_| metrics.left(Outcome::Found));
         }
         Ok(Ok(()))
+    }
+
+    /// The lanes of what may have been tried.
+    fn lanes(&self, attempt: &Attempt) -> BTreeSet<Lane> {
+        let channels = attempt.rows.iter().filter_map(|row| Channel::parse(row.channel.as_str()).ok());
+        channels.map(|channel| self.fences.lane(&channel)).collect()
     }
 
     /// Tries to publish all of an attempt, and leaves in it what has to be tried again.
@@ -340,11 +356,11 @@ impl Tenure<'_> {
         let OutboxPublisher { journal, policies, metrics, .. } = self.publisher;
         let waited = attempt.read_at.elapsed();
         let mut round = Round::default();
-        let mut runs: BTreeMap<&str, Vec<(i64, Duration, NewEntry)>> = BTreeMap::new();
+        let mut runs: BTreeMap<Lane, Vec<(i64, Duration, NewEntry)>> = BTreeMap::new();
         for row in &attempt.rows {
             match make(row, waited, &policies.get(), journal.frame_bytes()) {
                 Ok(Made::Entry(entry)) => {
-                    let run = runs.entry(row.channel.as_str()).or_default();
+                    let run = runs.entry(self.fences.lane(&entry.event.channel)).or_default();
                     run.push((row.serial, row.age + waited, *entry));
                 }
                 Ok(Made::Expired) => {
@@ -354,8 +370,8 @@ impl Tenure<'_> {
                 Err(error) => round.rejected.push((row.serial, format!("{}: {error}", error.code()))),
             }
         }
-        let running = runs.into_values().map(|run| self.append(run));
-        let mut running = futures::stream::iter(running).buffer_unordered(CHANNELS_MAX);
+        let running = runs.into_iter().map(|(lane, run)| self.append(lane, run));
+        let mut running = futures::stream::iter(running).buffer_unordered(LANES);
         while let Some(ran) = running.next().await {
             let Round { done, refused, failure, .. } = ran?;
             round.done.extend(done);
@@ -365,17 +381,24 @@ impl Tenure<'_> {
         Ok(round)
     }
 
-    /// Appends events of one channel, each after the one before it, up to the first that fails: nothing may
+    /// Appends events of one lane, each after the one before it, up to the first that fails: nothing may
     /// overtake it.
-    async fn append(&self, run: Vec<(i64, Duration, NewEntry)>) -> Result<Round, Expired> {
+    async fn append(&self, lane: Lane, run: Vec<(i64, Duration, NewEntry)>) -> Result<Round, Expired> {
         let OutboxPublisher { journal, metrics, .. } = self.publisher;
+        let mut round = Round::default();
+        let fence = match self.authority.guard(self.fences.standing(&**journal, lane)).await? {
+            Ok(fence) => fence,
+            Err(error) => {
+                round.failure = Some(error);
+                return Ok(round);
+            }
+        };
         let (mut waiting, mut entries) = (Vec::with_capacity(run.len()), Vec::with_capacity(run.len()));
         for (serial, age, entry) in run {
             waiting.push((serial, age));
             entries.push(entry);
         }
-        let mut round = Round::default();
-        let mut answers = journal.append_in_order(entries);
+        let mut answers = journal.append_behind(fence, entries);
         let begun = Instant::now();
         for (serial, age) in waiting {
             match self.authority.guard(answers.next()).await? {

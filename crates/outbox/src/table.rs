@@ -113,9 +113,21 @@ pub(crate) struct Backlog {
     pub(crate) rejected: i64,
 }
 
+/// A lease that was taken over.
+#[derive(Debug)]
+pub(crate) struct Takeover {
+    /// Above that of every holder before.
+    pub(crate) term: i64,
+    /// What the outbox is known by in the journal.
+    pub(crate) name: String,
+    /// What was left over.
+    pub(crate) attempt: Attempt,
+}
+
 #[derive(sqlx::FromRow)]
 struct Taken {
     term: i64,
+    name: String,
     attempted: Vec<i64>,
     epochs: Vec<i64>,
     seqs: Vec<i64>,
@@ -159,13 +171,13 @@ impl Outbox {
         }
     }
 
-    /// Takes over, if nobody else holds the lease: the term, and what was left over.
-    pub(crate) async fn take_over(&self) -> Result<Option<(i64, Attempt)>, OutboxError> {
+    /// Takes over, if nobody else holds the lease.
+    pub(crate) async fn take_over(&self) -> Result<Option<Takeover>, OutboxError> {
         let taken: Option<Taken> = sqlx::query_as(
             "UPDATE foghorn.outbox_state
              SET term = term + 1, holder = $1, until = clock_timestamp() + make_interval(secs => $2), asleep = false
              WHERE holder = $1 OR until < clock_timestamp()
-             RETURNING term, attempted, epochs, seqs",
+             RETURNING term, name::text AS name, attempted, epochs, seqs",
         )
         .bind(&self.holder)
         .bind(LEASE.as_secs_f64())
@@ -188,7 +200,8 @@ impl Outbox {
             .fetch_all(&self.pool)
             .await?
         };
-        Ok(Some((taken.term, Attempt { rows, tips: tips.collect(), read_at })))
+        let attempt = Attempt { rows, tips: tips.collect(), read_at };
+        Ok(Some(Takeover { term: taken.term, name: taken.name, attempt }))
     }
 
     /// Keeps the lease for another [`LEASE`].

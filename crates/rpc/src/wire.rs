@@ -262,7 +262,7 @@ fn topics(texts: &[String]) -> Result<Arc<[Pattern]>, Malformed> {
     }
     texts
         .iter()
-        .map(|text| Pattern::parse(text.as_str()).map_err(|e| format!("topic {text:?}: {e}")))
+        .map(|text| Pattern::parse_inner(text.as_str()).map_err(|e| format!("topic {text:?}: {e}")))
         .collect()
 }
 

@@ -18,7 +18,6 @@ use crate::health::Health;
 pub type SharedRegistry = Arc<RwLock<Registry>>;
 
 /// Answers probes and scrapes.
-#[derive(Clone)]
 pub struct Admin {
     health: Health,
     registry: SharedRegistry,
@@ -32,7 +31,7 @@ impl Admin {
 
     /// The answer to a request for `path`, when the path is one of ours. Only asking is allowed: a probe or
     /// a scraper that sends something means another server.
-    pub fn answer(&self, method: &Method, path: &str) -> Option<Response> {
+    fn answer(&self, method: &Method, path: &str) -> Option<Response> {
         let answer: fn(&Self) -> Response = match path {
             "/healthz" => |_| with_type(StatusCode::OK, "text/plain", "ok\n"),
             "/readyz" => Admin::ready,

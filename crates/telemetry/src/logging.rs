@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::reload;
 
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -29,21 +30,43 @@ pub fn filter(directives: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(all).map_err(|error| format!("log filter {directives:?}: {error}"))
 }
 
+/// What is logged of a process that logs.
+pub struct Logging(Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>);
+
+impl Logging {
+    fn by<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Self {
+        Logging(Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())))
+    }
+
+    /// Logs by other directives from now on; `directives` as in [`filter`].
+    pub fn set(&self, directives: &str) -> Result<(), String> {
+        (self.0)(filter(directives)?)
+    }
+}
+
 /// Starts logging for the process; `directives` as in [`filter`].
-pub fn start(format: LogFormat, directives: &str) -> Result<(), String> {
+pub fn start(format: LogFormat, directives: &str) -> Result<Logging, String> {
     let filter = filter(directives)?;
     // Colours are for people at a terminal, not for files.
     let colours = std::io::stderr().is_terminal();
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match format {
-        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Text => {
+            let builder = builder.with_target(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(|error| error.to_string())?;
+            Ok(Logging::by(handle))
+        }
         LogFormat::Json => {
             // The only spans are those that say of which trace a line is a part.
-            builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+            let builder = builder.json().flatten_event(true).with_current_span(true).with_span_list(false);
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(|error| error.to_string())?;
+            Ok(Logging::by(handle))
         }
     }
-    .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

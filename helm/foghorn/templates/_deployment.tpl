@@ -137,8 +137,8 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
       annotations:
-        # What is configured is read at the start.
-        checksum/config: {{ include "foghorn.config" . | sha256sum }}
+        # What is configured is read at the start, but for what is logged.
+        checksum/config: {{ regexReplaceAll "(?m)^filter = .*$" (include "foghorn.config" .) "" | sha256sum }}
         {{- with $own.podAnnotations }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

@@ -109,7 +109,7 @@ async fn a_line_that_finds_no_room_in_the_audit_log_is_counted_and_the_next_one_
         assert_eq!(post(&server, "/api/publish", None, &event).await, 401);
     }
     let suppressed = "foghorn_auth_audit_suppressed_total{action=\"refused\"}";
-    let counted = metric(server.http(), suppressed).await;
+    let counted = metric(server.admin(), suppressed).await;
     assert!(counted >= 1.0, "{counted}");
     // As soon as there is room again.
     let said = until("a line that says how many found no room", PATIENCE, async || {

@@ -7,7 +7,7 @@ use async_nats::{Client, ConnectOptions, HeaderMap};
 use foghorn_tests::PATIENCE;
 use foghorn_tests::env::{checkout, foghorn as foghorn_binary};
 use foghorn_tests::foghorn::Foghorn;
-use foghorn_tests::http::{metric, request};
+use foghorn_tests::http::{get, metric, post, request};
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::network::Site;
 use foghorn_tests::postgres::PostgresServer;
@@ -16,11 +16,12 @@ use foghorn_tests::tls;
 use foghorn_tests::wait::until;
 use http::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{Issuer, bearer};
-use crate::deployment::{CLOSED, Listener};
+use crate::deployment::{CLOSED, Cluster, Listener, wait_ready};
 
 /// The variable of `accounts.conf` for a user, and what it is set to.
 const PASSWORDS: [(&str, &str); 7] = [
@@ -93,6 +94,7 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
         Foghorn::spawn(&[&own[..], &common].concat(), &[&served[..], &user("eventlog")].concat()).await;
     let log = format!("https://{}", eventlog.grpc());
     let shown = [
+        ("FOGHORN_CANARY_EVERY", "100ms"),
         ("FOGHORN_EVENTLOG_URL", log.as_str()),
         ("FOGHORN_EVENTLOG_CA", &certificate),
         ("FOGHORN_EVENTLOG_CERTIFICATE", &certificate),
@@ -135,6 +137,11 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     })
     .await;
     assert_eq!(metric(gateway.admin(), "foghorn_gateway_presence_failures_total").await, 0.0);
+    until("the gateway to hear itself", PATIENCE, async || {
+        let heard = metric(gateway.admin(), "foghorn_canary_delivery_seconds_count").await;
+        (heard >= 3.0).then_some(())
+    })
+    .await;
 
     // What is notified is appended, and gateways are told how much is unread.
     let notifications = spawn(&["notifications", "--postgres", &database], "notifications").await;
@@ -178,6 +185,73 @@ async fn a_cluster_works_with_the_accounts_that_are_shipped_and_with_certificate
     assert_eq!(live.event().await.data.as_deref(), Some("two"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn services_speak_tls_to_a_postgresql_of_their_authority_and_say_of_another_why_they_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (authority, empty) = (tls::authority(), write("foghorn.toml", ""));
+    let (ca, another) = (write("ca.crt", &authority.ca), write("another.crt", &tls::authority().ca));
+    let (nats, postgres) = tokio::join!(NatsServer::start(), PostgresServer::start_with_tls(&authority));
+    let database = postgres.create_database().await;
+    // Its query says to check the certificate.
+    let (url, bus) = (postgres.url(&database), nats.url());
+    let cluster = Cluster::start_on(nats, postgres, &database, 1, &empty).await;
+    cluster.ready().await;
+    let log = format!("http://{}", cluster.eventlogs[0].grpc());
+    let common = ["--nats", &bus, "--admin", "127.0.0.1:0"];
+    let service = |own: &[&'static str]| [own, &["--eventlog", &log, "--postgres", &url], &common].concat();
+    let installed = std::process::Command::new(foghorn_tests::env::foghorn())
+        .args(["outbox", "install", "--postgres", &url])
+        .output()
+        .unwrap();
+    assert!(installed.status.success(), "{installed:?}");
+    let outbox = Foghorn::spawn(&service(&["outbox"]), &[]).await;
+    let notifications = Foghorn::spawn(&service(&["notifications", "--listen", "127.0.0.1:0"]), &[]).await;
+    wait_ready(outbox.admin()).await;
+    wait_ready(notifications.admin()).await;
+
+    let event = json!({ "channel": "a", "data": "stored" });
+    let reply = post(&cluster.fanouts[0].url("/api/publish"), &event).await.unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    until("the event to be in the log", PATIENCE, async || {
+        let page = get(&cluster.gateways[0].url("/api/channels/a/events")).await.unwrap();
+        (page.body["events"][0]["data"] == "stored").then_some(())
+    })
+    .await;
+    let notice = json!({ "userId": "ann", "type": "info", "title": "t", "message": "m" });
+    let reply = post(&notifications.url("/api/notifications"), &notice).await.unwrap();
+    assert_eq!(reply.status, 201, "{}", reply.body);
+    // What the server says of those who are connected.
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let whose = "SELECT application_name, bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+        WHERE application_name LIKE 'foghorn-%' GROUP BY 1 ORDER BY 1";
+    let encrypted: Vec<(String, bool)> = sqlx::query_as(whose).fetch_all(&mut connection).await.unwrap();
+    let services = ["eventlog-reader", "eventlog-writer", "notifications", "outbox"];
+    let all: Vec<_> = services.iter().map(|service| (format!("foghorn-{service}"), true)).collect();
+    assert_eq!(encrypted, all);
+
+    // Told as the chart tells them.
+    let bare = url.split('?').next().unwrap();
+    let start = async |mode: &str, ca: &str| {
+        let own = ["eventlog", "--grpc", "127.0.0.1:0", "--postgres", bare];
+        Foghorn::spawn_waiting(&[&own[..], &common].concat(), &[("PGSSLMODE", mode), ("PGSSLROOTCERT", ca)])
+            .await
+    };
+    wait_ready(start("verify-full", &ca).await.admin()).await;
+    for (mode, ca, said) in [
+        ("verify-full", another.as_str(), "UnknownIssuer; PostgreSQL's certificate has to be"),
+        ("verify-full", "/nowhere/ca.crt", "the file that sslrootcert names"),
+        ("disable", &ca, "no encryption"),
+    ] {
+        let refused = start(mode, ca).await;
+        refused.process().wait_for_log_line(said, PATIENCE).await;
+    }
+}
+
 enum Wants {
     Publish(&'static str),
     Subscribe(&'static str),
@@ -205,6 +279,9 @@ async fn the_accounts_that_are_shipped_let_gateways_append_nothing_and_publisher
         ("fanout", Publish("_INBOX.gateway.a")),
         ("eventlog", Publish("foghorn.presence.a")),
         ("publisher", Publish("foghorn.presence.a")),
+        ("gateway", Publish("foghorn.journal.0.~foghorn.canary.000000000001.0")),
+        ("eventlog", Publish("foghorn.canary.000000000001.0")),
+        ("publisher", Publish("foghorn.canary.000000000001.0")),
         ("fanout", Publish("$JS.API.STREAM.PURGE.FOGHORN_0")),
         ("fanout", Publish("$JS.API.STREAM.DELETE.FOGHORN_0")),
         ("fanout", Publish("$KV.FOGHORN_tickets.secret")),

@@ -241,7 +241,7 @@ async fn invented_ids_cost_an_issuer_nothing_and_its_outage_nobody() {
     assert_eq!(publish(&server, &good, "outage").await.status, 200);
     hears(&mut stream, "outage").await;
     assert_eq!(listen(&server, &good).await.status(), 200);
-    let keys = metric(server.http(), "foghorn_auth_jwks_keys").await;
+    let keys = metric(server.admin(), "foghorn_auth_jwks_keys").await;
     assert!((keys - 1.0).abs() < 0.1, "{keys}");
 }
 

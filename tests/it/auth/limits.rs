@@ -1,5 +1,8 @@
 //! How often somebody may ask, and that others don't notice those who ask too often.
 
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use foghorn_rpc::v1::{PublishBatchRequest, PublishRequest, publisher_client::PublisherClient};
@@ -27,7 +30,11 @@ const OFFICE: &str = "203.0.113.9";
 const ATTACKER: &str = "203.0.113.66";
 const STREAM: &str = "/api/events?channels=open.a";
 const LISTENERS: usize = 20;
-const REJECTED: usize = 10_000;
+/// Connects that are rejected, in a second and in all, and from how many threads they come.
+const PER_SECOND: u32 = 10_000;
+const SECONDS: Duration = Duration::from_secs(2);
+const CONNECTS: usize = 20_000;
+const ATTACKERS: usize = 16;
 /// So that nothing comes back while a test lasts: one a minute, after this many at once.
 const BURST: usize = 20;
 const SUBJECT_BURST: usize = 5;
@@ -130,7 +137,7 @@ async fn an_address_beyond_its_limit_is_told_when_to_come_back_over_every_protoc
             assert_eq!(ask(OFFICE, "/api/channels/open.a/events").await.status, 200);
         }
         let limited = "foghorn_gateway_limited_total{by=\"address\"}";
-        assert!(metric(&server.url(""), limited).await >= 26.0);
+        assert!(metric(server.admin(), limited).await >= 26.0);
     }
     let socket = TcpStream::connect(secure.http()).await.unwrap();
     let limited = over_tls(&secure, socket, STREAM, "2001:db8:0:1::99").await;
@@ -221,7 +228,7 @@ async fn a_subject_beyond_its_limit_is_told_when_to_come_back_and_no_other_is() 
         live_of(12, async |n| open(&server, &format!("198.51.100.{n}"), Some(&ann)).await).await;
     assert_eq!(live, SUBJECT_BURST);
     assert!(is_live(&mut open(&server, OFFICE, Some(&bob)).await).await);
-    assert!(metric(server.http(), "foghorn_gateway_limited_total{by=\"subject\"}").await >= 7.0);
+    assert!(metric(server.admin(), "foghorn_gateway_limited_total{by=\"subject\"}").await >= 7.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,7 +272,7 @@ async fn what_a_subject_publishes_beyond_its_limit_is_refused_whole_and_a_grpc_s
     }
     assert_eq!(published, 3);
     assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
-    assert!(metric(server.http(), "foghorn_fanout_publish_rate_waits_total").await >= 1.0);
+    assert!(metric(server.admin(), "foghorn_fanout_publish_rate_waits_total").await >= 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,11 +329,16 @@ async fn gateways_and_fan_outs_of_a_cluster_limit_too() {
     assert!(metric(fanout.admin(), counted).await >= 11.0);
 }
 
-/// How long an event takes to all of the listeners, at worst and of so many.
-async fn slowest(server: &Foghorn, listeners: &mut [SseClient], events: usize, name: &str) -> Duration {
+/// How long an event takes to all of the listeners, at worst of a hundred: of 200 events, and of more until `enough`.
+async fn slowest(
+    server: &Foghorn,
+    listeners: &mut [SseClient],
+    name: &str,
+    enough: impl Fn() -> bool,
+) -> Duration {
     let mut took = Vec::new();
-    for number in 0..events {
-        let data = format!("{name} {number}");
+    while took.len() < 200 || !enough() {
+        let data = format!("{name} {}", took.len());
         let event = json!({ "channel": "open.a", "data": data });
         let began = Instant::now();
         let reply = foghorn_tests::http::post(&server.url("/api/publish"), &event).await.unwrap();
@@ -339,34 +351,60 @@ async fn slowest(server: &Foghorn, listeners: &mut [SseClient], events: usize, n
     took[took.len() * 99 / 100]
 }
 
+/// Connects for a stream again and again, each time with a connection of its own, `PER_SECOND` times a second or as
+/// often as that goes. How often it was told to come back later, and how long it took.
+fn attack(address: &str) -> (usize, Duration) {
+    let host = format!("Host: {address}\r\nX-Forwarded-For: {ATTACKER}\r\nConnection: close");
+    let request = format!("GET {STREAM} HTTP/1.1\r\n{host}\r\n\r\n");
+    let began = Instant::now();
+    let connect = &|turn: usize| {
+        let due = Duration::from_secs(1) * u32::try_from(turn).unwrap() / PER_SECOND;
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        let mut socket = std::net::TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut said = String::new();
+        socket.read_to_string(&mut said).unwrap();
+        said.contains("\"limited\"")
+    };
+    let rejected = std::thread::scope(|scope| {
+        let attackers: Vec<_> = (0..ATTACKERS)
+            .map(|first| {
+                scope
+                    .spawn(move || (first..CONNECTS).step_by(ATTACKERS).filter(|turn| connect(*turn)).count())
+            })
+            .collect();
+        attackers.into_iter().map(|attacker| attacker.join().unwrap()).sum()
+    });
+    (rejected, began.elapsed())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_rejected_connects_cost_honest_listeners_next_to_nothing() {
+async fn ten_thousand_rejected_connects_a_second_cost_honest_listeners_next_to_nothing() {
     let environment = [("FOGHORN_GATEWAY_ADDRESS_PER_MINUTE", "1"), ("FOGHORN_GATEWAY_ADDRESS_BURST", "1")];
     let server = standalone(&["--ephemeral"], &environment).await;
     let honest = async |n: usize| open(&server, &format!("198.51.100.{n}"), None).await;
     let (live, mut listeners) = live_of(LISTENERS, honest).await;
     assert_eq!(live, LISTENERS);
-    let unloaded = slowest(&server, &mut listeners, 200, "unloaded").await;
+    let unloaded = slowest(&server, &mut listeners, "unloaded", || true).await;
 
-    let attack = async {
-        let one = async || {
-            let mut rejected = 0;
-            for _ in 0..REJECTED / 20 {
-                rejected += usize::from(!is_live(&mut open(&server, ATTACKER, None).await).await);
-            }
-            rejected
-        };
-        let began = Instant::now();
-        let rejected: usize = join_all((0..20).map(|_| one())).await.into_iter().sum();
-        (rejected, began.elapsed())
-    };
-    let listening = slowest(&server, &mut listeners, 200, "loaded");
-    let ((rejected, took), loaded) = tokio::join!(attack, listening);
-    // One each minute passes.
-    assert!(rejected >= REJECTED - 3, "{rejected} in {took:?}");
-    // Who attacks shares this process with those who listen.
+    // The one that passes.
+    let _passed = open(&server, ATTACKER, None).await;
+    let (address, over) = (server.http().to_owned(), Arc::new(AtomicBool::new(false)));
+    let ending = over.clone();
+    let attack = tokio::task::spawn_blocking(move || {
+        let attacked = attack(&address);
+        ending.store(true, Ordering::Relaxed);
+        attacked
+    });
+    let loaded = slowest(&server, &mut listeners, "loaded", || over.load(Ordering::Relaxed)).await;
+    let (rejected, took) = attack.await.unwrap();
+    println!("{rejected} rejected in {took:?}; the slowest event {loaded:?}, {unloaded:?} without");
+    assert_eq!(rejected, CONNECTS);
+    // Who attacks shares processors with the server and with those who listen: where those are few or busy it
+    // comes to less, but not to much less.
+    assert!(took < SECONDS * 3, "{took:?}");
     assert!(loaded <= 2 * unloaded + Duration::from_millis(250), "{loaded:?}, {unloaded:?} without");
-    let ended = metric(server.http(), "foghorn_gateway_streams_ended_total{reason=\"limited\"}").await;
-    assert!(ended >= 9_997.0, "{ended}");
-    println!("{REJECTED} rejected in {took:?}; the slowest event {loaded:?}, {unloaded:?} without");
+    let ended = metric(server.admin(), "foghorn_gateway_streams_ended_total{reason=\"limited\"}").await;
+    assert!(ended >= CONNECTS as f64, "{ended}");
 }

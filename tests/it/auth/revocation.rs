@@ -270,7 +270,7 @@ async fn standalone_knows_what_was_revoked_after_a_restart_and_only_operators_re
         if restart {
             server.kill();
             server.restart().await;
-            wait_ready(server.http()).await;
+            wait_ready(server.admin()).await;
         }
         assert_eq!(history(&server, &ann).await, "bad-credential", "{restart}");
         assert_eq!(publish(&server, &ann).await, "bad-credential", "{restart}");

@@ -105,7 +105,7 @@ async fn a_stream_is_told_before_its_token_ends_and_ends_with_it() {
     let open = process.url("/api/events?channels=open.a");
     assert_eq!(SseClient::connect(&open, &headers).await.unwrap().status(), 401);
     let metrics = foghorn_tests::http::metric(
-        process.http(),
+        process.admin(),
         "foghorn_gateway_streams_ended_total{reason=\"token-expired\"}",
     );
     assert!((metrics.await - 1.0).abs() < 0.1);

@@ -101,7 +101,7 @@ async fn a_fresh_token_prolongs_a_live_stream_which_is_told_again_before_its_new
         }
     });
     futures::future::join_all(prolonged).await;
-    let changed = metric(server.http(), "foghorn_gateway_changes_total{outcome=\"changed\"}").await;
+    let changed = metric(server.admin(), "foghorn_gateway_changes_total{outcome=\"changed\"}").await;
     assert!((changed - 2.0).abs() < 0.1, "{changed}");
 }
 

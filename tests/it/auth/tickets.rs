@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use foghorn_tests::PATIENCE;
+use foghorn_tests::collector::Collector;
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{Reply, get, metric, request};
 use foghorn_tests::http2::Http2;
@@ -348,10 +349,12 @@ async fn every_gateway_takes_a_ticket_one_of_them_spends_it_and_its_cookie_needs
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_ticket_and_no_cookie_of_one_is_in_a_log_a_metric_or_an_answer() {
-    let issuer = Issuer::new();
-    let server = issuer.standalone("", &[("FOGHORN_LOG_FILTER", "trace")]).await;
-    let ann = issuer.token("ann", &json!({}));
+async fn no_ticket_and_no_cookie_of_one_is_in_a_log_a_metric_a_trace_or_an_answer() {
+    let (issuer, collector) = (Issuer::new(), Collector::start().await);
+    let endpoint = collector.endpoint();
+    let variables = [&[("FOGHORN_LOG_FILTER", "trace")][..], &super::traced(&endpoint)].concat();
+    let server = issuer.standalone("", &variables).await;
+    let ann = issuer.token("ann", &json!({ "publish": ["members.a"] }));
     let http2 = Http2::connect(&server.url("")).await.unwrap();
     let mut answers = String::new();
     let mut secrets = Vec::new();
@@ -380,11 +383,14 @@ async fn no_ticket_and_no_cookie_of_one_is_in_a_log_a_metric_or_an_answer() {
         secrets.push(ticket);
         secrets.push(cookie.split_once('=').unwrap().1.to_owned());
     }
-    let metrics = get(&server.url("/metrics")).await.unwrap().body.to_string();
+    let traces = super::all_traces(&collector, &server, &ann, "members.a").await;
+    let metrics = get(&format!("http://{}/metrics", server.admin())).await.unwrap().body.to_string();
     let log = server.process().log();
     assert!(log.contains("stream opened"), "the log says what goes on");
     for secret in &secrets {
-        for (place, text) in [("metrics", &metrics), ("log", &log), ("answers", &answers)] {
+        for (place, text) in
+            [("metrics", &metrics), ("log", &log), ("traces", &traces), ("answers", &answers)]
+        {
             assert!(!text.contains(&secret[..16]), "a ticket or its cookie is in the {place}");
         }
     }

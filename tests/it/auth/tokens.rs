@@ -1,6 +1,7 @@
 //! Where a token may come from, and where none is ever seen.
 
 use foghorn_rpc::v1::{PublishRequest, publisher_client::PublisherClient};
+use foghorn_tests::collector::Collector;
 use foghorn_tests::http::{Reply, get, request};
 use foghorn_tests::sse::SseClient;
 use http::Method;
@@ -75,10 +76,13 @@ async fn a_token_in_the_url_has_to_be_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_token_is_in_a_log_a_metric_or_an_answer() {
-    let issuer = Issuer::new();
+async fn no_token_is_in_a_log_a_metric_a_trace_or_an_answer() {
+    let (issuer, collector) = (Issuer::new(), Collector::start().await);
+    let endpoint = collector.endpoint();
     let filter = "debug,foghorn=trace,foghorn_auth=trace,foghorn_gateway=trace,foghorn_fanout=trace,foghorn_http=trace";
-    let process = issuer.standalone("query_token = true", &[("FOGHORN_LOG_FILTER", filter)]).await;
+    let variables = [("FOGHORN_LOG_FILTER", filter)];
+    let variables = [&variables[..], &super::traced(&endpoint)].concat();
+    let process = issuer.standalone("query_token = true", &variables).await;
     let good = issuer.token("ann", &json!({ "publish": ["a"] }));
     let bad = format!("{}x", issuer.token("bob", &json!({})));
     let mut answers = String::new();
@@ -121,14 +125,17 @@ async fn no_token_is_in_a_log_a_metric_or_an_answer() {
             }
         }
     }
-    let metrics = get(&process.url("/metrics")).await.unwrap().body.to_string();
+    let traces = super::all_traces(&collector, &process, &good, "a").await;
+    let metrics = get(&format!("http://{}/metrics", process.admin())).await.unwrap().body.to_string();
     assert!(metrics.contains("foghorn_gateway_refusals_total"), "{metrics}");
     let log = process.process().log();
     assert!(log.contains("stream opened"), "the log says what goes on");
     for token in [&good, &bad] {
         // Neither its claims nor its signature; all headers begin alike.
         for part in token.split('.').skip(1) {
-            for (place, text) in [("metrics", &metrics), ("log", &log), ("answers", &answers)] {
+            for (place, text) in
+                [("metrics", &metrics), ("log", &log), ("traces", &traces), ("answers", &answers)]
+            {
                 assert!(!text.contains(&part[..16]), "a token is in the {place}");
             }
         }

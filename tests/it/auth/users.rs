@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use foghorn_tests::PATIENCE;
 use foghorn_tests::foghorn::Foghorn;
-use foghorn_tests::http::metric;
+use foghorn_tests::http::{get, metric};
 use foghorn_tests::http2::Http2;
+use foghorn_tests::nats::NatsServer;
+use foghorn_tests::port::Port;
 use foghorn_tests::sse::{NoBlock, SseClient};
 use foghorn_tests::wait::until;
 use futures::future::join_all;
@@ -169,4 +171,37 @@ async fn the_oldest_stream_ends_for_the_newest_wherever_they_are_and_its_client_
     let ousted = ended.iter().filter(|(reason, _)| *reason == Some(json!("ousted"))).count();
     let stay = ended.iter().filter(|(_, end)| *end != NoBlock::End).count();
     assert_eq!((ousted, stay), (18, 2), "{ended:?}");
+}
+
+/// How many subscriptions the services' connections have in all, as NATS says.
+async fn subscriptions(monitor: &str) -> u64 {
+    let reply = get(&format!("http://{monitor}/connz")).await.unwrap();
+    let connections = reply.body["connections"].as_array().unwrap();
+    connections.iter().map(|connection| connection["subscriptions"].as_u64().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_user_and_no_stream_costs_nats_a_subscription() {
+    let (issuer, port) = (Issuer::new(), Port::lease());
+    let config = issuer.config("[gateway]\nsubject_streams = 4\n");
+    let nats = NatsServer::start_with(&["-m", &port.number().to_string()]).await;
+    let cluster = Cluster::start_closed_on(nats, &config).await;
+    cluster.ready().await;
+    let gateways = [&cluster.gateways[0], &cluster.gateways[1]];
+    join_all(gateways.map(|gateway| knows(gateway, 2.0))).await;
+    let monitor = port.address().to_string();
+    // One stream, as whatever is subscribed to only when somebody listens then is.
+    let first = live(open(gateways[0], &issuer.token("first", &json!({}))).await).await.unwrap();
+    let before = subscriptions(&monitor).await;
+    assert!(before > 0);
+
+    let tokens: Vec<String> = (0..101).map(|n| issuer.token(&format!("u{n}"), &json!({}))).collect();
+    let held = race(&gateways, &tokens, 4).await;
+    assert_eq!(counts(101, &held), [4; 101]);
+    // Some come and go, with the reading of a journal: in a while there are as many as before.
+    until("no more subscriptions than with one stream", PATIENCE, async || {
+        (subscriptions(&monitor).await <= before).then_some(())
+    })
+    .await;
+    drop((held, first));
 }

@@ -379,7 +379,7 @@ async fn whatever_an_authoriser_does_but_answer_refuses_and_is_told_counted_and_
     for (way, outcome) in ways {
         application.now(way);
         let counter = format!("foghorn_auth_webhook_questions_total{{outcome=\"{outcome}\"}}");
-        let before = metric(server.http(), &counter).await;
+        let before = metric(server.admin(), &counter).await;
         assert_eq!(told(ann.listen(&server, "rooms.1").await).await, "authoriser-unavailable", "{way:?}");
         for reply in [
             ann.get(&server, "/api/channels/rooms.1/events").await,
@@ -389,7 +389,7 @@ async fn whatever_an_authoriser_does_but_answer_refuses_and_is_told_counted_and_
             assert_eq!((reply.status, kind(&reply)), (503, "authoriser-unavailable"), "{way:?}");
             assert!(reply.headers.contains_key("retry-after"), "{way:?}");
         }
-        let counted = metric(server.http(), &counter).await - before;
+        let counted = metric(server.admin(), &counter).await - before;
         assert!((counted - 4.0).abs() < 0.1, "{way:?}: {counted}");
         // What needs nobody's word goes on.
         assert_eq!(ann.listen(&server, "members.a").await.status(), 200);

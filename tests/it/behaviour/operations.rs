@@ -13,7 +13,7 @@ pub(super) async fn health_metrics_and_stats_are_there(d: Arc<Deployment>) {
     let _listener = d.listen(&format!("channels={channel}"), None).await;
     d.publish(json!({ "channel": channel, "data": "x" })).await;
     let admins: Vec<String> = match &d.shape {
-        Shape::Standalone(process) => vec![process.url("")],
+        Shape::Standalone(process) => vec![format!("http://{}", process.admin())],
         // Which of two relays a shard is chance.
         Shape::Cluster(c) => c
             .gateways

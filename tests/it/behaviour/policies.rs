@@ -89,11 +89,12 @@ pub(super) async fn a_policy_bounds_the_size_and_names_what_metrics_count(d: Arc
     d.publish(json!({ "channel": channel, "event": "listed", "data": "1" })).await;
     d.publish(json!({ "channel": channel, "event": "unlisted", "data": "2" })).await;
     assert_eq!(listener.data(2).await, ["1", "2"]);
-    let metrics = match &d.shape {
-        Shape::Standalone(process) => process.url("/metrics"),
-        Shape::Cluster(cluster) => format!("http://{}/metrics", cluster.gateways[0].admin()),
+    let gateway = match &d.shape {
+        Shape::Standalone(process) => process,
+        Shape::Cluster(cluster) => &cluster.gateways[0],
     };
-    let text = get(&metrics).await.unwrap().body.as_str().unwrap().to_owned();
+    let text =
+        get(&format!("http://{}/metrics", gateway.admin())).await.unwrap().body.as_str().unwrap().to_owned();
     assert!(text.contains(r#"foghorn_gateway_events_delivered_total{type="listed"}"#), "{text}");
     assert!(!text.contains("unlisted"));
 }

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use foghorn_bus::journal::{AppendError, Appended, Journal};
 use foghorn_bus::metrics::Metrics;
 use foghorn_bus::nats::{Bus, NatsJournal, NatsOptions};
+use foghorn_core::channel::Channel;
 use foghorn_core::entry::NewEntry;
 use foghorn_core::shard::Shard;
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::port::Port;
 use foghorn_tests::wait::until;
+use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 
@@ -110,6 +112,25 @@ async fn publish(journal: &NatsJournal, entry: NewEntry) -> Appended {
         Err(AppendError::Unavailable(_)) => journal.append(entry).await.expect("the second deadline holds"),
         Err(error) => panic!("{error}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_behind_a_fence_that_meet_on_their_way_to_the_replicas_all_come_through() {
+    let cluster = Cluster::start().await;
+    let journal = cluster.journal().await;
+    let fence = journal.raise(Channel::parse("fence").unwrap()).await.unwrap();
+    let appends = (0..8).map(|n| {
+        let entry = new_entry(&format!("c{n}"), None, "x");
+        let mut answers = journal.append_behind(fence.clone(), vec![entry]);
+        async move { answers.next().await.unwrap() }
+    });
+    for appended in futures::future::join_all(appends).await {
+        appended.unwrap();
+    }
+    assert_eq!(journal.bounds(ZERO).await.unwrap().last, 9);
+    journal.raise(Channel::parse("fence").unwrap()).await.unwrap();
+    let mut late = journal.append_behind(fence, vec![new_entry("c", None, "x")]);
+    assert_eq!(late.next().await.unwrap(), Err(AppendError::Fenced));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

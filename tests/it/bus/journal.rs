@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use foghorn_bus::journal::{AppendError, Journal};
+use foghorn_bus::journal::{AppendError, Fence, Journal};
 use foghorn_bus::metrics::Metrics;
 use foghorn_bus::nats::{Bus, BusError, NatsJournal, NatsOptions};
+use foghorn_core::channel::Channel;
 use foghorn_core::entry::{InvalidEntry, Key, NewEntry};
 use foghorn_core::event::{EventError, EventId, EventType, Ttl};
 use foghorn_core::position::Position;
 use foghorn_core::shard::Shard;
 use foghorn_core::time::Timestamp;
 use foghorn_core::trace::TraceContext;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::raw::store;
@@ -82,6 +84,31 @@ async fn a_key_is_taken_once() {
     let other = journal.append(new_entry("b", Some("7"), "three")).await.unwrap();
     assert_eq!((other.position.seq, other.duplicate), (2, false));
     assert_eq!(data(&follow(&journal, ZERO, 0, 1).await[0]), "one");
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_behind_a_fence_is_refused_once_it_is_raised_anew() {
+    let nats = Nats::start().await;
+    // Two processes.
+    let (stopped, next) = (nats.journal(1).await, nats.journal(1).await);
+    let fence = Channel::parse("fence").unwrap();
+    let behind = async |journal: &NatsJournal, fence: &Fence, data: &str| {
+        let mut answers = journal.append_behind(fence.clone(), vec![new_entry("a", None, data)]);
+        answers.next().await.unwrap().map(|appended| appended.position.seq)
+    };
+    let first = stopped.raise(fence.clone()).await.unwrap();
+    assert_eq!(behind(&stopped, &first, "1").await, Ok(2));
+    // What others publish, on the same channel too, is no matter.
+    append(&next, "a", "2").await;
+    assert_eq!(behind(&stopped, &first, "3").await, Ok(4));
+    let second = next.raise(fence.clone()).await.unwrap();
+    assert_eq!(behind(&stopped, &first, "never").await, Err(AppendError::Fenced));
+    assert_eq!(behind(&next, &second, "4").await, Ok(6));
+    // One that the journal has no more lets nothing through either.
+    next.trim(at(&next, ZERO, 5).await).await.unwrap();
+    assert_eq!(behind(&next, &second, "never").await, Err(AppendError::Fenced));
+    assert_eq!(behind(&stopped, &first, "never").await, Err(AppendError::Fenced));
+    assert_eq!(next.bounds(ZERO).await.unwrap().last, 6, "none of the refused was stored");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::metric;
 use foghorn_tests::wait::until;
+use foghorn_tests::wire::{State, Wire};
 use nix::sys::signal::Signal;
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::{Instant, sleep};
@@ -72,6 +73,34 @@ async fn with_publishers_killed_and_stopped_past_their_lease_each_commit_is_publ
         found.entry(channel.to_owned()).or_default().push(data.to_owned());
     }
     assert_eq!(found, expected);
+}
+
+/// A socket's buffers, a proxy's, or those of a process that is stopped: for as long as they like.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_publisher_that_died_had_on_its_way_is_not_published_once_another_has() {
+    let stage = Stage::start("").await;
+    let wire = Wire::lay(stage.nats.url().trim_start_matches("nats://").parse().unwrap()).await;
+    let by_wire = format!("nats://{}", wire.address());
+    let mut died = stage.publisher_by(&by_wire, "http://127.0.0.1:9").await;
+    let mut app = stage.app().await;
+    publish(&mut app, "c", "before").await;
+    stage.journalled(1).await;
+    wire.set(State::HoldingFrom("foghorn.journal.0.c"));
+    publish(&mut app, "c", "once").await;
+    tokio::time::timeout(LIMIT, wire.holds(true)).await.expect("an append on its way");
+    died.kill();
+    let _next = stage.publisher().await;
+    assert_eq!(stage.journalled(2).await, ["c: before", "c: once"]);
+    // Until the journal has forgotten its id.
+    sleep(2 * WINDOW).await;
+    wire.set(State::Open);
+    tokio::time::timeout(LIMIT, wire.holds(false)).await.expect("it to arrive");
+    for after in 0..20 {
+        publish(&mut app, "c", &after.to_string()).await;
+        stage.journalled(after + 3).await;
+    }
+    let all = stage.journalled(22).await;
+    assert_eq!(all.iter().filter(|event| *event == "c: once").count(), 1, "{all:?}");
 }
 
 /// Transactions, a third of them rolled back, until told to end. Each publishes on a channel of its own, and on one
@@ -175,7 +204,7 @@ async fn after_an_outage_longer_than_the_journal_keeps_entries_it_is_found_in_th
             .unwrap();
     let bounds = stage.journal.bounds(Shard::ZERO).await.unwrap();
     let last = Position { shard: Shard::ZERO, epoch: bounds.epoch, seq: bounds.last };
-    let entry = stage.journal.read(Shard::ZERO, 0, 1, 1).await.unwrap().entries.remove(0);
+    let entry = stage.journal.read(Shard::ZERO, last.seq - 1, 1, 1).await.unwrap().entries.remove(0);
     until("the log to have it", LIMIT, async || {
         let committed = client.committed(last, entry.key.unwrap(), Duration::from_secs(1)).await.ok()?;
         (committed == foghorn_bus::log::Committed::Yes).then_some(())

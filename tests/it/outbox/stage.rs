@@ -63,28 +63,35 @@ impl Stage {
 
     /// The same, with an event log.
     pub(crate) async fn publisher_with(&self, eventlog: &str) -> Foghorn {
+        self.publisher_by(&self.nats.url(), eventlog).await
+    }
+
+    /// The same, by another way to NATS.
+    pub(crate) async fn publisher_by(&self, nats: &str, eventlog: &str) -> Foghorn {
         let own = ["outbox", "--postgres", &self.app_url, "--eventlog", eventlog];
-        let publisher = self.spawn(&own).await;
+        let publisher = self.spawn_by(nats, &own).await;
         wait_ready(publisher.admin()).await;
         publisher
     }
 
     /// Any service on this journal.
     pub(crate) async fn spawn(&self, own: &[&str]) -> Foghorn {
-        let bus = self.nats.url();
-        let common = ["--config", &self.config, "--nats", &bus, "--admin", "127.0.0.1:0"];
+        self.spawn_by(&self.nats.url(), own).await
+    }
+
+    async fn spawn_by(&self, nats: &str, own: &[&str]) -> Foghorn {
+        let common = ["--config", &self.config, "--nats", nats, "--admin", "127.0.0.1:0"];
         Foghorn::spawn(&[own, &common].concat(), &[]).await
     }
 
-    /// All that the journal holds, once it has at least so many: `channel: data`.
+    /// All events that the journal holds but for fences, once it has at least so many: `channel: data`.
     pub(crate) async fn journalled(&self, least: usize) -> Vec<String> {
         until(&format!("{least} events in the journal"), LIMIT, async || {
             let page = self.journal.read(Shard::ZERO, 0, 100_000, 64 << 20).await.ok()?;
-            let event = |entry: foghorn_core::entry::Entry| {
-                let event = entry.event.unwrap();
-                format!("{}: {}", event.channel, event.data)
-            };
-            (page.entries.len() >= least).then(|| page.entries.into_iter().map(event).collect())
+            let events = page.entries.into_iter().map(|entry| entry.event.unwrap());
+            let events = events.filter(|event| !event.channel.is_reserved());
+            let events: Vec<_> = events.map(|event| format!("{}: {}", event.channel, event.data)).collect();
+            (events.len() >= least).then_some(events)
         })
         .await
     }

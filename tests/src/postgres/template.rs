@@ -29,6 +29,16 @@ pub(super) async fn fresh_data() -> TempDir {
     data
 }
 
+/// Writes a file into a data folder, which only the server's user may read; gives its path.
+pub(super) fn put(data: &Path, name: &str, text: &str) -> PathBuf {
+    let path = data.join(name);
+    let written = fs::write(&path, text)
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)))
+        .and_then(|()| own(&path));
+    written.unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
+    path
+}
+
 /// A folder for somebody else to fill, who runs as the server's user.
 pub(super) fn empty_data() -> TempDir {
     temporary()

@@ -37,8 +37,16 @@ const DECIDED: [&str; 23] = [
     "telemetry.traces.headers",
 ];
 /// Tables and keys that are for one who runs the product in another way, or that hold a secret.
-const ELSEWHERE: [&str; 7] =
-    ["grpc.tls", "http.tls", "listen", "operator", "outbox", "postgres.url", "standalone"];
+const ELSEWHERE: [&str; 8] = [
+    "canary.standalone",
+    "grpc.tls",
+    "http.tls",
+    "listen",
+    "operator",
+    "outbox",
+    "postgres.url",
+    "standalone",
+];
 
 /// helm sees to it that `values.yaml` has nothing that the schema doesn't know; this sees to the rest.
 pub(super) fn check(binary: &Path) -> Result<()> {

@@ -105,7 +105,8 @@ pub(super) fn labels(engine: &Engine, tag: &str) -> Result<()> {
 pub(super) fn runs(engine: &Engine, tag: &str) -> Result<()> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let grpc = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let url = format!("http://localhost:{port}");
+    let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let (url, admin) = (format!("http://localhost:{port}"), format!("127.0.0.1:{admin}"));
     let run = |options: &[&str], arguments: &[&str]| {
         let mut run = engine.docker();
         run.args(["run", "--rm", "--network", "host", "--read-only", "--cap-drop", "ALL"]);
@@ -113,11 +114,12 @@ pub(super) fn runs(engine: &Engine, tag: &str) -> Result<()> {
         run
     };
     let (listen, grpc) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{grpc}"));
-    let serve = ["standalone", "--listen", &listen, "--grpc", &grpc];
+    let serve = ["standalone", "--listen", &listen, "--grpc", &grpc, "--admin", &admin];
     let container = command::output(&mut run(&["--detach", "--volume", "/data"], &serve), LIMIT)?.stdout;
     let container = container.trim();
     let works = || -> Result<()> {
-        let ask = ["exec", container, "foghorn", "healthcheck", "--admin", &url];
+        let probe = format!("http://{admin}");
+        let ask = ["exec", container, "foghorn", "healthcheck", "--admin", &probe];
         let deadline = Instant::now() + LIMIT;
         while command::output(engine.docker().args(ask), LIMIT).is_err() {
             ensure!(Instant::now() < deadline, "it isn't ready");

@@ -40,8 +40,8 @@ export class Foghorn {
     if (!existsSync(binary)) {
       throw new Error(`${binary} isn't there: build it with cargo build --profile ci, or set FOGHORN_BIN`);
     }
-    const flags = ["standalone", "--listen", this.#address, "--grpc", "127.0.0.1:0", "--log", "json"];
-    const started = spawn(binary, [...flags, "--data", this.#data], {
+    const ports = ["--listen", this.#address, "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    const started = spawn(binary, ["standalone", ...ports, "--log", "json", "--data", this.#data], {
       env: { ...process.env, FOGHORN_GATEWAY_RETRY: "1s", ...this.#environment },
       stdio: ["ignore", "ignore", "pipe"],
     });

@@ -71,9 +71,14 @@ impl Refusal {
         self.err_code == err_code::NO_ROOM
     }
 
-    /// Whether a compare-and-set lost.
+    /// Whether a compare-and-set lost. With replicas also to another that is on its way and may be lost yet.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self.err_code, err_code::WRONG_LAST_SEQUENCE | err_code::WRONG_LAST_SEQUENCE_CONSTANT)
+    }
+
+    /// Whether it lost for good, to one that is stored.
+    pub(super) fn is_lost(&self) -> bool {
+        self.err_code == err_code::WRONG_LAST_SEQUENCE
     }
 }
 

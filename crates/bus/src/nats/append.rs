@@ -7,16 +7,18 @@ use async_nats::{Request, RequestErrorKind};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use foghorn_core::entry::NewEntry;
+use foghorn_core::channel::Channel;
+use foghorn_core::entry::{Key, NewEntry};
+use foghorn_core::event::{Event, Ttl};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::Shard;
 
 use super::api::{ApiError, Refusal};
 use super::journal::Inner;
-use super::message::headers;
+use super::message::{expect, headers};
 use super::stream;
 use crate::backoff::Backoff;
-use crate::journal::{AppendError, Appended};
+use crate::journal::{AppendError, Appended, Fence};
 
 /// How long an append is tried. A stream whose leader was killed takes none for 4 to 7 s.
 const APPEND_DEADLINE: Duration = Duration::from_secs(15);
@@ -45,7 +47,21 @@ enum Try {
 }
 
 impl Inner {
-    pub(super) async fn append(&self, entry: &NewEntry) -> Result<Appended, AppendError> {
+    /// A fence is an entry like another, which the server can be told to expect as the last of its subject.
+    pub(super) async fn raise(&self, fence: Channel) -> Result<Fence, AppendError> {
+        // Nobody is owed it.
+        let ttl = Ttl::new(1).ok();
+        let event = Event { channel: fence.clone(), event_type: None, data: "".into(), id: None, ttl };
+        let entry = NewEntry { event, key: Key::invented(rand::random()), traceparent: None };
+        let appended = self.append(&entry, None).await?;
+        Ok(Fence { channel: fence, seq: appended.position.seq })
+    }
+
+    pub(super) async fn append(
+        &self,
+        entry: &NewEntry,
+        fence: Option<&Fence>,
+    ) -> Result<Appended, AppendError> {
         let shard = self.parameters.shards.shard_of(&entry.event.channel);
         let subject = format!("{}{}", stream::subject_prefix(shard), entry.event.channel.as_str());
         let deadline = Instant::now() + APPEND_DEADLINE;
@@ -53,7 +69,7 @@ impl Inner {
         // An earlier try may have been stored without our hearing of it.
         let mut may_be_stored = false;
         loop {
-            let why = match self.try_append(shard, &subject, entry, deadline, may_be_stored).await {
+            let why = match self.try_append(shard, &subject, entry, fence, deadline, may_be_stored).await {
                 Try::Done(result) => return result,
                 Try::NotStored(why) => why,
                 Try::Unknown(why) => {
@@ -75,6 +91,7 @@ impl Inner {
         shard: Shard,
         subject: &str,
         entry: &NewEntry,
+        fence: Option<&Fence>,
         deadline: Instant,
         may_be_stored: bool,
     ) -> Try {
@@ -85,7 +102,11 @@ impl Inner {
         };
         // Whatever is stored from now on is numbered above what was seen until now.
         let (before, seen) = self.epochs.seen(shard);
-        let request = Request::new().headers(headers(entry)).payload(entry.event.data.as_bytes().clone());
+        let mut headers = headers(entry);
+        if let Some(fence) = fence {
+            expect(&mut headers, shard, fence);
+        }
+        let request = Request::new().headers(headers).payload(entry.event.data.as_bytes().clone());
         // One timer, over queueing and ack; the request's own is off.
         let request = client.send_request(subject.to_owned(), request.timeout(None));
         let answer = match timeout_at(deadline.min(Instant::now() + ACK_TIMEOUT), request).await {
@@ -114,6 +135,13 @@ impl Inner {
             }
             Some(refusal) if refusal.may_pass() => {
                 return Try::NotStored(ApiError::Refused(refusal).to_string());
+            }
+            Some(refusal) if fence.is_some() && refusal.is_conflict() => {
+                return if refusal.is_lost() {
+                    Try::Done(Err(AppendError::Fenced))
+                } else {
+                    Try::NotStored("another append behind the fence is on its way".to_owned())
+                };
             }
             Some(refusal) => {
                 return Try::Done(Err(AppendError::Refused(ApiError::Refused(refusal).to_string())));

@@ -8,6 +8,7 @@ use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
+use foghorn_core::channel::Channel;
 use foghorn_core::entry::{Entry, NewEntry};
 use foghorn_core::position::{Epoch, Position};
 use foghorn_core::shard::{Shard, ShardCount};
@@ -21,7 +22,7 @@ use super::setup::{Aborted, patiently};
 use super::tail::Tail;
 use super::{Bus, BusError, Parameters, stream};
 use crate::Future;
-use crate::journal::{AppendError, Appended, Bounds, Journal, JournalError, JournalPage, Size};
+use crate::journal::{AppendError, Appended, Bounds, Fence, Journal, JournalError, JournalPage, Size};
 use crate::metrics::{AppendOutcome, TailEnd};
 
 /// How long anything else may take, opening a tail included. Requests within it give up sooner.
@@ -62,6 +63,35 @@ impl NatsJournal {
     /// The shard's current epoch, as far as this process knows.
     pub fn epoch(&self, shard: Shard) -> Epoch {
         self.0.epochs.current(shard)
+    }
+
+    /// One at a time: of two that are under way together, the first may be lost with its connection or
+    /// its leader and be stored by a retry after the second.
+    fn append(
+        &self,
+        entries: Vec<NewEntry>,
+        fence: Option<Fence>,
+    ) -> BoxStream<'static, Result<Appended, AppendError>> {
+        let start = (self.clone(), entries.into_iter(), fence);
+        futures::stream::unfold(start, |(journal, mut entries, fence)| async move {
+            let entry = entries.next()?;
+            let started = Instant::now();
+            let result = journal.0.append(&entry, fence.as_ref()).await;
+            let outcome = match &result {
+                Ok(Appended { duplicate: false, .. }) => AppendOutcome::Stored,
+                Ok(_) => AppendOutcome::Duplicate,
+                Err(AppendError::Full(_)) => AppendOutcome::Full,
+                Err(AppendError::Unavailable(_)) => AppendOutcome::Unavailable,
+                Err(AppendError::Fenced) => AppendOutcome::Fenced,
+                Err(AppendError::Refused(_)) => AppendOutcome::Refused,
+            };
+            journal.0.bus.0.metrics.append_ended(outcome, started.elapsed().as_secs_f64());
+            if result.as_ref().is_err_and(AppendError::may_pass) {
+                entries = Vec::new().into_iter();
+            }
+            Some((result, (journal, entries, fence)))
+        })
+        .boxed()
     }
 }
 
@@ -144,28 +174,20 @@ impl Journal for NatsJournal {
         self.0.parameters.event_bytes
     }
 
-    /// One at a time: of two that are under way together, the first may be lost with its connection or
-    /// its leader and be stored by a retry after the second.
     fn append_in_order(&self, entries: Vec<NewEntry>) -> BoxStream<'static, Result<Appended, AppendError>> {
-        let start = (self.clone(), entries.into_iter());
-        futures::stream::unfold(start, |(journal, mut entries)| async move {
-            let entry = entries.next()?;
-            let started = Instant::now();
-            let result = journal.0.append(&entry).await;
-            let outcome = match &result {
-                Ok(Appended { duplicate: false, .. }) => AppendOutcome::Stored,
-                Ok(_) => AppendOutcome::Duplicate,
-                Err(AppendError::Full(_)) => AppendOutcome::Full,
-                Err(AppendError::Unavailable(_)) => AppendOutcome::Unavailable,
-                Err(AppendError::Refused(_)) => AppendOutcome::Refused,
-            };
-            journal.0.bus.0.metrics.append_ended(outcome, started.elapsed().as_secs_f64());
-            if result.as_ref().is_err_and(AppendError::may_pass) {
-                entries = Vec::new().into_iter();
-            }
-            Some((result, (journal, entries)))
-        })
-        .boxed()
+        self.append(entries, None)
+    }
+
+    fn raise(&self, fence: Channel) -> Future<'_, Result<Fence, AppendError>> {
+        self.0.raise(fence).boxed()
+    }
+
+    fn append_behind(
+        &self,
+        fence: Fence,
+        entries: Vec<NewEntry>,
+    ) -> BoxStream<'static, Result<Appended, AppendError>> {
+        self.append(entries, Some(fence))
     }
 
     fn tail(&self, after: Position) -> BoxStream<'static, Result<Entry, JournalError>> {

@@ -12,8 +12,10 @@ use foghorn_core::trace::{HEADER_TRACEPARENT, TraceContext};
 
 use super::block::{Block, canonical};
 use super::{Parameters, stream};
+use crate::journal::Fence;
 
 const MESSAGE_ID: &str = "Nats-Msg-Id";
+const EXPECTED_LAST_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
 /// What decides, beside the entry itself, whether it is valid.
 #[derive(Debug, Clone)]
@@ -139,6 +141,14 @@ pub(super) fn headers(entry: &NewEntry) -> HeaderMap {
         headers.insert(HEADER_TRACEPARENT, traceparent.to_string());
     }
     headers
+}
+
+/// What has the server take an entry only while the fence's last entry is where it was raised. With the name of
+/// another subject than the entry's own: NATS 2.11.
+pub(super) fn expect(headers: &mut HeaderMap, shard: Shard, fence: &Fence) {
+    let subject = format!("{}{}", stream::subject_prefix(shard), fence.channel.as_str());
+    headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, fence.seq.to_string());
+    headers.insert(EXPECTED_LAST_SUBJECT, subject);
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use crate::metrics::Metrics;
 /// Where publishers send them.
 pub(super) const PREFIX: &str = "foghorn.publish.";
 
-/// Requests to `foghorn.publish.<channel>`, or of gateways to `foghorn.presence.<channel>`. At most once: a request that doesn't fit the queue, or is
+/// Requests to `foghorn.publish.<channel>`, or of gateways to `foghorn.presence.<channel>` or
+/// `foghorn.canary.<gateway>.<lane>`. At most once: a request that doesn't fit the queue, or is
 /// taken by a process that dies, is never answered, and its sender has to retry it with the same id.
 #[derive(Debug)]
 pub struct Requests {
@@ -31,7 +32,7 @@ pub struct Requests {
 /// A request. Everything in it is the sender's word.
 #[derive(Debug)]
 pub struct NatsRequest {
-    /// The subject after `foghorn.publish.` or `foghorn.presence.`.
+    /// The subject after `foghorn.publish.`, `foghorn.presence.` or `foghorn.canary.`.
     pub channel: String,
     /// The header `Foghorn-Event`.
     pub event_type: Option<String>,

@@ -1,15 +1,35 @@
 //! PostgreSQL's errors in words for those who run it.
 
+use std::io::ErrorKind;
+
 use sqlx::migrate::MigrateError;
 
 /// What went wrong, and what to do about it where that is known. Without the line that sqlx adds to what
 /// PostgreSQL says: it is one of PostgreSQL's own source.
-pub(crate) fn words(error: &sqlx::Error) -> String {
-    let sqlx::Error::Database(said) = error else { return error.to_string() };
+pub fn words(error: &sqlx::Error) -> String {
+    let said = match error {
+        sqlx::Error::Database(said) => said,
+        sqlx::Error::Io(error) => return io_words(error),
+        other => return other.to_string(),
+    };
     let code = said.code().unwrap_or_default();
     match advice(&code) {
         Some(advice) => format!("{}; {advice}", said.message()),
         None => format!("{} (SQLSTATE {code})", said.message()),
+    }
+}
+
+/// The same where there was no answer. What isn't understood of an answer, rustls has found wrong with a certificate.
+fn io_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::InvalidData => format!(
+            "{error}; PostgreSQL's certificate has to be for the host in postgres.url, and by the authority in the file \
+             that sslrootcert names there (or PGSSLROOTCERT)"
+        ),
+        ErrorKind::NotFound => format!(
+            "{error}: the file that sslrootcert names in postgres.url (or PGSSLROOTCERT), or PostgreSQL's socket"
+        ),
+        _ => error.to_string(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! `foghorn healthcheck`: a probe for container runtimes that can only run a command.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,19 +11,16 @@ use super::http::{Server, ServerArgs, base_url};
 /// Whom to ask.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The admin port's URL; standalone's is its HTTP port's
+    /// The admin port's URL
     #[arg(long, env = "FOGHORN_ADMIN_URL", default_value = "http://127.0.0.1:9090", value_parser = base_url)]
     admin: Url,
-    /// Trust the certificates in this PEM file, and no others: for a standalone that speaks TLS
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
 }
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Exit code 0 when ready; else 1, and what it waits for on standard output.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let server = Server::new(&ServerArgs { url: args.admin.clone(), ca: args.ca.clone(), token: None })?;
+    let server = Server::new(&ServerArgs { url: args.admin.clone(), ca: None, token: None })?;
     super::block_on(async {
         let asking = async {
             let answer = server.client.get(server.at("readyz")).send().await?;

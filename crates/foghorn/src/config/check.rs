@@ -22,6 +22,7 @@ impl Config {
         self.checked_policies()?;
         self.gateway.check()?;
         self.dashboard.check()?;
+        self.canary.check()?;
         self.fanout.check()?;
         self.notifications.check()?;
         self.http.check(self.gateway.connections)?;

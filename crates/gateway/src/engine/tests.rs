@@ -72,12 +72,21 @@ impl Stage {
     }
 
     fn publish(&self, channel: &str, data: &str) {
+        self.publish_together(&[(channel, data)]);
+    }
+
+    /// So that a reactor finds all of them at once.
+    fn publish_together(&self, events: &[(&str, &str)]) {
         let mut journal = self.journal.lock();
         let from = journal.len() as u64;
-        let one = batch(EPOCH, from, from + 1, channel, None, data);
-        journal.push(one.clone());
+        let mut all = Batch::empty(Shard::ZERO, Epoch::new(EPOCH), from, from + events.len() as u64);
+        for (from, (channel, data)) in (from..).zip(events) {
+            let one = batch(EPOCH, from, from + 1, channel, None, data);
+            all.events.extend(one.events.iter().cloned());
+            journal.push(one);
+        }
         drop(journal);
-        self.hub.apply(&one);
+        self.hub.apply(&all);
     }
 
     async fn listen(&self, query: &str) -> Client {
@@ -367,6 +376,18 @@ async fn users_hear_their_own_channels_between_what_all_hear_whatever_their_sock
         assert_eq!((client.told("stream-reset"), client.told("stream-live")), (0, 1));
     }
     assert!(stage.hub.metrics.given_back.get() > 0, "some fell behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_own_event_comes_after_all_that_came_before_it() {
+    let stage = Stage::new(1 << 20, Config::default()).await;
+    let mut client = stage.listen_as_user("ann", "channels=all").await;
+    client.until("stream-live", "").await;
+    stage.in_reactor(1).await;
+    stage.publish_together(&[("all", "1"), ("user.ann", "2"), ("all", "3"), ("user.ann", "4"), ("all", "5")]);
+    client.until("message", "5").await;
+    let expected = (1..=5).map(|seq| (at(seq).to_string(), seq.to_string()));
+    assert_eq!(client.items(), expected.collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
