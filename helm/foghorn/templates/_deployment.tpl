@@ -75,7 +75,7 @@ never single files: those would keep what they had at the start.
 {{- if and (has .component (list "eventlog" "notifications")) $v.postgres.tls.caSecret }}
 - {name: postgres-ca, secret: {{ $v.postgres.tls.caSecret | quote }}, files: [ca.crt]}
 {{- end }}
-{{- if and (has .component (list "gateway" "fanout")) $v.tls.secret }}
+{{- if and (has .component (list "gateway" "fanout" "notifications")) $v.tls.secret }}
 - {name: tls, secret: {{ $v.tls.secret | quote }}, files: [tls.crt, tls.key]}
 {{- end }}
 {{- if and (not (has .component (list "eventlog" "operator"))) $v.config.telemetry.traces.endpoint $v.traces.caSecret }}
@@ -108,7 +108,7 @@ dict "root" "component" "ports" (a map of names to numbers) "strategy" and "minR
 {{- $full := include "foghorn.fullname" $root -}}
 {{- $selector := include "foghorn.selector" . -}}
 {{- $folders := include "foghorn.secretFolders" . | fromYamlArray -}}
-{{- $keys := ternary $root.Values.auth.keys list (has .component (list "gateway" "fanout")) -}}
+{{- $keys := ternary $root.Values.auth.keys list (has .component (list "gateway" "fanout" "notifications")) -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:

@@ -9,6 +9,10 @@ use super::render::Object;
 
 /// What a gateway takes beyond its delay and window: the last writes (2 s) and the last requests (5 s).
 const GATEWAY_ENDS: u64 = 7;
+/// How long an operator may take to give its lease up, in seconds.
+const OPERATOR_ENDS: u64 = 10;
+/// What a Deployment is.
+const COMPONENT: &str = "/metadata/labels/app.kubernetes.io~1component";
 
 /// Every Deployment of these objects.
 pub(super) fn check(objects: &[Object]) -> Result<()> {
@@ -27,6 +31,13 @@ pub(super) fn check(objects: &[Object]) -> Result<()> {
             let slept = spec.pointer("/template/spec/containers/0/lifecycle/preStop/sleep/seconds");
             match slept.and_then(Value::as_u64) {
                 Some(slept) => ensure!(grace > slept + 30, "{grace} s are too few after {slept} s of sleep"),
+                // Nobody asks an operator for anything: it gives its lease up, and that is that.
+                None if deployment.text_at(COMPONENT) == "operator" => {
+                    ensure!(
+                        grace >= OPERATOR_ENDS,
+                        "it is killed after {grace} s, before its lease is given up"
+                    );
+                }
                 None => gateway(deployment, objects, ready, grace)?,
             }
             Ok(())
@@ -35,7 +46,7 @@ pub(super) fn check(objects: &[Object]) -> Result<()> {
     })
 }
 
-/// What doesn't sleep is a gateway, which has its delay in its configuration.
+/// What else doesn't sleep is a gateway, which has its delay in its configuration.
 fn gateway(deployment: &Object, objects: &[Object], ready: u64, grace: u64) -> Result<()> {
     let map = find(objects, "ConfigMap", deployment.text_at("/metadata/name"))?;
     let configured: Table = map.value["data"]["foghorn.toml"].as_str().unwrap_or_default().parse()?;
