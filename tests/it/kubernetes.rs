@@ -39,7 +39,7 @@ fn release(api: &KubeApiServer, verb: &str, values: &str, more: &[&str]) -> Outp
     let own = [verb, "foghorn", chart.to_str().unwrap(), "--namespace", NAMESPACE];
     // There are no nodes, so no job would end and nothing would become ready.
     let values = ["--values", values.to_str().unwrap(), "--no-hooks"];
-    api.helm(&[&own, &values, more].concat())
+    api.helm(&[&own[..], &values, more].concat())
 }
 
 fn succeeded(output: &Output) -> String {
