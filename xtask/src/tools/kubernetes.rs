@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Tool, chart_tools, folder, install, search, text};
+use super::{chart_tools, folder, install, search, text};
 use crate::command;
 use crate::workspace::root;
 
