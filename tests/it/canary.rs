@@ -30,7 +30,7 @@ async fn gateways_hear_themselves_through_every_shard_and_nobody_else_hears_them
     let config = folder.path().join("foghorn.toml");
     // Of all that patterns match only the newest is owed, and it is kept: not of what is Foghorn's own.
     std::fs::write(&config, "[[policy]]\npattern = \">\"\nlatest = true\n").unwrap();
-    let cluster = Cluster::start_with_canaries(2, config.to_str().unwrap()).await;
+    let cluster = Cluster::start_with_frequent_canaries(2, config.to_str().unwrap()).await;
     cluster.ready().await;
     let [here, there] = &cluster.gateways[..] else { panic!("two gateways") };
     let url = here.url("/api/events?channels=%3E,*.%3E,*.canary.*.*,*.*.*.*");
@@ -98,7 +98,7 @@ async fn what_does_not_come_through_is_counted_as_lost_until_it_does_again() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("foghorn.toml");
     std::fs::write(&config, "").unwrap();
-    let mut cluster = Cluster::start_with_canaries(1, config.to_str().unwrap()).await;
+    let mut cluster = Cluster::start_with_frequent_canaries(1, config.to_str().unwrap()).await;
     cluster.ready().await;
     let gateway = &cluster.gateways[0];
     reaches(gateway, HEARD, 5.0).await;

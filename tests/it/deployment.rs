@@ -210,7 +210,7 @@ impl Cluster {
     }
 
     /// The same, whose gateways hear themselves often, and soon take what they don't hear for lost.
-    pub(crate) async fn start_with_canaries(shards: u8, config: &str) -> Self {
+    pub(crate) async fn start_with_frequent_canaries(shards: u8, config: &str) -> Self {
         let (nats, postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
         let database = postgres.url(&postgres.create_database().await);
         let often = [("FOGHORN_CANARY_EVERY", "100ms"), ("FOGHORN_CANARY_DEADLINE", "2s")];

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use foghorn_bus::journal::Journal;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::nats::{Bus, NatsJournal, NatsOptions, Parameters};
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_core::event::FRAME_BYTES_DEFAULT;
 use foghorn_core::policy::Policies;
 use foghorn_core::shard::ShardCount;
-use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_tests::nats::NatsServer;
 use futures::future::BoxFuture;
 

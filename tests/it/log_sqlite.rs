@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use foghorn_bus::journal::{AppendError, Journal};
 use foghorn_bus::log::EventLog;
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_core::policy::Policies;
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
-use foghorn_eventlog::shared::SharedPolicies;
 use foghorn_eventlog::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use foghorn_tests::PATIENCE;
 use foghorn_tests::wait::until;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use foghorn_bus::clock::Clock;
 use foghorn_bus::journal::{AppendError, Appended, Journal};
 use foghorn_bus::log::{Committed, EventLog, HistoryQuery, NewestQuery, Replay, ReplayQuery};
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
 use foghorn_core::entry::{Key, NewEntry};
@@ -16,7 +18,6 @@ use foghorn_core::position::{Digest, Epoch, Position};
 use foghorn_core::reason::ResetReason;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
-use foghorn_eventlog::shared::{Clock, SharedPolicies};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 

@@ -16,7 +16,6 @@ pub mod sqlite;
 pub mod service;
 
 pub mod metrics;
-pub mod shared;
 
 mod pages;
 mod record;

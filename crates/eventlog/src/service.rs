@@ -14,7 +14,8 @@ use crate::metrics::Metrics;
 use crate::postgres::retention::Retention;
 use crate::postgres::writer::Writer;
 use crate::postgres::{Database, MigrateError, PostgresLog, PostgresOptions, is_passing, migrate, words};
-use crate::shared::{Clock, SharedPolicies};
+use foghorn_bus::clock::Clock;
+use foghorn_bus::policies::SharedPolicies;
 
 /// What an event log service works on.
 #[derive(Clone)]

@@ -24,7 +24,8 @@ use sqlx::SqlitePool;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-use crate::shared::{Clock, SharedPolicies};
+use foghorn_bus::clock::Clock;
+use foghorn_bus::policies::SharedPolicies;
 
 pub use open::OpenError;
 pub use transaction::TransactError;

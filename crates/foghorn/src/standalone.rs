@@ -7,7 +7,7 @@ use tonic::service::Routes;
 
 use foghorn_bus::clock::Clock;
 use foghorn_bus::memory::{Alone, MemoryLeases, MemoryLive, MemoryStatuses, MemorySubscriptions};
-use foghorn_eventlog::shared::SharedPolicies;
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_eventlog::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use foghorn_fanout::service::{Fanout, Ports as FanoutPorts};
 use foghorn_gateway::service::{Gateway, Ports as GatewayPorts};

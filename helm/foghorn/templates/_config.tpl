@@ -58,7 +58,7 @@ ca = "/etc/foghorn/traces-ca/ca.crt"
 
 [listen]
 admin = "{{ $address }}:9090"
-{{- if or $is.gateway $is.fanout }}
+{{- if or $is.gateway $is.fanout $is.notifications }}
 http = "{{ $address }}:8080"
 {{- end }}
 {{- if $is.fanout }}
@@ -150,6 +150,11 @@ connections = {{ int64 $v.gateway.connections }}
 drain_delay = "{{ int64 $v.endpointDelaySeconds }}s"
 drain_window = "{{ include "foghorn.drainWindow" .root }}s"
 {{- include "foghorn.toml.keys" $c.gateway }}
+{{- with $c.canary }}
+
+[canary]
+{{- include "foghorn.toml.keys" . }}
+{{- end }}
 {{- range ($c.dashboard | default dict).alerts }}
 
 [[dashboard.alerts]]

@@ -196,7 +196,7 @@ async fn standalone_takes_over_the_policies_of_its_file_when_that_changes_unless
         let at = text.find("[http]").unwrap();
         std::fs::write(&path, format!("{}{policies}", &text[..at])).unwrap();
     };
-    let admin = server.http().to_owned();
+    let admin = server.admin().to_owned();
     write(&POLICIES.replace("\"open.>\"", "\"open\""));
     ends(nobody, Instant::now()).await;
     write("[http]\n[[policy]]\npattern = \"open.>\"\naccess = \"everybody\"\n");

@@ -15,7 +15,7 @@ async fn status(process: &Foghorn, token: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_in_a_file_that_changes_counts_at_once_and_the_one_before_opens_nothing() {
+async fn a_key_in_a_file_that_changes_counts_and_the_one_before_opens_nothing() {
     let (issuer, next) = (Issuer::new(), Issuer::new());
     let process = issuer.standalone("", &[]).await;
     let [old, new] = [&issuer, &next].map(|issuer| issuer.token("ann", &json!({})));

@@ -25,10 +25,11 @@ use super::recent::{Recent, answer, bounds, not_behind, not_followed, read, rece
 use super::{Database, Head, READ_DEADLINE};
 use crate::metrics::Metrics;
 use crate::pages::{self, HISTORY_BYTES, Reader};
-use crate::shared::{Clock, SharedPolicies};
 use crate::source::{Limit, Order, Span};
 use crate::standing::Standing;
 use crate::topics::Topics;
+use foghorn_bus::clock::Clock;
+use foghorn_bus::policies::SharedPolicies;
 
 /// How long looks for a head may fail before whoever waits is told.
 const LOOK_PATIENCE: Duration = Duration::from_secs(3);

@@ -85,8 +85,9 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::postgres::{Database, PostgresOptions};
-    use crate::shared::{Clock, SharedPolicies};
     use crate::sqlite::{SqliteLog, SqliteOptions};
+    use foghorn_bus::clock::Clock;
+    use foghorn_bus::policies::SharedPolicies;
 
     #[tokio::test]
     async fn the_lag_grows_while_postgres_is_away() {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::state::{class, log_error};
 use super::{Database, WRITE_DEADLINE, partitions};
 use crate::metrics::Metrics;
-use crate::shared::Clock;
+use foghorn_bus::clock::Clock;
 
 /// How often partitions are looked at.
 const EVERY: Duration = Duration::from_secs(15);

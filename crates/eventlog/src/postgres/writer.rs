@@ -29,7 +29,8 @@ use super::resend::resend;
 use super::state::{Known, WriteError, WriterHead};
 use super::{Database, Head, READ_DEADLINE};
 use crate::metrics::Metrics;
-use crate::shared::{Clock, SharedPolicies};
+use foghorn_bus::clock::Clock;
+use foghorn_bus::policies::SharedPolicies;
 
 /// Longest that the first entry of a batch waits for more.
 const LINGER: Duration = Duration::from_millis(5);

@@ -16,8 +16,8 @@ use super::tail::Tail;
 use super::writer::{ShardEnd, Writer};
 use super::{Head, Inner, SqliteLog, SqliteOptions};
 use crate::record::{to_i64, to_u64};
-use crate::shared::Clock;
 use crate::standing::era_text;
+use foghorn_bus::clock::Clock;
 
 const SCHEMA: &str = include_str!("schema.sql");
 const SCHEMA_VERSION: i64 = 1;

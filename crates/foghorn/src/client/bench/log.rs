@@ -17,13 +17,13 @@ use tokio::time::timeout;
 use foghorn_bus::journal::Journal as _;
 use foghorn_bus::log::Committed;
 use foghorn_bus::memory::MemoryLeases;
+use foghorn_bus::policies::SharedPolicies;
 use foghorn_core::entry::Entry;
 use foghorn_core::time::Timestamp;
 use foghorn_eventlog::metrics::Metrics;
 use foghorn_eventlog::postgres::writer::TRIM_BEHIND_DEFAULT;
 use foghorn_eventlog::postgres::{PostgresOptions, migrate};
 use foghorn_eventlog::service::Service;
-use foghorn_eventlog::shared::SharedPolicies;
 use futures::StreamExt as _;
 
 use self::journal::{Prefilled, at, entries};
