@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use jsonwebtoken::{Algorithm as Jwa, DecodingKey, DecodingKeyKind};
 use ring::digest::{Context, SHA256};
@@ -27,13 +27,15 @@ pub struct Keys {
     own: RwLock<HashMap<String, Arc<Verifying>>>,
     /// Those of them that are in files.
     files: Vec<Key>,
+    /// What was in them at the last look, where that is another key than the one that counts.
+    changing: Mutex<HashMap<String, Verifying>>,
     jwks: Arc<Jwks>,
 }
 
 /// What came of reading a key's file again.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reread {
-    /// It holds the same key.
+    /// It holds the same key, or another that it didn't at the last look: it may be half written.
     Same,
     /// It holds another key, which counts from now on; tokens of the one before are refused.
     Taken,
@@ -108,7 +110,12 @@ impl Keys {
         });
         let own = keys.collect::<Result<_, String>>()?;
         let files = config.keys.iter().filter(|key| key.secret.is_empty()).cloned().collect();
-        Ok(Keys { own: RwLock::new(own), files, jwks: Arc::new(Jwks::new(config)) })
+        Ok(Keys {
+            own: RwLock::new(own),
+            files,
+            changing: Mutex::default(),
+            jwks: Arc::new(Jwks::new(config)),
+        })
     }
 
     /// Whether there is anything to [read again](Self::reread).
@@ -123,6 +130,11 @@ impl Keys {
             Ok(fresh) => {
                 let before = self.own.read().get(&key.id).cloned();
                 if before.as_ref().is_some_and(|before| before.is_same(&fresh)) {
+                    return Reread::Same;
+                }
+                let mut changing = self.changing.lock();
+                if !changing.remove(&key.id).is_some_and(|seen| seen.is_same(&fresh)) {
+                    changing.insert(key.id.clone(), fresh);
                     return Reread::Same;
                 }
                 self.own.write().insert(key.id.clone(), Arc::new(fresh));
@@ -327,6 +339,7 @@ mod tests {
         assert!(matches!(reread(&keys), Reread::Refused(error) if error.contains("5 bytes")));
         assert!(Arc::ptr_eq(&before, &keys.of(Some("k"))[0]) && before.standing() == Standing::Good);
         std::fs::write(&file, format!("another {SECRET}")).unwrap();
+        assert_eq!(reread(&keys), Reread::Same, "it may be half of one");
         assert_eq!(reread(&keys), Reread::Taken);
         assert_eq!(before.standing(), Standing::Removed);
         assert!(!before.is_same(&keys.of(Some("k"))[0]));

@@ -48,7 +48,8 @@ pub trait Journal: Send + Sync + 'static {
     /// journal once this has answered is all there will ever be.
     ///
     /// A fence is known by its channel, which decides the shard: one that is published on for nothing else. A
-    /// journal that only this process appends to has no need of one, and takes everything behind it.
+    /// journal that only this process appends to has no need of one, and takes everything behind it; one that stands before
+    /// another journal has to pass both on.
     fn raise(&self, fence: Channel) -> Future<'_, Result<Fence, AppendError>> {
         std::future::ready(Ok(Fence { channel: fence, seq: 0 })).boxed()
     }

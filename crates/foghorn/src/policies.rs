@@ -89,6 +89,7 @@ pub(crate) async fn of_cluster(
         seen: SeenPolicies::default(),
         revision: 0,
         refused: None,
+        runs: false,
         shared: shared.clone(),
         configured,
         config: config.clone(),
@@ -120,6 +121,8 @@ struct Following {
     revision: u64,
     /// What is wrong with what the bucket has.
     refused: Option<String>,
+    /// Whether the process serves by what it has found.
+    runs: bool,
     shared: SharedPolicies,
     configured: Arc<Policies>,
     config: Config,
@@ -129,6 +132,7 @@ struct Following {
 
 impl Following {
     async fn run(mut self) {
+        self.runs = true;
         let mut told = false;
         loop {
             // Jittered, so that a cluster's processes don't all look together.
@@ -152,7 +156,7 @@ impl Following {
             Ok((policies, revision)) => {
                 let before = self.shared.get();
                 self.shared.set(policies);
-                if before != self.shared.get() {
+                if self.runs && before != self.shared.get() {
                     self.metrics.changes.inc();
                     tracing::info!(revision, "other policies hold from now on");
                 }

@@ -21,7 +21,7 @@ use foghorn_bus::backoff::Backoff;
 use foghorn_bus::gateways::GatewayName;
 use foghorn_bus::log::{EventLog, LogError};
 use foghorn_bus::notifications::Unread;
-use foghorn_core::batch::Batch;
+use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::policy::Policies;
 use foghorn_core::reason::{ResetReason, StreamEnd};
 use foghorn_core::time::Timestamp;
@@ -814,7 +814,9 @@ fn take_page(
     let before = chunk.events();
     let policies = shared.hub.policies();
     let mut events = Newest::new(&policies);
-    for feed in page.events.iter().filter(|event| subscription.wants_type(event)) {
+    // What is Foghorn's own is never kept, but by an event log of a version before it was.
+    let owed = |event: &&FeedEvent| !event.channel.is_reserved() && subscription.wants_type(event);
+    for feed in page.events.iter().filter(owed) {
         events.push(&feed.channel, feed);
     }
     shared.hub.metrics.superseded.inc_by(events.superseded());

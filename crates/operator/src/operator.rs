@@ -13,6 +13,7 @@ use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use prometheus_client::registry::Registry;
 use serde_json::json;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
@@ -78,6 +79,8 @@ enum RoundError {
     Unpublished(String),
     #[error("it took longer than {ROUND_LIMIT:?}")]
     Slow,
+    #[error("it panicked")]
+    Panicked,
 }
 
 impl Operator {
@@ -171,16 +174,27 @@ impl Leading {
         let found = self.bucket.get().await;
         let (objects, version) = self.list().await?;
         let held = match &found {
-            Ok((StoredPolicies::Document { bytes, .. }, _)) => Document::read(bytes).ok(),
-            _ => None,
+            Ok((StoredPolicies::Document { bytes, .. }, _)) => Document::read(bytes).map(Some),
+            _ => Ok(None),
         };
-        let held = held.as_ref().map_or(&[][..], Document::policies);
+        let (held, unreadable) = match held {
+            Ok(held) => (held.map_or(Vec::new(), |document| document.policies().to_vec()), None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         let candidates: Vec<Candidate> = objects.iter().map(candidate).collect();
-        let (document, verdicts) = resolve(&candidates, held, self.event_bytes)?;
+        let event_bytes = self.event_bytes;
+        // Thousands of objects take their time, in which the lease is to be kept.
+        let resolving = spawn_blocking(move || resolve(&candidates, &held, event_bytes));
+        let (document, verdicts) = resolving.await.map_err(|_| RoundError::Panicked)??;
         self.metrics.decided(&verdicts);
-        let published = match found {
-            Ok((found, revision)) => self.publish(document, !objects.is_empty(), &found, revision).await,
-            Err(error) => Err(unread(&error)),
+        let all_accepted = verdicts.iter().all(|verdict| matches!(verdict, Verdict::Accepted { .. }));
+        let published = match (found, unreadable) {
+            // A newer operator's, perhaps. What it says of the patterns of objects that are refused must go on.
+            (Ok(_), Some(error)) if !all_accepted => Err(format!(
+                "what holds now can't be read here ({error}), so it isn't known what goes on for the objects that are refused; mend or delete those"
+            )),
+            (Ok((found, revision)), _) => self.publish(document, !objects.is_empty(), &found, revision).await,
+            (Err(error), _) => Err(unread(&error)),
         };
         self.report(&objects, &verdicts, &published).await?;
         published.map(|()| version).map_err(RoundError::Unpublished)

@@ -4,6 +4,8 @@
 //! neither is more specific than the other, the older one holds; both are told. What isn't taken leaves what held
 //! before for its patterns in force: an edit that is wrong must not open what was closed.
 
+use std::collections::HashSet;
+
 use foghorn_bus::policies::{DOCUMENT_BYTES_MAX, Document, DocumentError, POLICIES_MAX};
 use foghorn_core::policy::{Policies, Policy};
 
@@ -71,10 +73,8 @@ pub(crate) fn resolve(
         verdicts[at] = refused;
     }
     for at in order.into_iter().filter(|at| !matches!(verdicts[*at], Verdict::Accepted { .. })) {
-        let named = &candidates[at].patterns;
-        for policy in
-            held.iter().filter(|policy| named.iter().any(|name| *name == policy.pattern.to_string()))
-        {
+        let named: HashSet<&str> = candidates[at].patterns.iter().map(String::as_str).collect();
+        for policy in held.iter().filter(|policy| named.contains(policy.pattern.as_str())) {
             // Unless others have a say there by now.
             let _goes_on = taken.take(at, vec![policy.clone()]).is_ok();
         }
@@ -119,12 +119,7 @@ enum NotTaken {
 
 impl Taken {
     fn take(&mut self, by: usize, policies: Vec<Policy>) -> Result<(), NotTaken> {
-        for ours in &policies {
-            if let Some((with, theirs)) = self.policies.iter().find(|(_, theirs)| theirs.ties_with(ours)) {
-                let (theirs, ours) = (theirs.pattern.to_string(), ours.pattern.to_string());
-                return Err(NotTaken::Tie { with: *with, theirs, ours });
-            }
-        }
+        // Before they are compared with what there is: once it is full, others cost no more than a look.
         let written =
             |policy: &Policy| serde_json::to_vec(policy).map_or(DOCUMENT_BYTES_MAX, |text| text.len() + 1);
         let bytes = self.bytes + policies.iter().map(written).sum::<usize>();
@@ -132,6 +127,12 @@ impl Taken {
             return Err(NotTaken::Full(format!(
                 "all policies together would be more than {POLICIES_MAX}, or {DOCUMENT_BYTES_MAX} bytes; write wider patterns"
             )));
+        }
+        for ours in &policies {
+            if let Some((with, theirs)) = self.policies.iter().find(|(_, theirs)| theirs.ties_with(ours)) {
+                let (theirs, ours) = (theirs.pattern.to_string(), ours.pattern.to_string());
+                return Err(NotTaken::Tie { with: *with, theirs, ours });
+            }
         }
         self.bytes = bytes;
         self.policies.extend(policies.into_iter().map(|policy| (by, policy)));

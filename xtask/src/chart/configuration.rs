@@ -82,6 +82,19 @@ impl Checker {
                 let lacks = text.contains(part) && !has(container, variable);
                 ensure!(!lacks || !all.any(|other| has(other, variable)), "no {variable} beside {part}");
             }
+            // What is left out is listened to on loopback alone, where no probe and no client comes.
+            for port in list(container, "/ports") {
+                let (name, number) = (
+                    port["name"].as_str().unwrap_or_default(),
+                    port["containerPort"].as_u64().unwrap_or_default(),
+                );
+                let listens = text.lines().any(|line| {
+                    line.strip_prefix(name).is_some_and(|rest| {
+                        rest.starts_with(" = ") && rest.ends_with(&format!(":{number}\""))
+                    })
+                });
+                ensure!(listens, "the port {name} is {number}, and the configuration doesn't listen to that");
+            }
             check.args(["--config", file]);
         }
         command::output(&mut check, render::LIMIT).map(drop)

@@ -64,10 +64,12 @@ impl NatsPolicies {
 
     /// Makes the bucket if it isn't there: for whoever writes. Waits until JetStream answers.
     pub(super) async fn ensure(&self, bus: &Bus) -> Result<(), BusError> {
+        patiently("set up the bucket of policies", &bus.0.metrics, || self.make()).await
+    }
+
+    async fn make(&self) -> Result<(), ApiError> {
         let room = Room { records: Some(1), bytes: Some(BYTES_MAX), ends: false };
-        let what = "set up the bucket of policies";
-        patiently(what, &bus.0.metrics, || bucket::ensure(&self.api, POLICIES_BUCKET, self.replicas, room))
-            .await
+        bucket::ensure(&self.api, POLICIES_BUCKET, self.replicas, room).await
     }
 
     /// What the bucket has, unless that was `seen` already.
@@ -121,6 +123,10 @@ impl NatsPolicies {
         bytes: Vec<u8>,
         revision: u64,
     ) -> Result<WrittenPolicies, RecordError> {
+        if revision == 0 {
+            // Perhaps there is no bucket any more.
+            self.make().await?;
+        }
         headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
         let request = Request::new().headers(headers).payload(bytes.into());
         let answer = self.api.request(SUBJECT.to_owned(), request).await?;

@@ -39,10 +39,23 @@ pub(crate) fn read(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, String> {
-    let (text, mut table) = match file {
-        Some(path) => read_file(path).map_err(|error| format!("{}: {error}", path.display()))?,
-        None => (String::new(), Table::new()),
+    let text = match file {
+        Some(path) => {
+            std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?
+        }
+        None => String::new(),
     };
+    read_text(file, &text, environment)
+}
+
+/// The same of what is in the file.
+pub(crate) fn read_text(
+    file: Option<&Path>,
+    text: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, String> {
+    let named = |error: String| file.map_or(error.clone(), |path| format!("{}: {error}", path.display()));
+    let mut table = parse_text(text).map_err(named)?;
     let given = overlay(&mut table, environment)?;
     let config = Config { file: file.map(Path::to_owned), ..Config::try_from_table(&table)? };
     config.check().map_err(|error| {
@@ -51,7 +64,7 @@ pub(crate) fn read(
         let variable = format!("{PREFIX}{}", key.replace('.', "_").to_uppercase());
         match file {
             _ if given.contains(&variable) => format!("{variable} in the environment: {error}"),
-            Some(path) => match place::line_of(&text, &error) {
+            Some(path) => match place::line_of(text, &error) {
                 Some(line) => format!("{}: line {line}: {error}", path.display()),
                 None => format!("{}: {error}", path.display()),
             },
@@ -89,13 +102,12 @@ pub(crate) fn policies_to_toml(policies: &[Policy]) -> Result<String, toml::ser:
     toml::to_string(&PoliciesFile { policies: policies.to_vec() })
 }
 
-fn read_file(path: &Path) -> Result<(String, Table), String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+fn parse_text(text: &str) -> Result<Table, String> {
     // First as a table, whose errors are about what the text looks like; then as the type, whose errors
     // may quote values.
-    let table: Table = text.parse().map_err(|error| at(&text, &error, error.message()))?;
-    let _checked: Config = toml::from_str(&text).map_err(|error| explain(&text, &error))?;
-    Ok((text, table))
+    let table: Table = text.parse().map_err(|error| at(text, &error, error.message()))?;
+    let _checked: Config = toml::from_str(text).map_err(|error| explain(text, &error))?;
+    Ok(table)
 }
 
 /// Lays the variables over the file's keys. Returns the names of those that were given.
