@@ -19,12 +19,12 @@ const NAMESPACE: &str = "push";
 /// The account that the chart gives the operator, whose name is that of the release.
 const ACCOUNT: &str = "foghorn-operator";
 
-/// A namespace for the chart, with the restricted Pod Security Standard.
-async fn cluster() -> KubeApiServer {
+/// With this namespace, under the restricted Pod Security Standard.
+async fn cluster(namespace: &str) -> KubeApiServer {
     let api = KubeApiServer::start().await;
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
-        "metadata": { "name": NAMESPACE, "labels": {
+        "metadata": { "name": namespace, "labels": {
             "pod-security.kubernetes.io/enforce": "restricted",
             "pod-security.kubernetes.io/warn": "restricted",
         } },
@@ -64,7 +64,7 @@ fn policy(name: &str, spec: &Value) -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "opt-in, needs an API server: cargo xtask test-k8s"]
 async fn the_chart_is_installed_upgraded_and_rolled_back() {
-    let api = cluster().await;
+    let api = cluster(NAMESPACE).await;
     let installed = release(&api, "install", "minimal-values.yaml", &["--set", "operator.enabled=true"]);
     succeeded(&installed);
     let warned = String::from_utf8_lossy(&installed.stderr);
@@ -92,7 +92,7 @@ async fn the_chart_is_installed_upgraded_and_rolled_back() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "opt-in, needs an API server: cargo xtask test-k8s"]
 async fn the_manifests_without_helm_are_taken() {
-    let api = cluster().await;
+    let api = cluster("foghorn").await;
     let crds = checkout().join("k8s/crds");
     let base = checkout().join("k8s/base");
     let crds = ["apply", "--server-side", "-f", crds.to_str().unwrap()];
@@ -106,7 +106,7 @@ async fn the_manifests_without_helm_are_taken() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "opt-in, needs an API server: cargo xtask test-k8s"]
 async fn policies_that_are_wrong_are_refused_as_they_are_applied() {
-    let api = cluster().await;
+    let api = cluster(NAMESPACE).await;
     succeeded(&release(&api, "install", "minimal-values.yaml", &["--set", "operator.enabled=true"]));
     let whole = json!({
         "patterns": ["orders.*", "orders.eu.>"], "access": "webhook", "retention": { "age": "24h", "count": 100 },
@@ -168,7 +168,7 @@ fn says(api: &KubeApiServer, name: &str, kind: &str, status: &str) -> Option<Str
 #[ignore = "opt-in, needs an API server: cargo xtask test-k8s"]
 async fn with_the_rights_the_chart_gives_it_the_operator_tells_each_policy_and_another_goes_on_when_it_dies()
 {
-    let (api, nats) = tokio::join!(cluster(), NatsServer::start());
+    let (api, nats) = tokio::join!(cluster(NAMESPACE), NatsServer::start());
     succeeded(&release(&api, "install", "minimal-values.yaml", &["--set", "operator.enabled=true"]));
     let operators = [operator(&api, &nats).await, operator(&api, &nats).await];
     let given = async |patterns: &[&str]| {

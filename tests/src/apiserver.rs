@@ -49,10 +49,12 @@ impl KubeApiServer {
             "--unsafe-no-fsync",
         ]);
         let etcd = Process::spawn(etcd);
-        let (tokens, key) = (folder.path().join("tokens.csv"), folder.path().join("accounts.key"));
+        let file = |name: &str| folder.path().join(name);
+        let (tokens, private, public) = (file("tokens.csv"), file("accounts.key"), file("accounts.pub"));
         std::fs::write(&tokens, format!("{ADMIN},admin,1,\"system:masters\"\n")).expect("the folder is ours");
-        let signing = rcgen::KeyPair::generate().expect("a key can be made").serialize_pem();
-        std::fs::write(&key, signing).expect("the folder is ours");
+        let signing = rcgen::KeyPair::generate().expect("a key can be made");
+        std::fs::write(&private, signing.serialize_pem()).expect("the folder is ours");
+        std::fs::write(&public, signing.public_key_pem()).expect("the folder is ours");
         let server = Program::new(env::kube_apiserver())
             .args(["--etcd-servers", &client, "--bind-address", "127.0.0.1"])
             .args(["--secure-port", &port.number().to_string(), "--service-cluster-ip-range", "10.96.0.0/16"])
@@ -63,9 +65,9 @@ impl KubeApiServer {
                 "https://kubernetes.default.svc",
             ])
             .arg("--service-account-signing-key-file")
-            .arg(&key)
+            .arg(&private)
             .arg("--service-account-key-file")
-            .arg(&key)
+            .arg(&public)
             .arg("--token-auth-file")
             .arg(&tokens)
             .arg("--cert-dir")
