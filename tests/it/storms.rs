@@ -17,7 +17,7 @@ use crate::outages::stage::Stage;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// What a statement has that reads events, whichever way it finds them.
-const READS_EVENTS: &str = "SELECT e.";
+const READS_EVENTS: &str = "SELECT e.seq";
 
 /// How far the events are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
