@@ -403,7 +403,7 @@ async fn ten_thousand_rejected_connects_a_second_cost_honest_listeners_next_to_n
     assert_eq!(rejected, CONNECTS);
     // Who attacks shares processors with the server and with those who listen: where those are few or busy it
     // comes to less, but not to much less.
-    assert!(took < SECONDS * 3, "{took:?}");
+    assert!(took < SECONDS * 5, "{took:?}");
     assert!(loaded <= 2 * unloaded + Duration::from_millis(250), "{loaded:?}, {unloaded:?} without");
     let ended = metric(server.admin(), "foghorn_gateway_streams_ended_total{reason=\"limited\"}").await;
     assert!(ended >= CONNECTS as f64, "{ended}");
