@@ -14,7 +14,7 @@ use super::{RECOVERY, judge, plan, relaying, total};
 
 /// How often every server is killed, the leader first; and how often at most, for a gap to come of it.
 const ROUNDS_LEAST: usize = 2;
-const ROUNDS_MOST: usize = 6;
+const ROUNDS_MOST: usize = 15;
 /// What is promised is 2 s; twice that, for a busy machine.
 const TAIL: Duration = Duration::from_secs(4);
 
