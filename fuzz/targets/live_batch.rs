@@ -39,9 +39,9 @@ fn receive(input: &[u8]) {
     for event in &batch.events {
         assert!(event.seq > last && event.seq <= batch.to);
         last = event.seq;
-        assert_eq!(Channel::parse(event.channel.as_str()).as_ref(), Ok(&event.channel));
+        assert_eq!(Channel::parse_stored(event.channel.as_str()).as_ref(), Ok(&event.channel));
         if let Some(event_type) = &event.event_type {
-            assert_eq!(EventType::parse(event_type.as_str()).as_ref(), Ok(event_type));
+            assert_eq!(EventType::parse_stored(event_type.as_str()).as_ref(), Ok(event_type));
         }
         let (with, without) = (event.frame.with_id(), event.frame.without_id());
         assert!(with.ends_with(without) && without.ends_with(b"\n"));
