@@ -336,6 +336,8 @@ impl Reactor {
         let Some(streams) = self.by_own.get(&event.feed.channel) else { return };
         let mut found = std::mem::take(&mut self.found);
         found.extend_from_slice(streams);
+        // Once: a user may have many streams.
+        let policies = self.hub.policies();
         for key in found.drain(..) {
             self.go_on(key);
             let Some(listener) = self.listeners.get_mut(key as usize) else { continue };
@@ -349,9 +351,9 @@ impl Reactor {
                 continue;
             }
             listener.keep_alive.active();
-            let (hub, subscription) = (self.hub.clone(), view.subscription.clone());
+            let subscription = view.subscription.clone();
             let id = id_of(&subscription, shard, event, &self.seen);
-            self.say(key, |coder| put_event(coder, event, &subscription, &hub.policies(), || id));
+            self.say(key, |coder| put_event(coder, event, &subscription, &policies, || id));
             event.count_deliveries(1);
             self.note_written(event.feed.time);
         }
