@@ -260,6 +260,25 @@ impl Cluster {
         Cluster { gateways, fanouts, eventlogs, nats, postgres }
     }
 
+    /// Two of each service, of which each knows by a name (`<name>-0`, `<name>-1`) what it is called.
+    pub(crate) async fn start_named(name: &str, config: &str) -> Self {
+        let (nats, postgres) = tokio::join!(NatsServer::start(), PostgresServer::start());
+        let database = postgres.url(&postgres.create_database().await);
+        let [first, second] = [0, 1].map(|turn| format!("{name}-{turn}"));
+        let named = [&[("HOSTNAME", &*first)][..], &[("HOSTNAME", &*second)][..]];
+        Cluster::start_with(nats, postgres, &database, 1, config, named).await
+    }
+
+    /// One more gateway of this cluster of one shard, that is called so; ready.
+    pub(crate) async fn another_gateway(&self, name: &str, config: &str) -> Foghorn {
+        let (bus, log) = (self.nats.url(), format!("http://{}", self.eventlogs[0].grpc()));
+        let own = ["gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--eventlog", &log];
+        let common = ["--config", config, "--shards", "1", "--nats", &bus];
+        let gateway = Foghorn::spawn(&[&own[..], &common].concat(), &[("HOSTNAME", name)]).await;
+        wait_ready(gateway.admin()).await;
+        gateway
+    }
+
     /// Waits until every process says that it is ready.
     pub(crate) async fn ready(&self) {
         for process in self.gateways.iter().chain(&self.fanouts).chain(&self.eventlogs) {

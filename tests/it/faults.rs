@@ -6,6 +6,7 @@
 mod deploys;
 mod leaders;
 mod partitions;
+mod rollouts;
 
 use std::time::Duration;
 

@@ -82,7 +82,7 @@ async fn the_chart_is_installed_upgraded_and_rolled_back() {
     succeeded(&api.helm(&["rollback", "foghorn", "1", "--namespace", NAMESPACE, "--no-hooks"]));
     assert_eq!(replicas(), before);
     assert!(deployments("foghorn-operator"));
-    succeeded(&api.kubectl(&["get", "crd", "channelpolicies.foghorn.dev"], ""));
+    succeeded(&api.kubectl(&["get", "crd", "channelpolicies.foghorn.dev", "gatewayfleets.foghorn.dev"], ""));
     // Other values are other objects: a trial with its own servers.
     succeeded(&release(&api, "upgrade", "dev-values.yaml", &[]));
     succeeded(&api.helm(&["uninstall", "foghorn", "--namespace", NAMESPACE, "--no-hooks"]));
@@ -213,11 +213,58 @@ async fn with_the_rights_the_chart_gives_it_the_operator_tells_each_policy_and_a
     assert!(leads(&other).await);
     given(&["a", "more", "orders.>"]).await;
     // And no more rights than those.
-    for (verb, what) in
-        [("get", "secrets"), ("list", "pods"), ("delete", "channelpolicies"), ("create", "events")]
-    {
+    for (verb, what) in [
+        ("get", "secrets"),
+        ("delete", "pods"),
+        ("patch", "deployments"),
+        ("delete", "channelpolicies"),
+        ("patch", "gatewayfleets"),
+    ] {
         let who = format!("--as=system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
         let asked = api.kubectl(&["auth", "can-i", verb, what, "-n", NAMESPACE, &who], "");
         assert_eq!(String::from_utf8_lossy(&asked.stdout).trim(), "no", "{verb} {what}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "opt-in, needs an API server: cargo xtask test-k8s"]
+async fn with_the_rights_the_chart_gives_it_the_operator_paces_gateways_and_says_so_on_pods_and_fleet() {
+    let (api, nats) = tokio::join!(cluster(NAMESPACE), NatsServer::start());
+    succeeded(&release(&api, "install", "minimal-values.yaml", &["--set", "operator.enabled=true"]));
+    // As the gateways' Deployment would make one.
+    let deployment = get(&api, &["deployment/foghorn-gateway"]);
+    let template = &deployment["spec"]["template"];
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "spec": template["spec"],
+        "metadata": { "name": "one", "namespace": NAMESPACE, "labels": template["metadata"]["labels"] },
+    });
+    succeeded(&api.kubectl(&["create", "-f", "-"], &pod.to_string()));
+    let _operator = operator(&api, &nats).await;
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    let report = |phase: &str| {
+        let report = json!({
+            "gateway": "000000000001", "pod": "one", "phase": phase, "streams": 4321, "pace": 10.0,
+            "streamsPerSecond": 1000, "shedding": 0,
+        });
+        client.request("foghorn.rollout", report.to_string().into())
+    };
+    until("the pod's cost to be its streams", PATIENCE, async || {
+        report("serving").await.ok()?;
+        let pod = get(&api, &["pod/one"]);
+        let cost = &pod["metadata"]["annotations"]["controller.kubernetes.io/pod-deletion-cost"];
+        (cost == "4321").then_some(())
+    })
+    .await;
+    until("the fleet to say what waits", PATIENCE, async || {
+        report("waiting").await.ok()?;
+        let status = get(&api, &["gatewayfleet/foghorn-gateway"])["status"].clone();
+        let says = status["waiting"] == json!(["one"]) && status["conditions"][0]["reason"] == "Waiting";
+        (says && status["streams"] == 4321).then_some(())
+    })
+    .await;
+    until("the pod's event", PATIENCE, async || {
+        let events = get(&api, &["events.events.k8s.io"]);
+        events["items"].as_array()?.iter().any(|event| event["reason"] == "DrainWaits").then_some(())
+    })
+    .await;
 }

@@ -10,7 +10,7 @@ use foghorn_tests::kubernetes::ApiServer;
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::wait::until;
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::deployment::wait_ready;
 
@@ -234,4 +234,101 @@ async fn more_objects_than_one_page_are_all_read_and_none_is_told_twice() {
         rig.said(name, "Published", "True", "Published").await;
     }
     assert_eq!(rig.api.asked("status"), names.len());
+}
+
+/// What gateways would report, each once a second.
+struct Gateways {
+    client: async_nats::Client,
+    reports: Vec<(&'static str, &'static str, u64)>,
+}
+
+impl Gateways {
+    /// Has each report again, and gives what `pod` is told.
+    async fn told(&self, pod: &str) -> Option<Value> {
+        let mut told = None;
+        for (number, (name, phase, streams)) in self.reports.iter().enumerate() {
+            let report = json!({
+                "gateway": format!("{number:012x}"), "pod": name, "phase": phase, "streams": streams,
+                "pace": *streams as f64 / 60.0, "streamsPerSecond": 1000, "shedding": 0,
+            });
+            let order = self.client.request("foghorn.rollout", report.to_string().into()).await.ok()?;
+            let order: Value = serde_json::from_slice(&order.payload).ok()?;
+            told = told.or_else(|| (*name == pod).then_some(order));
+        }
+        told
+    }
+
+    /// Has them report until `pod` is told so.
+    async fn until_told(&self, pod: &str, order: &str, why: &str) {
+        until(&format!("{pod} to be told {order} ({why})"), PATIENCE, async || {
+            let told = self.told(pod).await?;
+            let says_why = told["why"].as_str().unwrap_or_default().contains(why);
+            (told["order"] == order && says_why).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_drain_in_turn_whatever_fails_and_whoever_leads_and_pods_and_fleet_say_so() {
+    let rig = Rig::new().await;
+    for (pod, revision) in [("one", "a"), ("two", "a"), ("three", "b")] {
+        rig.api.create_pod(pod, revision);
+    }
+    rig.api.apply_fleet("foghorn-gateway", 1, 0);
+    let mut first = rig.operator().await;
+    until("the first to lead", PATIENCE, async || leads(&first).await.then_some(())).await;
+    for (kind, code) in [("fleet", 500), ("pods", 403), ("event", 500)] {
+        rig.api.fail(kind, code, 2);
+    }
+    let client = async_nats::connect(rig.nats.url()).await.unwrap();
+    let waiting = |pod| (pod, "waiting", 6000);
+    let mut gateways = Gateways {
+        client,
+        reports: vec![("three", "serving", 10), ("two", "serving", 6000), waiting("one")],
+    };
+    rig.api.terminate_pod("one");
+    gateways.until_told("one", "wait", "1 gateways of an earlier revision").await;
+    until("its pod's events", PATIENCE, async || {
+        gateways.told("one").await?;
+        (rig.api.events_of("one") == ["DrainWaits"]).then_some(())
+    })
+    .await;
+    let failures = metric(first.admin(), "foghorn_operator_pacing_failures_total ").await;
+    assert!(failures >= 4.0, "{failures} of what failed by script");
+
+    rig.api.terminate_pod("two");
+    gateways.reports[1] = waiting("two");
+    gateways.until_told("one", "drain", "").await;
+    // 100 a second each, where the one that is left takes 10 of others.
+    gateways.until_told("two", "wait", "1 drain already").await;
+    gateways.reports[2] = ("one", "draining", 3000);
+    until("the fleet to say so", PATIENCE, async || {
+        gateways.told("one").await?;
+        let status = rig.api.fleet_status()?;
+        let settled = &status["conditions"][0];
+        let lists = status["waiting"] == json!(["two"]) && status["draining"] == json!(["one"]);
+        (lists && settled["status"] == "False" && settled["reason"] == "Draining").then_some(())
+    })
+    .await;
+
+    // Who leads next hears who drains before it says anything.
+    first.kill();
+    let second = rig.operator().await;
+    until("the second to lead", PATIENCE, async || leads(&second).await.then_some(())).await;
+    gateways.until_told("two", "wait", "just begun").await;
+    gateways.until_told("two", "wait", "1 drain already").await;
+    // The first is through: it reports no more.
+    gateways.reports.pop();
+    gateways.until_told("two", "drain", "").await;
+    assert_eq!(rig.api.deletion_cost("three"), Some(10));
+
+    // Without a fleet nobody is paced.
+    let mut rig = rig;
+    drop(second);
+    rig.api = ApiServer::start().await;
+    rig.kubeconfig = rig.api.kubeconfig(rig._folder.path());
+    let third = rig.operator().await;
+    until("the third to lead", PATIENCE, async || leads(&third).await.then_some(())).await;
+    gateways.until_told("two", "drain", "").await;
 }

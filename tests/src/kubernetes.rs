@@ -1,5 +1,6 @@
 //! A Kubernetes API server by script: as much of it as the operator asks for, in the test's own process, and whatever
-//! goes wrong with it on command. It keeps ChannelPolicies and Leases, their versions, and who changed what.
+//! goes wrong with it on command. It keeps ChannelPolicies and Leases, their versions, and who changed what; and pods of
+//! gateways, their fleet and events.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -19,6 +20,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use self::pods::{EVENTS, FLEETS, PODS, Pods};
+
+mod pods;
+
 const GROUP: &str = "/apis/foghorn.dev/v1alpha1/namespaces/push/channelpolicies";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/push/leases";
 
@@ -35,6 +40,7 @@ struct State {
     version: u64,
     policies: BTreeMap<String, Value>,
     leases: BTreeMap<String, Value>,
+    pods: Pods,
     /// What became of the policies: version, type, object.
     events: Vec<(u64, &'static str, Value)>,
     /// Versions before this one are forgotten.
@@ -124,7 +130,8 @@ impl ApiServer {
         }
     }
 
-    /// Answers so many requests of a kind (`list`, `watch`, `status`, `lease`) with an error.
+    /// Answers so many requests of a kind (`list`, `watch`, `status`, `lease`, `fleet`, `pods`,
+    /// `event`) with an error.
     pub fn fail(&self, kind: &'static str, code: u16, times: usize) {
         self.state.lock().faults.insert(kind, (code, times));
     }
@@ -189,6 +196,9 @@ impl ApiServer {
         let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
         let kind = match (&parts.method, path.as_str()) {
             (_, path) if path.starts_with(LEASES) => "lease",
+            (_, path) if path.starts_with(FLEETS) => "fleet",
+            (_, path) if path.starts_with(PODS) => "pods",
+            (_, path) if path.starts_with(EVENTS) => "event",
             (_, path) if path.ends_with("/status") => "status",
             _ if query.contains("watch=") => "watch",
             _ => "list",
@@ -198,6 +208,14 @@ impl ApiServer {
         }
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let name =
+            |under: &str| path.strip_prefix(under).unwrap_or_default().trim_start_matches('/').to_owned();
+        match kind {
+            "fleet" => return self.fleet(&parts.method, &name(FLEETS), &body),
+            "pods" => return self.pods(&parts.method, &name(PODS), &query, &body),
+            "event" => return self.event(&body),
+            _ => {}
+        }
         match (kind, path.strip_prefix(LEASES), path.strip_prefix(GROUP)) {
             ("lease", Some(rest), _) => self.lease(&parts.method, rest.trim_start_matches('/'), body),
             ("status", _, Some(rest)) => {

@@ -54,13 +54,7 @@ impl Nginx {
         for (name, shipped) in [("nginx.conf", "foghorn.conf"), ("streams.conf", "streams.conf")] {
             write(&folder, name, &read(&env::checkout().join("deploy/nginx").join(shipped)));
         }
-        let upstreams = format!(
-            "{}{}{}{TEMPORARY}",
-            upstream("gateway", gateways),
-            upstream("fanout", fanouts),
-            upstream("notifications", notifications)
-        );
-        write(&folder, "upstreams.conf", &upstreams);
+        write(&folder, "upstreams.conf", &upstreams(gateways, fanouts, notifications));
         let listen = format!(
             "listen {} ssl http2;\nssl_certificate cert.pem;\nssl_certificate_key key.pem;\n",
             port.address()
@@ -102,6 +96,15 @@ impl Nginx {
         &self.process
     }
 
+    /// Has it lead to other gateways from now on, as an ingress does that is told of them: it reads its configuration again.
+    /// Streams that it has go on where they are. Once only.
+    pub async fn lead_to(&self, gateways: &[&str]) {
+        write(&self.folder, "upstreams.conf", &upstreams(gateways, &[], &[]));
+        self.process.signal(Signal::SIGHUP);
+        // Its new workers are there by then.
+        self.process.wait_for_log_line("gracefully shutting down", PATIENCE).await;
+    }
+
     /// SIGKILL to master and workers: every connection through it breaks off.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -127,6 +130,15 @@ fn folder() -> TempDir {
     write(&folder, "cert.pem", &tls::certificate_pem());
     write(&folder, "key.pem", &tls::key_pem());
     folder
+}
+
+fn upstreams(gateways: &[&str], fanouts: &[&str], notifications: &[&str]) -> String {
+    format!(
+        "{}{}{}{TEMPORARY}",
+        upstream("gateway", gateways),
+        upstream("fanout", fanouts),
+        upstream("notifications", notifications)
+    )
 }
 
 /// What depends on how nginx is run, as opposed to what for.

@@ -8,11 +8,13 @@ use std::fmt;
 use bytes::Bytes;
 
 use foghorn_core::secret::Secret;
+use serde::{Deserialize, Serialize};
 
 use crate::Future;
 
 /// What a gateway is called while it runs: 48 random bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct GatewayName(u64);
 
 impl GatewayName {
@@ -42,6 +44,20 @@ impl std::str::FromStr for GatewayName {
     fn from_str(text: &str) -> Result<Self, NotAName> {
         let plain = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         u64::from_str_radix(text, 16).ok().filter(|_| plain).map(GatewayName::new).ok_or(NotAName)
+    }
+}
+
+impl TryFrom<String> for GatewayName {
+    type Error = NotAName;
+
+    fn try_from(text: String) -> Result<Self, NotAName> {
+        text.parse()
+    }
+}
+
+impl From<GatewayName> for String {
+    fn from(name: GatewayName) -> String {
+        name.to_string()
     }
 }
 

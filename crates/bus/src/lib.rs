@@ -19,6 +19,7 @@ pub mod tickets;
 pub mod announce;
 pub mod gateways;
 pub mod notifications;
+pub mod rollout;
 pub mod statuses;
 
 pub mod memory;

@@ -28,6 +28,7 @@ mod live;
 mod notifications;
 mod pump;
 mod request;
+mod rollout;
 mod statuses;
 
 mod lease;
@@ -60,6 +61,7 @@ pub use self::notifications::{NatsUnread, UnreadQuestion, UnreadQuestions};
 pub use self::policies::{NatsPolicies, POLICIES_BUCKET, SeenPolicies, StoredPolicies, WrittenPolicies};
 pub use self::request::{NatsRequest, REQUEST_HEADERS, Requests};
 pub use self::revocations::{Look, NatsRevocations, RecordError, Seen};
+pub use self::rollout::{NatsPacer, Reported, Reports};
 pub use self::statuses::NatsStatuses;
 pub use self::subscriptions::NatsSubscriptions;
 pub use self::tickets::NatsTickets;
@@ -253,6 +255,16 @@ impl Bus {
     /// What the processes of the cluster say of themselves.
     pub fn statuses(&self) -> NatsStatuses {
         NatsStatuses::new(self.clone())
+    }
+
+    /// Whoever paces the gateways, as a gateway reports to them.
+    pub fn pacer(&self) -> NatsPacer {
+        NatsPacer::new(self.clone())
+    }
+
+    /// What gateways report to whoever paces them.
+    pub async fn reports(&self) -> Result<Reports, BusError> {
+        Reports::open(self).await
     }
 
     /// The connection that journal entries come over.

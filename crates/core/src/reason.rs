@@ -23,6 +23,8 @@ pub enum ResetReason {
 pub enum StreamEnd {
     /// The gateway is shutting down and lets its streams go at a set pace.
     Drain,
+    /// Its gateway has more streams than others, and was told to let some of them begin again elsewhere.
+    Rebalance,
     /// The client went away.
     ClientGone,
     /// The client did not read for longer than allowed.
@@ -86,8 +88,9 @@ impl ResetReason {
 
 impl StreamEnd {
     /// Every ending, for metrics that start at zero.
-    pub const ALL: [StreamEnd; 16] = [
+    pub const ALL: [StreamEnd; 17] = [
         StreamEnd::Drain,
+        StreamEnd::Rebalance,
         StreamEnd::ClientGone,
         StreamEnd::Slow,
         StreamEnd::LogUnavailable,
@@ -109,6 +112,7 @@ impl StreamEnd {
     pub const fn as_str(self) -> &'static str {
         match self {
             StreamEnd::Drain => "drain",
+            StreamEnd::Rebalance => "rebalance",
             StreamEnd::ClientGone => "client-gone",
             StreamEnd::Slow => "slow",
             StreamEnd::LogUnavailable => "log-unavailable",

@@ -85,6 +85,7 @@ pub(crate) async fn gateway(config: Config) -> anyhow::Result<()> {
     let (settings, dashboard) = (config.gateway.clone(), config.dashboard.clone());
     let mut gateway = Gateway::start(settings, dashboard, ports, &mut process.registry.write());
     gateway.begin_canary(&config.canary, announcer, &mut process.registry.write());
+    gateway.begin_paced(Arc::new(bus.pacer()), status::host());
     status::tell(&process, Service::Gateway, gateway.name(), Arc::new(bus.statuses()));
     let (stop, stopped) = watch::channel(false);
     let handler = Arc::new(WithConsole(gateway.api()));

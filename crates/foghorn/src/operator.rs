@@ -29,7 +29,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let operator = Operator::new(
         &config.operator,
         client,
-        bucket,
+        (bus, bucket),
         config.limits.event_bytes,
         part,
         &mut process.registry.write(),

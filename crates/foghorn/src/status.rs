@@ -51,8 +51,8 @@ pub(crate) fn tell(process: &Process, service: Service, name: GatewayName, statu
     });
 }
 
-/// What the machine is called, or the pod.
-fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    bounded(name.trim())
+/// What the pod is called, as Kubernetes says in `HOSTNAME`, or else the machine.
+pub(crate) fn host() -> String {
+    let machine = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    bounded(std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(machine).trim())
 }

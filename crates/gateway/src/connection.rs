@@ -32,7 +32,7 @@ use crate::client_id::ClientId;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::gzip::{Coder, Sum};
-use crate::hub::{Hub, Membership};
+use crate::hub::{Hub, Membership, Waiter};
 use crate::keep_alive::KeepAlive;
 use crate::latest::Newest;
 use crate::metrics::Source;
@@ -316,8 +316,8 @@ impl Connection {
         loop {
             self.look();
             // After the mark was taken off: who lets it go marks it last.
-            if self.membership.waiter.is_leaving() {
-                return self.finish(StreamEnd::Drain);
+            if let Some(end) = self.life.leaves(&self.membership.waiter) {
+                return self.finish(end);
             }
             if let Some(end) = self.life.keep_granted(&self.subscription) {
                 return self.finish(end);
@@ -596,8 +596,8 @@ impl Connection {
             loop {
                 self.membership.waiter.marked().await;
                 self.membership.waiter.unmark();
-                if self.membership.waiter.is_leaving() {
-                    return Err(StreamEnd::Drain);
+                if let Some(end) = self.life.leaves(&self.membership.waiter) {
+                    return Err(end);
                 }
                 if let Some(end) = self.life.due_end(&self.subscription) {
                     return Err(end);
@@ -678,7 +678,7 @@ impl Connection {
         let live = matches!(self.phase, Phase::Live);
         let Some(time) = self.subscription.form.gathered_for().filter(|_| live) else { return };
         let until = Instant::now() + time;
-        while !self.membership.waiter.is_leaving()
+        while self.life.leaves(&self.membership.waiter).is_none()
             && self.life.due_end(&self.subscription).is_none()
             && !self.is_asked()
         {
@@ -760,6 +760,12 @@ impl Life {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// Why it is to end because of its gateway, if it is. The gateway's own streams don't begin again elsewhere.
+    pub(crate) fn leaves(&self, waiter: &Waiter) -> Option<StreamEnd> {
+        let is_own = self.seat.as_ref().is_some_and(Seat::is_own);
+        waiter.leaves().filter(|end| !is_own || *end != StreamEnd::Rebalance)
     }
 
     /// Why it is to end, if it is.

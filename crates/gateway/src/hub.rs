@@ -19,6 +19,7 @@ use foghorn_core::batch::{Batch, FeedEvent};
 use foghorn_core::channel::Channel;
 use foghorn_core::policy::Policies;
 use foghorn_core::position::Epoch;
+use foghorn_core::reason::StreamEnd;
 use foghorn_core::shard::{Shard, ShardCount};
 use foghorn_core::time::Timestamp;
 use prometheus_client::metrics::counter::Counter;
@@ -49,6 +50,7 @@ pub struct Waiter {
     /// Milliseconds since the hub began when it was marked and has not looked since; 0 for never.
     marked_since: AtomicU64,
     leaving: AtomicBool,
+    shed: AtomicBool,
     waker: AtomicWaker,
     /// Of who waits for its socket meanwhile: events are no reason to wake that.
     asker: AtomicWaker,
@@ -95,9 +97,12 @@ impl Waiter {
         .await;
     }
 
-    /// Whether the stream is to end because the gateway drains.
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::SeqCst)
+    /// Why the stream is to end because of its gateway, if it is.
+    pub fn leaves(&self) -> Option<StreamEnd> {
+        if self.leaving.load(Ordering::SeqCst) {
+            return Some(StreamEnd::Drain);
+        }
+        self.shed.load(Ordering::SeqCst).then_some(StreamEnd::Rebalance)
     }
 
     fn mark(&self, now_ms: u64) {
@@ -371,6 +376,7 @@ impl Hub {
             marked: AtomicBool::new(false),
             marked_since: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            shed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             asker: AtomicWaker::new(),
         });
@@ -445,7 +451,8 @@ impl Hub {
 
     /// Lets up to `most` streams go; returns how many are still there to be told.
     pub fn let_go(&self, most: usize) -> usize {
-        let waiting: Vec<_> = self.connections.lock().values().filter(|w| !w.is_leaving()).cloned().collect();
+        let stays = |waiter: &&Arc<Waiter>| !waiter.leaving.load(Ordering::SeqCst);
+        let waiting: Vec<_> = self.connections.lock().values().filter(stays).cloned().collect();
         // Those in tasks first, and of each the oldest first: one order is as good as another.
         for waiter in waiting.iter().take(most) {
             waiter.leaving.store(true, Ordering::SeqCst);
@@ -458,6 +465,33 @@ impl Hub {
             left += staying;
         }
         left
+    }
+
+    /// Has up to `most` streams end that are to begin again elsewhere; whoever serves them, each is as likely.
+    pub(crate) fn shed(&self, most: usize) {
+        let in_tasks: Vec<_> =
+            self.connections.lock().values().filter(|waiter| waiter.leaves().is_none()).cloned().collect();
+        let reactors = self.reactors.read();
+        let staying: Vec<usize> = reactors.iter().map(|reactor| reactor.staying()).collect();
+        let total = in_tasks.len() + staying.iter().sum::<usize>();
+        let (mut of_tasks, mut of_reactors) = (0, vec![0; staying.len()]);
+        for _ in 0..most.min(total) {
+            let mut at = fastrand::usize(..total);
+            let mut theirs = staying.iter().zip(&mut of_reactors);
+            let chosen = theirs.find_map(|(staying, chosen)| {
+                let is_here = at < *staying;
+                at = at.saturating_sub(*staying);
+                is_here.then_some(chosen)
+            });
+            *chosen.unwrap_or(&mut of_tasks) += 1;
+        }
+        for waiter in in_tasks.iter().take(of_tasks) {
+            waiter.shed.store(true, Ordering::SeqCst);
+            waiter.mark(self.now_ms());
+        }
+        for (reactor, most) in reactors.iter().zip(of_reactors).filter(|(_, most)| *most > 0) {
+            reactor.shed(most);
+        }
     }
 
     /// Has everybody who serves streams look at the surveys.

@@ -48,6 +48,7 @@ pub mod places;
 mod presence;
 mod replays;
 mod revoke;
+mod rollout;
 mod seat;
 mod survey;
 mod traced;

@@ -260,6 +260,8 @@ pub struct Metrics {
     pub connections_max: Gauge,
     /// 1 while the gateway lets its streams go.
     pub draining: Gauge,
+    /// Whether it waits for its turn to let them go.
+    pub drain_waiting: Gauge,
     /// Streams opened.
     pub opened: Counter,
     /// Streams opened with a cursor.
@@ -326,7 +328,16 @@ impl Metrics {
         let r = registry.sub_registry_with_prefix("foghorn_gateway");
         r.register("connections", "Open streams", m.connections.clone());
         r.register("connections_max", "The most streams that this gateway takes", m.connections_max.clone());
-        r.register("draining", "1 while the gateway lets its streams go", m.draining.clone());
+        r.register(
+            "draining",
+            "1 from when the gateway takes no streams on any more, as it is told to stop",
+            m.draining.clone(),
+        );
+        r.register(
+            "drain_waiting",
+            "1 while it waits for the operator to say that it may let its streams go",
+            m.drain_waiting.clone(),
+        );
         r.register(
             "slow_connections",
             "Streams whose socket has been full for over a second",

@@ -75,6 +75,11 @@ impl Seat {
         Seat { hub: hub.clone(), client_id, ended: false, granted_by, own, opened, term: None }
     }
 
+    /// Whether it is the gateway's own, that no client has.
+    pub(crate) fn is_own(&self) -> bool {
+        self.own
+    }
+
     /// What it hears was granted by these.
     pub(crate) fn granted_by(&mut self, policies: Arc<Policies>) {
         self.granted_by = policies;

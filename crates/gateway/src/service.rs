@@ -16,6 +16,7 @@ use foghorn_bus::live::LiveFeed;
 use foghorn_bus::log::EventLog;
 use foghorn_bus::notifications::Unread;
 use foghorn_bus::policies::SharedPolicies;
+use foghorn_bus::rollout::Pacer;
 use foghorn_bus::statuses::Statuses;
 use foghorn_bus::subscriptions::Subscriptions;
 use foghorn_core::policy::Policies;
@@ -36,6 +37,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::places::Places;
 use crate::presence::tell::Teller;
+use crate::rollout::Rollout;
 use crate::subscribe;
 pub use crate::ticket::Tickets;
 
@@ -84,6 +86,8 @@ pub struct Gateway {
     tasks: JoinSet<()>,
     /// Ends before its streams are let go.
     canary: Option<AbortHandle>,
+    /// Whether somebody says when they are, and who tells them meanwhile that it serves.
+    rollout: Option<(Arc<Rollout>, AbortHandle)>,
 }
 
 impl Gateway {
@@ -155,7 +159,7 @@ impl Gateway {
         // A stream that others can't ask for should not begin.
         let asked = ports.health.part("gateways", "NATS, to hear what other gateways ask");
         tasks.spawn(subscribe::answer_gateways(api.clone(), asked));
-        Gateway { api, health: ports.health, tasks, canary: None }
+        Gateway { api, health: ports.health, tasks, canary: None, rollout: None }
     }
 
     /// Has it hear itself from now on, if it is to. Registers the metrics of that.
@@ -171,6 +175,15 @@ impl Gateway {
         }
     }
 
+    /// Has it do from now on what whoever paces the cluster's gateways says, if it is to. `pod` is what it is called there.
+    pub fn begin_paced(&mut self, pacer: Arc<dyn Pacer>, pod: String) {
+        if !self.api.shared.config.drain_slot.is_zero() {
+            let rollout = Arc::new(Rollout::new(self.api.shared.clone(), pacer, pod));
+            let serving = self.tasks.spawn(rollout.clone().serve());
+            self.rollout = Some((rollout, serving));
+        }
+    }
+
     /// What it is called.
     pub fn name(&self) -> GatewayName {
         self.api.shared.name
@@ -181,8 +194,9 @@ impl Gateway {
         self.api.clone()
     }
 
-    /// Turns unready, keeps serving for the configured delay, then lets its streams go at the set pace.
-    /// The caller stops accepting when `stop_accepting` is called, and exits when this returns.
+    /// Turns unready, keeps serving for the configured delay, takes no streams on any more, waits for its turn where
+    /// somebody paces it, and lets its streams go at the set pace. The caller stops accepting when `stop_accepting` is
+    /// called, and exits when this returns.
     pub async fn drain(mut self, stop_accepting: impl FnOnce()) {
         self.health.part("drain", "its end: the gateway is draining");
         tokio::time::sleep(self.api.shared.config.drain_delay).await;
@@ -190,7 +204,20 @@ impl Gateway {
             canary.abort();
         }
         stop_accepting();
-        drain(&self.api.shared.hub, &self.api.shared.config).await;
+        let (hub, config) = (&self.api.shared.hub, &self.api.shared.config);
+        hub.begin_drain();
+        match self.rollout.take() {
+            None => drain(hub, config).await,
+            Some((rollout, serving)) => {
+                serving.abort();
+                rollout.wait_for_slot().await;
+                let pace = rollout.pace();
+                tokio::select! {
+                    () = drain(hub, config) => {}
+                    () = rollout.say_draining(pace) => {}
+                }
+            }
+        }
         // What still says that this gateway lives is over before it says that it leaves.
         self.tasks.shutdown().await;
         self.api.shared.hub.places.leave().await;

@@ -1,4 +1,4 @@
-//! `ChannelPolicy`, the custom resource. Its schema is made of these types; what they allow and a policy doesn't, the
+//! `ChannelPolicy`, the custom resource of policies. Its schema is made of these types; what they allow and a policy doesn't, the
 //! operator refuses by the same code that reads a configuration.
 
 #![allow(unreachable_pub, reason = "of what derives make within functions")]
@@ -9,6 +9,8 @@ use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+use crate::fleet::GatewayFleet;
 
 /// As many as a list of the API may have without its rules costing too much.
 pub(crate) const PATTERNS_MAX: usize = 100;
@@ -223,11 +225,14 @@ impl ChannelPolicySpec {
     }
 }
 
-/// The definitions that have to be in Kubernetes, as YAML.
+/// The definitions that have to be in Kubernetes, as YAML documents.
 pub fn crds() -> Result<String, CrdError> {
-    let definition =
-        serde_json::to_value(ChannelPolicy::crd()).map_err(|error| CrdError(error.to_string()))?;
-    serde_saphyr::to_string(&definition).map_err(|error| CrdError(error.to_string()))
+    let definitions = [ChannelPolicy::crd(), GatewayFleet::crd()];
+    let documents = definitions.iter().map(|definition| {
+        let definition = serde_json::to_value(definition).map_err(|error| CrdError(error.to_string()))?;
+        serde_saphyr::to_string(&definition).map_err(|error| CrdError(error.to_string()))
+    });
+    Ok(documents.collect::<Result<Vec<_>, _>>()?.join("---\n"))
 }
 
 /// The definitions can't be written.

@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::pace::{Happening, REASONS, Summary};
 use crate::resolve::Verdict;
 
 /// Whether a word is for a verdict.
@@ -23,6 +24,16 @@ struct VerdictLabel {
     verdict: &'static str,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
 /// The operator's metrics.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
@@ -30,7 +41,10 @@ pub(crate) struct Metrics {
     pub(crate) rounds: Counter,
     pub(crate) failures: Counter,
     pub(crate) published: Counter,
+    pub(crate) pacing_failures: Counter,
     objects: Family<VerdictLabel, Gauge>,
+    gateways: Family<PhaseLabel, Gauge>,
+    paced: Family<ReasonLabel, Counter>,
 }
 
 impl Metrics {
@@ -46,8 +60,33 @@ impl Metrics {
             metrics.published.clone(),
         );
         registry.register("objects", "ChannelPolicies, by what is said of them", metrics.objects.clone());
+        registry.register(
+            "pacing_failures",
+            "Looks at gateways' pods and fleet that failed and were tried again",
+            metrics.pacing_failures.clone(),
+        );
+        registry.register("gateways", "Gateways that report, by how far they are", metrics.gateways.clone());
+        registry.register("paced", "What gateways were told, by its event's reason", metrics.paced.clone());
         metrics.decided(&[]);
+        metrics.paced(&Summary::default(), &[]);
         metrics
+    }
+
+    pub(crate) fn paced(&self, summary: &Summary, happened: &[Happening]) {
+        let leaving = summary.waiting.len() + summary.draining.len();
+        let serving = usize::try_from(summary.gateways).unwrap_or(usize::MAX).saturating_sub(leaving);
+        let phases =
+            [("serving", serving), ("waiting", summary.waiting.len()), ("draining", summary.draining.len())];
+        for (phase, count) in phases {
+            self.gateways.get_or_create(&PhaseLabel { phase }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        for reason in REASONS {
+            let count = happened
+                .iter()
+                .filter(|happening| happening.reason == reason && happening.tries == 0)
+                .count();
+            self.paced.get_or_create(&ReasonLabel { reason }).inc_by(count as u64);
+        }
     }
 
     pub(crate) fn decided(&self, verdicts: &[Verdict]) {

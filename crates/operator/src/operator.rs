@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use foghorn_bus::backoff::Backoff;
-use foghorn_bus::nats::{NatsPolicies, RecordError, StoredPolicies, WrittenPolicies};
+use foghorn_bus::nats::{Bus, NatsPolicies, RecordError, StoredPolicies, WrittenPolicies};
 use foghorn_bus::policies::{Document, DocumentError};
 use foghorn_telemetry::health::Part;
 use foghorn_telemetry::shutdown::Shutdown;
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::crd::{ChannelPolicy, ChannelPolicyStatus};
 use crate::lease::{Lease, Turn};
 use crate::metrics::Metrics;
+use crate::pacing::Pacing;
 use crate::resolve::{Candidate, Verdict, resolve};
 use crate::status::status;
 
@@ -37,7 +38,7 @@ const WATCHED_FOR: u32 = 30;
 /// After how long a watch that says nothing is given up, when the server should have ended it before.
 const WATCH_LIMIT: Duration = Duration::from_secs(WATCHED_FOR as u64 + 5);
 /// The name under which the status is written.
-const MANAGER: &str = "foghorn-operator";
+pub(crate) const MANAGER: &str = "foghorn-operator";
 
 /// An operator.
 pub struct Operator {
@@ -46,6 +47,7 @@ pub struct Operator {
     bucket: NatsPolicies,
     /// Most bytes of an event in this cluster.
     event_bytes: usize,
+    pacing: Pacing,
     metrics: Metrics,
     part: Part,
 }
@@ -84,12 +86,12 @@ enum RoundError {
 }
 
 impl Operator {
-    /// One that looks after the objects of this namespace and writes to `bucket`. `event_bytes` is the most that an event
-    /// may take in this cluster. `part` is ready once the API server has answered.
+    /// One that looks after the objects of this namespace, writes to `bucket`, and hears gateways by `bus`. `event_bytes`
+    /// is the most that an event may take in this cluster. `part` is ready once the API server has answered.
     pub fn new(
         config: &Config,
         (client, namespace): (Client, String),
-        bucket: NatsPolicies,
+        (bus, bucket): (Bus, NatsPolicies),
         event_bytes: usize,
         part: Part,
         registry: &mut Registry,
@@ -97,20 +99,24 @@ impl Operator {
         let own = format!("{}-{:08x}", std::env::var("HOSTNAME").unwrap_or_default(), fastrand::u32(..));
         let resource = ApiResource::erase::<ChannelPolicy>(&());
         let leases = Api::namespaced(client.clone(), &namespace);
+        let metrics = Metrics::register(registry);
+        let fleet = config.fleet.clone();
+        let pacing = Pacing::new(client.clone(), namespace.clone(), fleet, own.clone(), bus, metrics.clone());
         Operator {
             // Not as its type: one object that can't be read must not keep the others from being.
             objects: Api::namespaced_with(client, &namespace, &resource),
             lease: Lease::new(leases, config.lease.clone(), own, config.lease_duration),
             bucket,
             event_bytes,
-            metrics: Metrics::register(registry),
+            pacing,
+            metrics,
             part,
         }
     }
 
     /// Leads when it is its turn, until shutdown.
     pub async fn run(self, shutdown: &Shutdown) {
-        let Operator { objects, mut lease, bucket, event_bytes, metrics, part } = self;
+        let Operator { objects, mut lease, bucket, event_bytes, pacing, metrics, part } = self;
         let leading = Leading { objects, bucket, event_bytes, metrics };
         loop {
             let mut told = false;
@@ -130,6 +136,7 @@ impl Operator {
             let stops = tokio::select! {
                 () = lease.keep() => false,
                 () = leading.lead() => false,
+                () = pacing.run() => false,
                 () = shutdown.wait() => true,
             };
             leading.metrics.leader.set(0);
@@ -311,7 +318,7 @@ fn unread(error: &RecordError) -> String {
 }
 
 /// What an error says, without the noise around it.
-fn said(error: &kube::Error) -> String {
+pub(crate) fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         other => other.to_string(),

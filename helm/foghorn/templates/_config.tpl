@@ -105,6 +105,7 @@ client_ca = "/etc/foghorn/mtls/ca.crt"
 
 [operator]
 lease = "{{ $full }}-operator"
+fleet = "{{ $full }}-gateway"
 {{- else }}
 
 [eventlog]
@@ -149,6 +150,9 @@ file = "/etc/foghorn/keys/{{ $i }}"
 connections = {{ int64 $v.gateway.connections }}
 drain_delay = "{{ int64 $v.endpointDelaySeconds }}s"
 drain_window = "{{ include "foghorn.drainWindow" .root }}s"
+{{- if $v.operator.enabled }}
+drain_slot = "{{ int64 $v.gateway.drain.waitSeconds }}s"
+{{- end }}
 {{- include "foghorn.toml.keys" $c.gateway }}
 {{- with $c.canary }}
 

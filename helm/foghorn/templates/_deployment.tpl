@@ -99,7 +99,7 @@ never single files: those would keep what they had at the start.
 {{- end -}}
 
 {{- /*
-dict "root" "component" "ports" (a map of names to numbers) "strategy" and "minReadySeconds" "graceSeconds" "sleeps"
+dict "root" "component" "ports" (a map of names to numbers) "minReadySeconds" "graceSeconds" "maxSurge" "sleeps"
 (whether the pod has to be kept going until everybody has noticed, as its process doesn't do that by itself).
 */ -}}
 {{- define "foghorn.deployment" -}}
@@ -125,7 +125,7 @@ spec:
   progressDeadlineSeconds: {{ add .minReadySeconds 600 }}
   strategy:
     type: RollingUpdate
-    rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
+    rollingUpdate: {maxSurge: {{ .maxSurge | default 1 | toJson }}, maxUnavailable: 0}
   selector:
     matchLabels:
       {{- $selector | nindent 6 }}

@@ -19,27 +19,40 @@ use tokio::time::{Instant, sleep};
 use super::{RECOVERY, total};
 use crate::deployment::Cluster;
 
-const CLIENTS: usize = 1000;
+pub(super) const CLIENTS: usize = 1000;
 /// How many a rolling restart has: as many by default; 10,000 is what a machine of its own bears.
 const MANY: &str = "FOGHORN_TEST_CLIENTS";
 /// Over which a gateway lets its clients go.
-const WINDOW: Duration = Duration::from_secs(5);
+pub(super) const WINDOW: Duration = Duration::from_secs(5);
 /// Clients that a gateway lets go in a second, where there are many.
 const PACE: usize = 250;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// How many clients there are where there may be many, and over what a gateway with half of them lets them go.
+pub(super) fn many() -> (usize, Duration) {
+    let many = std::env::var(MANY).map_or(CLIENTS, |text| text.parse().unwrap());
+    (many, WINDOW.max(Duration::from_secs((many / 2 / PACE) as u64)))
+}
+
+/// The most of these that are within a second.
+pub(super) fn most_within_a_second(mut ends: Vec<Instant>) -> usize {
+    ends.sort_unstable();
+    let within = |from: &Instant| ends.iter().filter(|end| (*from..*from + SECOND).contains(*end)).count();
+    ends.iter().step_by(10).map(within).max().unwrap_or(0)
+}
+
 /// What a client went through.
 #[derive(Debug, Default)]
-struct Client {
+pub(super) struct Client {
     heard: Vec<usize>,
     /// When each stream but the last ended.
-    ends: Vec<Instant>,
+    pub(super) ends: Vec<Instant>,
     resets: usize,
 }
 
 /// Clients as browsers are: they come back after what `retry:` said, with their last cursor.
-struct Crowd {
+pub(super) struct Crowd {
     live: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
     clients: Vec<Arc<Mutex<Client>>>,
@@ -48,7 +61,7 @@ struct Crowd {
 
 impl Crowd {
     /// All of them, live.
-    async fn gather(url: &str, clients: usize) -> Self {
+    pub(super) async fn gather(url: &str, clients: usize) -> Self {
         let (live, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let mut crowd = Crowd { live, over, clients: Vec::new(), tasks: JoinSet::new() };
         for _ in 0..clients {
@@ -61,7 +74,7 @@ impl Crowd {
     }
 
     /// Waits until all of them are live.
-    async fn complete(&self) {
+    pub(super) async fn complete(&self) {
         until("all streams to be live", RECOVERY, async || {
             (self.live.load(Ordering::SeqCst) == self.clients.len()).then_some(())
         })
@@ -69,7 +82,7 @@ impl Crowd {
     }
 
     /// Waits until each has so many events, and gives what they went through.
-    async fn heard(mut self, events: usize) -> Vec<Client> {
+    pub(super) async fn heard(mut self, events: usize) -> Vec<Client> {
         until("everything to be heard", RECOVERY, async || {
             self.clients.iter().all(|client| client.lock().heard.len() >= events).then_some(())
         })
@@ -135,7 +148,7 @@ async fn start(configuration: &str) -> (Cluster, Nginx, tempfile::TempDir) {
     (cluster, nginx, folder)
 }
 
-async fn publish(cluster: &Cluster, numbers: std::ops::Range<usize>) {
+pub(super) async fn publish(cluster: &Cluster, numbers: std::ops::Range<usize>) {
     for number in numbers {
         let event = json!({ "channel": "crowd", "data": number.to_string() });
         let reply = post(&cluster.fanouts[0].url("/api/publish"), &event).await.unwrap();
@@ -175,9 +188,7 @@ async fn a_gateway_that_is_told_to_stop_lets_its_clients_go_one_after_the_other(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_of_all_gateways_behind_nginx_that_reloads_keeps_its_pace_and_asks_postgres_for_nothing()
  {
-    let many = std::env::var(MANY).map_or(CLIENTS, |text| text.parse().unwrap());
-    // Each has about half of them.
-    let window = WINDOW.max(Duration::from_secs((many / 2 / PACE) as u64));
+    let (many, window) = many();
     let configuration = format!("[gateway]\ndrain_window = \"{}s\"\n", window.as_secs());
     let (mut cluster, nginx, _folder) = start(&configuration).await;
     let crowd = Crowd::gather(&nginx.url("/api/events/crowd"), many).await;
@@ -204,13 +215,11 @@ async fn a_rolling_restart_of_all_gateways_behind_nginx_that_reloads_keeps_its_p
     let after = asked(&cluster).await;
     let clients = crowd.heard(published + 5).await;
     assert!(clients.iter().all(|client| client.ends.len() <= gateways), "somebody was moved again and again");
-    let mut ends: Vec<Instant> = clients.iter().flat_map(|client| client.ends.iter().copied()).collect();
+    let ends: Vec<Instant> = clients.iter().flat_map(|client| client.ends.iter().copied()).collect();
     assert!(ends.len() >= many, "every gateway was restarted, and each client was at one: {}", ends.len());
-    ends.sort_unstable();
     // Evenly is a gateway's own clients over its window; the second may have had all of them.
     let even = many / usize::try_from(window.as_secs()).unwrap();
-    let within = |from: &Instant| ends.iter().filter(|end| (*from..*from + SECOND).contains(*end)).count();
-    let most = ends.iter().step_by(10).map(within).max().unwrap();
+    let most = most_within_a_second(ends);
     assert!(most <= even * 2, "{most} came back within a second, where {even} are even");
     // What each new gateway fills its ring with, and a gap of a ring.
     assert!(after - before <= 20.0, "{} pages were read from the log", after - before);
@@ -237,7 +246,7 @@ async fn a_storm_of_clients_that_come_back_is_served_from_the_rings() {
 }
 
 /// Pages that the event logs read from wherever.
-async fn asked(cluster: &Cluster) -> f64 {
+pub(super) async fn asked(cluster: &Cluster) -> f64 {
     let mut pages = 0.0;
     for log in &cluster.eventlogs {
         assert_eq!(get(&format!("http://{}/readyz", log.admin())).await.unwrap().status, 200);

@@ -10,7 +10,7 @@ use super::render;
 use crate::command;
 use crate::workspace::root;
 
-const FILES: [&str; 2] = ["helm/foghorn/crds/channelpolicies.yaml", "k8s/crds/channelpolicies.yaml"];
+const FILES: [&str; 2] = ["helm/foghorn/crds/foghorn.yaml", "k8s/crds/foghorn.yaml"];
 
 /// Writes them.
 pub(super) fn write(binary: &Path) -> Result<()> {

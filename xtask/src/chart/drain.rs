@@ -56,7 +56,12 @@ fn gateway(deployment: &Object, objects: &[Object], ready: u64, grace: u64) -> R
         value.trim_end_matches('s').parse().with_context(|| format!("gateway.{key} = {value:?}"))
     };
     let drain = seconds("drain_delay")? + seconds("drain_window")?;
-    ensure!(grace >= drain + GATEWAY_ENDS, "it is killed after {grace} s and drains for {drain} s");
+    // Only where an operator paces it.
+    let waits = seconds("drain_slot").unwrap_or(0);
+    ensure!(
+        grace >= waits + drain + GATEWAY_ENDS,
+        "it is killed after {grace} s, may wait for {waits} s and drains for {drain} s"
+    );
     ensure!(ready >= drain, "after {ready} s the next gateway drains, and this one takes {drain} s");
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::tools::ChartTools;
 /// The oldest that the chart is for, one between, and the newest there is.
 const VERSIONS: [&str; 3] = ["1.30.0", "1.34.0", "1.37.0"];
 /// Kinds that aren't Kubernetes' own, so that there are no schemas of them; `references` looks at what they refer to.
-const OTHERS: [&str; 4] = ["HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"];
+const OTHERS: [&str; 5] = ["GatewayFleet", "HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"];
 
 /// Validates each distinct object against each version.
 pub(super) fn check<'a>(tools: &ChartTools, objects: impl Iterator<Item = &'a Object>) -> Result<()> {

@@ -41,9 +41,20 @@ pub(super) fn check(objects: &[Object]) -> Result<()> {
 fn rights(object: &Object) -> Result<()> {
     let needed = || {
         let lease = object.text_at("/metadata/name");
+        let fleet = lease.replace("-operator", "-gateway");
         json!([
             { "apiGroups": ["foghorn.dev"], "resources": ["channelpolicies"], "verbs": ["list", "watch"] },
             { "apiGroups": ["foghorn.dev"], "resources": ["channelpolicies/status"], "verbs": ["patch"] },
+            {
+                "apiGroups": ["foghorn.dev"], "resources": ["gatewayfleets"], "resourceNames": [fleet],
+                "verbs": ["get"],
+            },
+            {
+                "apiGroups": ["foghorn.dev"], "resources": ["gatewayfleets/status"], "resourceNames": [fleet],
+                "verbs": ["patch"],
+            },
+            { "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "patch"] },
+            { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"] },
             { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"] },
             {
                 "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": [lease],

@@ -11,7 +11,7 @@ use super::{chart, render};
 use crate::command;
 
 /// What the chart itself decides, so that nobody can set it.
-const DECIDED: [&str; 23] = [
+const DECIDED: [&str; 24] = [
     "allow_anonymous",
     "auth.keys",
     "auth.webhook.ca",
@@ -23,6 +23,7 @@ const DECIDED: [&str; 23] = [
     "eventlog.url",
     "gateway.connections",
     "gateway.drain_delay",
+    "gateway.drain_slot",
     "gateway.drain_window",
     "http.connections",
     "nats.ca",

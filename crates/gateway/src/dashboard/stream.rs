@@ -154,8 +154,8 @@ impl Watcher {
         self.life.idle = true;
         loop {
             self.membership.waiter.unmark();
-            if self.membership.waiter.is_leaving() {
-                return self.finish(StreamEnd::Drain);
+            if let Some(end) = self.life.leaves(&self.membership.waiter) {
+                return self.finish(end);
             }
             self.answer_asked();
             self.answer_surveys();

@@ -34,6 +34,8 @@ pub(crate) struct Inbox {
     staying: AtomicUsize,
     /// How many of them may stay.
     may_stay: AtomicUsize,
+    /// How many are to end because others have more room, and weren't chosen yet.
+    to_shed: AtomicUsize,
     /// How many have had a full socket for over a second.
     slow: AtomicUsize,
 }
@@ -47,6 +49,7 @@ impl Inbox {
             adoptees: Mutex::default(),
             staying: AtomicUsize::new(0),
             may_stay: AtomicUsize::new(usize::MAX),
+            to_shed: AtomicUsize::new(0),
             slow: AtomicUsize::new(0),
         })
     }
@@ -84,7 +87,8 @@ impl Inbox {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    pub(super) fn staying(&self) -> usize {
+    /// Streams that are not about to leave.
+    pub(crate) fn staying(&self) -> usize {
         self.staying.load(Ordering::SeqCst)
     }
 
@@ -104,6 +108,17 @@ impl Inbox {
 
     pub(super) fn may_stay(&self) -> usize {
         self.may_stay.load(Ordering::SeqCst)
+    }
+
+    /// Has so many streams end that are to begin again elsewhere.
+    pub(crate) fn shed(&self, streams: usize) {
+        self.to_shed.fetch_add(streams, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// How many more are to be chosen now.
+    pub(super) fn take_shed(&self) -> usize {
+        self.to_shed.swap(0, Ordering::SeqCst)
     }
 
     /// Streams whose socket has been full for over a second.

@@ -67,32 +67,36 @@ const NOWHERE: Epoch = Epoch::new(0);
 /// Of a stream that isn't behind: later than any time.
 const LEVEL: u64 = u64::MAX;
 
-/// One stream.
+/// One stream. What a write looks at stands first, in one line of the cache: by the time that a thousand others were
+/// written to, each line has to be had from far away again.
+#[repr(C, align(64))]
 struct Listener {
     socket: TcpStream,
-    seat: Seat,
-    open: Open,
-    /// Which of the bearers of its key it is.
-    bearer: u32,
-    /// Whether it hears its user's own channel too, which its view doesn't.
-    own: bool,
     view: Key,
-    /// Its index among the view's members.
-    member: u32,
     /// How far into the view's bytes it has been written.
     offset: u64,
     /// Milliseconds of the reactor's time.
     last_write: u64,
-    keep_alive: KeepAlive,
-    overlooked: u32,
-    /// Whether its socket took less than it was given.
-    full: bool,
-    /// Since when that is so, or it is behind for that; [`LEVEL`] when it isn't.
+    /// Since when its socket has been full, or it is behind for that; [`LEVEL`] when it isn't.
     behind_ms: u64,
     rest: Option<Box<Rest>>,
+    keep_alive: KeepAlive,
+    /// Whether its socket took less than it was given.
+    full: bool,
+    /// Whether it hears its user's own channel too, which its view doesn't.
+    own: bool,
+    /// Its index among the view's members.
+    member: u32,
+    /// Which of the bearers of its key it is.
+    bearer: u32,
+    overlooked: u32,
+    seat: Seat,
+    open: Open,
     /// What it was written, if it is compressed.
     gzip: Option<Box<Written>>,
 }
+
+const _: () = assert!(std::mem::offset_of!(Listener, full) < 64, "a write looks at more than one line");
 
 /// The text that a compressed stream was written, and the view's where the two were compared last: what the view
 /// was given since is the stream's too.
@@ -250,6 +254,7 @@ impl Reactor {
                 self.adopt(handed, membership);
             }
             self.let_go();
+            self.shed();
             self.answer_asked();
             self.answer_surveys();
             self.end_due();
@@ -1158,6 +1163,24 @@ impl Reactor {
             self.next_to_leave = at + 1;
             if self.listeners.get(at).is_some_and(|listener| !listener.ends()) {
                 self.finish(narrow(at), StreamEnd::Drain);
+            }
+        }
+    }
+
+    /// Has as many streams begin again elsewhere as it was told since it looked last.
+    fn shed(&mut self) {
+        let mut left = self.inbox.take_shed();
+        let most = self.listeners.capacity();
+        for _ in 0..most {
+            if left == 0 {
+                return;
+            }
+            let at = self.next_to_leave % most.max(1);
+            self.next_to_leave = at + 1;
+            let may_go = |listener: &Listener| !listener.ends() && !listener.seat.is_own();
+            if self.listeners.get(at).is_some_and(may_go) {
+                self.finish(narrow(at), StreamEnd::Rebalance);
+                left -= 1;
             }
         }
     }

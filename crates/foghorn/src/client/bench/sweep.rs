@@ -8,6 +8,7 @@ mod asks;
 pub(super) mod audience;
 mod axum;
 mod bare;
+mod cluster;
 mod nchan;
 pub(super) mod publisher;
 mod quiet;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, ensure};
 
 use self::audience::Audience;
+use self::cluster::Cluster;
 use self::publisher::Publisher;
 use self::quiet::Quiet;
 use self::report::{Report, Row};
@@ -56,6 +58,8 @@ pub(super) struct Args {
     /// The axum service to compare with, if it isn't beside this program
     #[arg(long, value_name = "PATH", conflicts_with = "alone")]
     axum: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: Cluster,
     #[command(flatten)]
     variant: Variant,
     #[command(flatten)]
@@ -123,7 +127,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Of one server, which is fresh.
 fn turn(args: &Args, kind: Kind, axum: Option<&Path>) -> anyhow::Result<Row> {
     let Args { connections, rate, events, ref pinned, .. } = *args;
-    let stage = Stage::set(kind, pinned.server_core, &args.variant, connections, axum)?;
+    let stage = Stage::set(kind, pinned.server_core, &args.variant, connections, axum, &args.cluster)?;
     let (server, variant) = (&stage.server, &stage.asks.variant);
     let began = Instant::now();
     let quiet = if variant.quiet { Some(Quiet::open(&stage, pinned.size, began)?) } else { None };

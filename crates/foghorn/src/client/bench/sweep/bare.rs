@@ -99,15 +99,21 @@ impl Loop {
                 asked.clear();
             }
         } else {
-            let mut answers = Vec::new();
+            let mut published = Vec::new();
             let mut done = 0;
             while let Some(end) = memchr::memchr(b'\n', &asked[done..]) {
-                open |= self.publish(&asked[done..done + end], sweeps);
-                answers.push(b'k');
+                published.push(self.publish(&asked[done..done + end]));
                 done += end + 1;
             }
             asked.drain(..done);
-            self.peers[number].socket.write_all(&answers)?;
+            // Before anything is sent, as servers do that keep events first: who waits for the answer sleeps, and listeners
+            // that sleep meanwhile need not be woken, which is a good part of what a send costs.
+            self.peers[number].socket.write_all(&vec![b'k'; published.len()])?;
+            if sweeps {
+                open = !published.is_empty();
+            } else {
+                published.into_iter().for_each(|(channel, end)| self.send_to_each(channel, end));
+            }
         }
         self.peers[number].asked = asked;
         Ok(open)
@@ -132,22 +138,24 @@ impl Loop {
         Ok(peer.socket.write_all(HEAD)?)
     }
 
-    /// Whether it isn't sent to everybody yet.
-    fn publish(&mut self, line: &[u8], sweeps: bool) -> bool {
+    /// The channel of an event, and the end of its log by then.
+    fn publish(&mut self, line: &[u8]) -> (usize, usize) {
         let line = line.strip_prefix(b"PUBLISH ").unwrap_or(line);
         let (name, data) = line.split_at(memchr::memchr(b' ', line).unwrap_or(line.len()));
         let channel = self.channel(name);
-        let Channel { log, peers } = &mut self.channels[channel];
+        let log = &mut self.channels[channel].log;
         log.extend_from_slice(b"id: 1AceW-K2hNAA\ndata:");
         log.extend_from_slice(data);
         log.extend_from_slice(b"\n\n");
-        if !sweeps {
-            // Each event to each, before the next is looked at.
-            for peer in peers {
-                self.peers[*peer].send(log);
-            }
+        (channel, log.len())
+    }
+
+    /// An event to each who hears it, before the next is looked at.
+    fn send_to_each(&mut self, channel: usize, end: usize) {
+        let Channel { log, peers } = &self.channels[channel];
+        for peer in peers {
+            self.peers[*peer].send(&log[..end]);
         }
-        sweeps
     }
 
     /// Sends to some what they lack, in one piece each. True at the end of a round.

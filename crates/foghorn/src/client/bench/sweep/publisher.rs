@@ -48,7 +48,7 @@ impl Publisher {
         size: usize,
         began: Instant,
     ) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(server.address)?;
+        let socket = TcpStream::connect(server.publish_to)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(ANSWER_DEADLINE))?;
         let (link, channels) = (Link::Bare(socket), vec![CHANNEL.to_owned()]);

@@ -67,6 +67,8 @@ pub(in crate::client::bench) struct Server {
     process: Process,
     pub(super) kind: Kind,
     pub(in crate::client::bench) address: SocketAddr,
+    /// Where it is published.
+    pub(super) publish_to: SocketAddr,
 }
 
 impl Server {
@@ -84,23 +86,23 @@ impl Server {
         match kind {
             Kind::Nchan => {
                 let nchan = Nchan::start(core)?;
-                Ok(Server { address: nchan.address, kind, process: Process::Nchan(nchan) })
+                let address = nchan.address;
+                Ok(Server { address, publish_to: address, kind, process: Process::Nchan(nchan) })
             }
             Kind::Axum => bail!("the program has to be named"),
             Kind::Foghorn | Kind::Bare { .. } => {
                 let program = std::env::current_exe().context("this program can't find itself")?;
-                Server::run(kind, &program, core, more)
+                Server::run(kind, &program, core, &[kind.arguments(), more].concat())
             }
         }
     }
 
     /// Runs a program that says where it listens.
-    pub(super) fn run(kind: Kind, program: &Path, core: usize, more: &[&str]) -> anyhow::Result<Self> {
+    pub(super) fn run(kind: Kind, program: &Path, core: usize, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new("taskset")
             .args(["-c", &core.to_string()])
             .arg(program)
-            .args(kind.arguments())
-            .args(more)
+            .args(arguments)
             .env("FOGHORN_LISTEN_ADMIN", "127.0.0.1:0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -117,7 +119,7 @@ impl Server {
         };
         // Read on, or it would wait for somebody to do so.
         thread::spawn(move || lines.for_each(drop));
-        Ok(Server { process: Process::Ours(child), kind, address })
+        Ok(Server { process: Process::Ours(child), kind, address, publish_to: address })
     }
 
     fn pid(&self) -> u32 {

@@ -10,6 +10,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use foghorn_http::tls::ClientFiles;
 
 use super::asks::Asks;
+use super::cluster::Cluster;
 use super::publisher::Publisher;
 use super::server::{Kind, Server};
 use super::variant::{Variant, Whose};
@@ -34,6 +35,7 @@ impl Stage {
         variant: &Variant,
         listeners: usize,
         axum: Option<&Path>,
+        cluster: &Cluster,
     ) -> anyhow::Result<Self> {
         let folder = Folder::make("sweep")?;
         if let (Kind::Axum, Some(program)) = (kind, axum) {
@@ -69,7 +71,12 @@ impl Stage {
         }
         let configuration = folder.write("foghorn.toml", &configuration)?;
         let shards = variant.shards.to_string();
-        let server = Server::start_with(kind, core, &["--config", &configuration, "--shards", &shards])?;
+        let arguments = ["--config", &configuration, "--shards", &shards];
+        let program = std::env::current_exe().context("this program can't find itself")?;
+        let server = match cluster.gateway(&program, core, &arguments)? {
+            Some(gateway) => gateway,
+            None => Server::start_with(kind, core, &arguments)?,
+        };
         Ok(Stage { server, asks, token, _folder: folder })
     }
 
