@@ -10,7 +10,8 @@ use foghorn_core::pattern::Pattern;
 use foghorn_core::shard::ShardCount;
 use foghorn_core::time::Timestamp;
 use foghorn_fuzz::first_line;
-use foghorn_gateway::fuzzing::{Stream, history, path, stream};
+use foghorn_gateway::fuzzing::{Stream, history, stream};
+use foghorn_http::path::segments;
 use foghorn_http::problem::Problem;
 use http::HeaderValue;
 
@@ -26,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
     });
     // What no header may have doesn't come as far as here.
     let Ok(id) = id.map(HeaderValue::from_bytes).transpose() else { return };
-    let segments = rest.and_then(|rest| std::str::from_utf8(rest).ok()).map(path);
+    let segments = rest.and_then(|rest| std::str::from_utf8(rest).ok()).map(segments);
     let channel = match &segments {
         Some(Ok(segments)) => segments.last().map(String::as_str),
         Some(Err(problem)) => return check_problem(problem, input.len()),

@@ -83,7 +83,13 @@ async fn the_chart_is_installed_upgraded_and_rolled_back() {
     assert_eq!(replicas(), before);
     assert!(deployments("foghorn-operator"));
     succeeded(&api.kubectl(&["get", "crd", "channelpolicies.foghorn.dev", "gatewayfleets.foghorn.dev"], ""));
-    // Other values are other objects: a trial with its own servers.
+    // Other values are other objects: everything that runs for real, with an outbox.
+    let upgraded = release(&api, "upgrade", "own-credentials-values.yaml", &[]);
+    succeeded(&upgraded);
+    let warned = String::from_utf8_lossy(&upgraded.stderr);
+    assert!(!warned.contains("would violate PodSecurity"), "{warned}");
+    assert!(deployments("foghorn-outbox-shop"));
+    // A trial with its own servers.
     succeeded(&release(&api, "upgrade", "dev-values.yaml", &[]));
     succeeded(&api.helm(&["uninstall", "foghorn", "--namespace", NAMESPACE, "--no-hooks"]));
     assert_eq!(get(&api, &["deployments"])["items"], json!([]));

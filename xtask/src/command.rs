@@ -57,7 +57,7 @@ pub(crate) struct Output {
     pub(crate) stderr: String,
 }
 
-/// Runs `command` and gives what it wrote; its standard error is part of the error if it fails.
+/// Runs `command` and gives what it wrote; that is part of the error if it fails.
 pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<Output> {
     let line = describe(command);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -70,7 +70,8 @@ pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<Output> {
         receiver.recv_timeout(GRACE).with_context(|| format!("`{line}` left its output open"))
     };
     let (stdout, stderr) = (collect(stdout)?, collect(stderr)?);
-    succeeded(&line, status, stderr.trim())?;
+    // Some say there what is wrong (`helm lint`), and by standard error only that something is.
+    succeeded(&line, status, format!("{}\n{}", stderr.trim(), stdout.trim()).trim())?;
     Ok(Output { stdout, stderr })
 }
 
@@ -173,10 +174,26 @@ fn read_aside(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-fn succeeded(line: &str, status: ExitStatus, stderr: &str) -> Result<()> {
+fn succeeded(line: &str, status: ExitStatus, said: &str) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    let detail = if stderr.is_empty() { String::new() } else { format!(":\n{stderr}") };
+    let detail = if said.is_empty() { String::new() } else { format!(":\n{said}") };
     bail!("`{line}` failed ({status}){detail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_command_has_all_that_it_wrote() {
+        let mut fails = Command::new("sh");
+        fails.args(["-c", "echo '[ERROR] what is wrong'; echo one of one failed >&2; exit 1"]);
+        let error = output(&mut fails, GRACE).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(
+            error.ends_with("failed (exit status: 1):\none of one failed\n[ERROR] what is wrong"),
+            "{error}"
+        );
+    }
 }

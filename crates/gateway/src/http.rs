@@ -33,6 +33,7 @@ use foghorn_core::reason::StreamEnd;
 use foghorn_core::time::Timestamp;
 use foghorn_http::body::{Body, full, json as json_response};
 use foghorn_http::guard::Asker;
+use foghorn_http::path::segments;
 use foghorn_http::problem::Problem;
 use foghorn_http::query::{Query, bad_value};
 use foghorn_http::takeover::Takeover;
@@ -180,7 +181,7 @@ impl Api {
         let (method, headers) = (request.method(), request.headers());
         let (path, query) = (request.uri().path(), request.uri().query());
         let asked = StreamRequest { headers, page: request.extensions().get(), query, address };
-        let decoded = percent_decode(path)?;
+        let decoded = segments(path)?;
         let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
         let get = || if method == Method::GET { Ok(()) } else { Err(Problem::method("GET")) };
         match segments[..] {
@@ -658,7 +659,7 @@ fn is_stream(path: &str) -> bool {
     if path == dashboard::PATH {
         return true;
     }
-    let Ok(segments) = percent_decode(path) else { return false };
+    let Ok(segments) = segments(path) else { return false };
     match &segments[..] {
         [api, events] => api == "api" && events == "events",
         [api, notifications, stream] if notifications == "notifications" => {
@@ -732,13 +733,6 @@ fn form(query: &Query) -> Result<Form, Problem> {
         }
         Some(millis) => Ok(Form::Batch { millis: u32::try_from(millis).unwrap_or(BATCH_MS_MAX) }),
     }
-}
-
-/// The path's segments, each decoded by itself: an encoded slash is no separator.
-fn percent_decode(path: &str) -> Result<Vec<String>, Problem> {
-    let decode = |segment: &str| percent_encoding::percent_decode_str(segment).decode_utf8().map(Into::into);
-    let segments: Result<_, _> = path.trim_start_matches('/').split('/').map(decode).collect();
-    segments.map_err(|_| Problem::not_found(path))
 }
 
 pub(crate) fn topic(text: &str) -> Result<Pattern, Problem> {

@@ -12,6 +12,7 @@ pub mod hint;
 pub mod limit;
 pub mod listen;
 mod pace;
+pub mod path;
 pub mod problem;
 pub mod query;
 pub mod serve;

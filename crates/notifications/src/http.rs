@@ -10,6 +10,7 @@ use foghorn_auth::audit::{Action as Audited, Line};
 use foghorn_auth::{Caller, Refusal, Requester};
 use foghorn_http::body::{Unaccounted, json, read_json};
 use foghorn_http::limit::Exceeded;
+use foghorn_http::path::segments;
 use foghorn_http::problem::Problem;
 use foghorn_http::query::{Query, bad_value};
 use foghorn_http::{Handler, Response};
@@ -61,10 +62,16 @@ impl NotificationsHandler {
         let began = Instant::now();
         let address = self.address(&request, peer);
         let path = request.uri().path().to_owned();
-        let Some(segments) = segments(&path) else { return Problem::not_found(&path).into_response() };
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let decoded = match segments(&path) {
+            Ok(decoded) => decoded,
+            Err(problem) => return problem.into_response(),
+        };
+        let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
+        let ["api", "notifications", below @ ..] = &segments[..] else {
+            return Problem::not_found(&path).into_response();
+        };
         let method = request.method().clone();
-        let (action, answered) = match (&segments[..], method.as_str()) {
+        let (action, answered) = match (below, method.as_str()) {
             ([], "POST") => (Action::Send, self.send(request, peer).await),
             ([], "GET") => (Action::List, self.list(&request, peer).await),
             ([], "DELETE") => (Action::Erase, self.erase(&request, peer).await),
@@ -285,15 +292,6 @@ fn whose(caller: &Caller, query: &Query) -> Result<User, Failed> {
 
 fn user_of(id: &str) -> Result<User, Failed> {
     User::new(id).map_err(|error| Failed::invalid(bad_value("user", &format!("is no user's id: {error}"))))
-}
-
-/// What comes after the path, each segment decoded by itself: an encoded slash is no separator.
-fn segments(path: &str) -> Option<Vec<String>> {
-    let rest = path.strip_prefix(PATH)?;
-    let rest = if rest.is_empty() { return Some(Vec::new()) } else { rest.strip_prefix('/')? };
-    let decode =
-        |segment: &str| Some(percent_encoding::percent_decode_str(segment).decode_utf8().ok()?.into_owned());
-    rest.split('/').map(decode).collect()
 }
 
 fn unknown(id: &str) -> Failed {

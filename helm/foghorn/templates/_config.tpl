@@ -40,6 +40,9 @@ allow_anonymous = true
 {{- else if $is.operator }}
 # Nobody asks an operator for anything.
 allow_anonymous = true
+{{- else if $is.outbox }}
+# Nobody asks an outbox publisher for anything.
+allow_anonymous = true
 {{- else }}
 allow_anonymous = {{ include "foghorn.open" .root }}
 {{- end }}
@@ -47,7 +50,7 @@ allow_anonymous = {{ include "foghorn.open" .root }}
 [log]
 {{- include "foghorn.toml.keys" $c.log }}
 
-{{- if and $c.telemetry.traces.endpoint (not (or $is.eventlog $is.operator)) }}
+{{- if and $c.telemetry.traces.endpoint (not (or $is.eventlog $is.operator $is.outbox)) }}
 
 [telemetry.traces]
 {{- include "foghorn.toml.keys" $c.telemetry.traces }}
@@ -84,7 +87,7 @@ credentials = "/etc/foghorn/nats/credentials"
 {{- if $v.nats.tls.caSecret }}
 ca = "/etc/foghorn/nats-ca/ca.crt"
 {{- end }}
-{{- if $v.nats.tls.certificateSecret }}
+{{- if include "foghorn.natsCertificate" . }}
 certificate = "/etc/foghorn/nats-tls/tls.crt"
 key = "/etc/foghorn/nats-tls/tls.key"
 {{- end }}
@@ -115,6 +118,7 @@ ca = "/etc/foghorn/mtls/ca.crt"
 certificate = "/etc/foghorn/mtls/tls.crt"
 key = "/etc/foghorn/mtls/tls.key"
 {{- end }}
+{{- if not $is.outbox }}
 
 [http]
 {{- $service := printf "%s-%s" $full .component }}
@@ -142,6 +146,7 @@ key = "/etc/foghorn/tls/tls.key"
 [[auth.keys]]
 {{- include "foghorn.toml.keys" (omit $key "secret") }}
 file = "/etc/foghorn/keys/{{ $i }}"
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if $is.gateway }}

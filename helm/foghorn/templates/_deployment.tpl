@@ -25,19 +25,32 @@ capabilities: {drop: [ALL]}
 {{- $secret := include "foghorn.postgresSecret" . | fromYaml -}}
 {{- include "foghorn.fromSecret" (dict "variable" "FOGHORN_POSTGRES_URL" "name" $secret.name "key" $secret.key) }}
 {{- if .Values.postgres.tls.caSecret }}
-- {name: PGSSLMODE, value: verify-full}
-- {name: PGSSLROOTCERT, value: /etc/foghorn/postgres-ca/ca.crt}
+{{ include "foghorn.postgresTlsEnv" . }}
 {{- end }}
 {{- end -}}
 
-{{- define "foghorn.natsEnv" -}}
-{{- with .Values.nats.auth }}
-{{- if eq .kind "user" }}
-{{ include "foghorn.fromSecret" (dict "variable" "FOGHORN_NATS_USER" "name" .secret "key" "user") }}
-{{ include "foghorn.fromSecret" (dict "variable" "FOGHORN_NATS_PASSWORD" "name" .secret "key" "password") }}
-{{- else if eq .kind "token" }}
-{{ include "foghorn.fromSecret" (dict "variable" "FOGHORN_NATS_TOKEN" "name" .secret "key" "token") }}
+{{- define "foghorn.postgresTlsEnv" -}}
+- {name: PGSSLMODE, value: verify-full}
+- {name: PGSSLROOTCERT, value: /etc/foghorn/postgres-ca/ca.crt}
+{{- end -}}
+
+{{- /* Of one of outbox.databases. */ -}}
+{{- define "foghorn.outboxEnv" -}}
+{{- include "foghorn.fromSecret" (dict "variable" "FOGHORN_OUTBOX_POSTGRES" "name" .secret.name "key" (.secret.key | default "url")) }}
+{{- if dig "tls" "caSecret" "" . }}
+{{ include "foghorn.postgresTlsEnv" . }}
 {{- end }}
+{{- end -}}
+
+{{- /* Of dict "root" "component". */ -}}
+{{- define "foghorn.natsEnv" -}}
+{{- $kind := .root.Values.nats.auth.kind -}}
+{{- $secret := include "foghorn.natsSecret" . -}}
+{{- if eq $kind "user" }}
+{{ include "foghorn.fromSecret" (dict "variable" "FOGHORN_NATS_USER" "name" $secret "key" "user") }}
+{{ include "foghorn.fromSecret" (dict "variable" "FOGHORN_NATS_PASSWORD" "name" $secret "key" "password") }}
+{{- else if eq $kind "token" }}
+{{ include "foghorn.fromSecret" (dict "variable" "FOGHORN_NATS_TOKEN" "name" $secret "key" "token") }}
 {{- end }}
 {{- end -}}
 
@@ -64,21 +77,24 @@ never single files: those would keep what they had at the start.
 {{- define "foghorn.secretFolders" -}}
 {{- $v := .root.Values -}}
 {{- if eq $v.nats.auth.kind "credentials" }}
-- {name: nats, secret: {{ $v.nats.auth.secret | quote }}, files: [credentials]}
+- {name: nats, secret: {{ include "foghorn.natsSecret" . | quote }}, files: [credentials]}
 {{- end }}
 {{- if $v.nats.tls.caSecret }}
 - {name: nats-ca, secret: {{ $v.nats.tls.caSecret | quote }}, files: [ca.crt]}
 {{- end }}
-{{- if $v.nats.tls.certificateSecret }}
-- {name: nats-tls, secret: {{ $v.nats.tls.certificateSecret | quote }}, files: [tls.crt, tls.key]}
+{{- with include "foghorn.natsCertificate" . }}
+- {name: nats-tls, secret: {{ . | quote }}, files: [tls.crt, tls.key]}
 {{- end }}
 {{- if and (has .component (list "eventlog" "notifications")) $v.postgres.tls.caSecret }}
 - {name: postgres-ca, secret: {{ $v.postgres.tls.caSecret | quote }}, files: [ca.crt]}
 {{- end }}
+{{- with dig "outbox" "tls" "caSecret" "" . }}
+- {name: postgres-ca, secret: {{ . | quote }}, files: [ca.crt]}
+{{- end }}
 {{- if and (has .component (list "gateway" "fanout" "notifications")) $v.tls.secret }}
 - {name: tls, secret: {{ $v.tls.secret | quote }}, files: [tls.crt, tls.key]}
 {{- end }}
-{{- if and (not (has .component (list "eventlog" "operator"))) $v.config.telemetry.traces.endpoint $v.traces.caSecret }}
+{{- if and (not (has .component (list "eventlog" "operator" "outbox"))) $v.config.telemetry.traces.endpoint $v.traces.caSecret }}
 - {name: traces-ca, secret: {{ $v.traces.caSecret | quote }}, files: [ca.crt]}
 {{- end }}
 {{- if and (ne .component "operator") $v.mtls.secret }}
@@ -100,19 +116,20 @@ never single files: those would keep what they had at the start.
 
 {{- /*
 dict "root" "component" "ports" (a map of names to numbers) "minReadySeconds" "graceSeconds" "maxSurge" "sleeps"
-(whether the pod has to be kept going until everybody has noticed, as its process doesn't do that by itself).
+(whether the pod has to be kept going until everybody has noticed, as its process doesn't do that by itself); of an
+outbox, "outbox" is its database.
 */ -}}
 {{- define "foghorn.deployment" -}}
 {{- $root := .root -}}
 {{- $own := index $root.Values .component -}}
-{{- $full := include "foghorn.fullname" $root -}}
+{{- $name := include "foghorn.processName" . -}}
 {{- $selector := include "foghorn.selector" . -}}
 {{- $folders := include "foghorn.secretFolders" . | fromYamlArray -}}
 {{- $keys := ternary $root.Values.auth.keys list (has .component (list "gateway" "fanout" "notifications")) -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: {{ $full }}-{{ .component }}
+  name: {{ $name }}
   namespace: {{ $root.Release.Namespace }}
   labels:
     {{- include "foghorn.labels" . | nindent 4 }}
@@ -143,7 +160,7 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
     spec:
-      serviceAccountName: {{ $full }}-{{ .component }}
+      serviceAccountName: {{ $name }}
       # Only the operator asks the API server for anything.
       automountServiceAccountToken: {{ eq .component "operator" }}
       # FOGHORN_… variables about Services would be taken for configuration.
@@ -162,11 +179,13 @@ spec:
           image: {{ include "foghorn.image" $root | quote }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           args: [{{ .component }}, --config, /etc/foghorn/config/foghorn.toml]
-          {{- $env := include "foghorn.natsEnv" $root }}
+          {{- $env := include "foghorn.natsEnv" . }}
           {{- if has .component (list "eventlog" "notifications") }}
           {{- $env = printf "%s\n%s" (include "foghorn.postgresEnv" $root) $env }}
+          {{- else if eq .component "outbox" }}
+          {{- $env = printf "%s\n%s" (include "foghorn.outboxEnv" .outbox) $env }}
           {{- end }}
-          {{- if not (has .component (list "eventlog" "operator")) }}
+          {{- if not (has .component (list "eventlog" "operator" "outbox")) }}
           {{- $env = printf "%s\n%s\n%s" (trim (include "foghorn.webhookEnv" $root)) (trim (include "foghorn.tracesEnv" $root)) (trim $env) }}
           {{- end }}
           {{- with trim $env }}
@@ -210,7 +229,7 @@ spec:
             {{- end }}
       volumes:
         - name: config
-          configMap: {name: {{ $full }}-{{ .component }}}
+          configMap: {name: {{ $name }}}
         {{- range $folders }}
         {{- include "foghorn.secretVolume" . | nindent 8 }}
         {{- end }}
@@ -262,7 +281,7 @@ spec:
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "foghorn.fullname" .root }}-{{ .component }}
+  name: {{ include "foghorn.processName" . }}
   namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "foghorn.labels" . | nindent 4 }}
@@ -271,7 +290,7 @@ automountServiceAccountToken: false
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {{ include "foghorn.fullname" .root }}-{{ .component }}
+  name: {{ include "foghorn.processName" . }}
   namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "foghorn.labels" . | nindent 4 }}
@@ -282,7 +301,7 @@ data:
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  name: {{ include "foghorn.fullname" .root }}-{{ .component }}
+  name: {{ include "foghorn.processName" . }}
   namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "foghorn.labels" . | nindent 4 }}

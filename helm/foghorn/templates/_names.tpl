@@ -11,11 +11,35 @@
 {{- .Values.fullnameOverride | default $default | trunc 39 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* Of dict "root" "component". What never changes, because Deployments can't change it. */ -}}
+{{- /* What runs, as a list. */ -}}
+{{- define "foghorn.components" -}}
+- gateway
+- fanout
+- eventlog
+{{- if int64 .Values.notifications.replicas }}
+- notifications
+{{- end }}
+{{- if .Values.outbox.enabled }}
+- outbox
+{{- end }}
+{{- if .Values.operator.enabled }}
+- operator
+{{- end }}
+{{- end -}}
+
+{{- /* What a Deployment is called, and what goes with it: dict "root" "component", and of an outbox "outbox". */ -}}
+{{- define "foghorn.processName" -}}
+{{ include "foghorn.fullname" .root }}-{{ .component }}{{ with .outbox }}-{{ .name }}{{ end }}
+{{- end -}}
+
+{{- /* Of dict "root" "component", and "outbox" of one of several. What never changes, because Deployments can't change it. */ -}}
 {{- define "foghorn.selector" -}}
 app.kubernetes.io/name: {{ include "foghorn.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
+{{- with .outbox }}
+foghorn.dev/outbox: {{ .name | quote }}
+{{- end }}
 {{- end -}}
 
 {{- define "foghorn.labels" -}}
@@ -39,6 +63,19 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- /* Whether nobody has to say who they are. A trial without keys is open. */ -}}
 {{- define "foghorn.open" -}}
 {{- or .Values.allowAnonymous (and .Values.dev.enabled (not .Values.auth.keys) (not .Values.config.auth.jwks) (not .Values.config.auth.webhook)) -}}
+{{- end -}}
+
+{{- /* The Secrets by which a component is known to NATS: dict "root" "component". Empty for none. */ -}}
+{{- define "foghorn.natsSecret" -}}
+{{- with .root.Values.nats.auth -}}
+{{- index .secrets $.component | default .secret -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "foghorn.natsCertificate" -}}
+{{- with .root.Values.nats.tls -}}
+{{- index .certificateSecrets $.component | default .certificateSecret -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "foghorn.scheme" -}}
@@ -92,8 +129,23 @@ others may be asked to take them.
 {{- if contains "@" $v.nats.url -}}
   {{- fail "nats.url holds a user, password or token, which belong into a Secret: nats.auth.kind and nats.auth.secret" -}}
 {{- end -}}
-{{- if ne (empty $v.nats.auth.kind) (empty $v.nats.auth.secret) -}}
-  {{- fail "nats.auth.kind and nats.auth.secret go together" -}}
+{{- range include "foghorn.components" . | fromYamlArray -}}
+  {{- $secret := include "foghorn.natsSecret" (dict "root" $ "component" .) -}}
+  {{- if and $v.nats.auth.kind (not $secret) -}}
+    {{- fail (printf "nats.auth.kind and nats.auth.secret go together: name a Secret there for all, or in nats.auth.secrets.%s" .) -}}
+  {{- else if and $secret (not $v.nats.auth.kind) -}}
+    {{- fail "nats.auth.kind and nats.auth.secret go together: credentials, user or token is what the Secret holds" -}}
+  {{- end -}}
+{{- end -}}
+{{- if and $v.outbox.enabled (not $v.outbox.databases) -}}
+  {{- fail "outbox.databases is needed for outbox.enabled: the databases of applications that have an outbox, such as [{name: shop, secret: {name: shop-outbox}}]" -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range $v.outbox.databases -}}
+  {{- if has .name $names -}}
+    {{- fail (printf "outbox.databases has the name %s twice" .name) -}}
+  {{- end -}}
+  {{- $names = append $names .name -}}
 {{- end -}}
 {{- if and (eq $v.gateway.autoscaling.kind "keda") (not $v.gateway.autoscaling.prometheus) -}}
   {{- fail "gateway.autoscaling.prometheus is needed for keda: the URL of the Prometheus to ask" -}}

@@ -23,6 +23,13 @@ const WITH_SECRETS: [(&str, &str); 2] = [
     ("[telemetry.traces]", "FOGHORN_TELEMETRY_TRACES_HEADERS"),
 ];
 
+/// What a service is told its database by: without, it would ask one of its own machine, or none.
+const DATABASES: [(&str, &str); 3] = [
+    ("eventlog", "FOGHORN_POSTGRES_URL"),
+    ("notifications", "FOGHORN_POSTGRES_URL"),
+    ("outbox", "FOGHORN_OUTBOX_POSTGRES"),
+];
+
 /// Checks configurations with the product's binary, and a certificate and a key for wherever one is wanted.
 pub(super) struct Checker {
     binary: PathBuf,
@@ -72,6 +79,10 @@ impl Checker {
         help.args(&arguments).arg("--help");
         command::output(&mut help, render::LIMIT)?;
 
+        for (service, variable) in DATABASES {
+            let lacks = arguments.first().is_some_and(|first| first == service) && !has(container, variable);
+            ensure!(!lacks, "no {variable}");
+        }
         let configured = arguments.iter().skip_while(|argument| *argument != "--config").nth(1);
         let mut check = self.product(container, &moved);
         check.args(["config", "check"]);
@@ -108,7 +119,9 @@ impl Checker {
             let name = variable["name"].as_str().unwrap_or_default();
             let value = match variable["value"].as_str() {
                 Some(value) => value.replace(MOUNTED, moved),
-                None if name == "FOGHORN_POSTGRES_URL" => "postgres://user:secret@db:5432/foghorn".to_owned(),
+                None if DATABASES.iter().any(|(_, variable)| name == *variable) => {
+                    "postgres://user:secret@db:5432/foghorn".to_owned()
+                }
                 None if name == "FOGHORN_TELEMETRY_TRACES_HEADERS" => "authorization=x".to_owned(),
                 // Base64 of any 32 bytes.
                 None if name == "FOGHORN_AUTH_WEBHOOK_SECRET" => format!("whsec_{}=", "A".repeat(43)),

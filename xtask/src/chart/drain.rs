@@ -11,6 +11,8 @@ use super::render::Object;
 const GATEWAY_ENDS: u64 = 7;
 /// How long an operator may take to give its lease up, in seconds.
 const OPERATOR_ENDS: u64 = 10;
+/// How long an outbox publisher may take to do the same (2 s) and to end.
+const OUTBOX_ENDS: u64 = 10;
 /// What a Deployment is.
 const COMPONENT: &str = "/metadata/labels/app.kubernetes.io~1component";
 
@@ -36,6 +38,12 @@ pub(super) fn check(objects: &[Object]) -> Result<()> {
                     ensure!(
                         grace >= OPERATOR_ENDS,
                         "it is killed after {grace} s, before its lease is given up"
+                    );
+                }
+                None if deployment.text_at(COMPONENT) == "outbox" => {
+                    ensure!(
+                        grace >= OUTBOX_ENDS,
+                        "it is killed after {grace} s, and nobody drains until its lease is over"
                     );
                 }
                 None => gateway(deployment, objects, ready, grace)?,

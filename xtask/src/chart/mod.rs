@@ -6,6 +6,7 @@
 //! committed in `k8s/`, which has to be what the chart gives.
 
 mod configuration;
+mod credentials;
 mod definitions;
 mod drain;
 mod manifests;
@@ -52,6 +53,7 @@ pub(crate) fn check() -> Result<()> {
     let configurations = configuration::Checker::new(&tools, binary)?;
     let mut cases = rendered_cases(&tools)?;
     cases.iter().try_for_each(|case| case.check(&configurations))?;
+    credentials::check(&cases)?;
     monitoring::check(cases.iter().flat_map(|case| &case.objects))?;
     schemas::check(&tools, cases.iter().flat_map(|case| &case.objects))?;
 

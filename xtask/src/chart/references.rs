@@ -12,7 +12,7 @@ pub(super) fn check(objects: &[Object]) -> Result<()> {
             "Service" => service(object, objects),
             "Ingress" => ingress(object, objects),
             "HTTPRoute" => route(object, objects),
-            "PodDisruptionBudget" => selects(objects, object.value.pointer("/spec/selector/matchLabels")),
+            "PodDisruptionBudget" => selects_one(objects, object.value.pointer("/spec/selector/matchLabels")),
             "NetworkPolicy" => selects(objects, object.value.pointer("/spec/podSelector/matchLabels")),
             "HorizontalPodAutoscaler" | "ScaledObject" => {
                 there(objects, "Deployment", object.text_at("/spec/scaleTargetRef/name"))
@@ -20,6 +20,10 @@ pub(super) fn check(objects: &[Object]) -> Result<()> {
             "RoleBinding" => there(objects, "Role", object.text_at("/roleRef/name"))
                 .and_then(|()| there(objects, "ServiceAccount", object.text_at("/subjects/0/name"))),
             "ServiceMonitor" => monitored(object, objects),
+            "Deployment" | "StatefulSet" => {
+                selects_one(objects, object.value.pointer("/spec/selector/matchLabels"))
+                    .and_then(|()| object.pod().map_or(Ok(()), |pod| mounts(pod, objects)))
+            }
             _ => object.pod().map_or(Ok(()), |pod| mounts(pod, objects)),
         };
         found.with_context(|| object.name())?;
@@ -49,6 +53,13 @@ fn selected<'a>(objects: &'a [Object], labels: Option<&Value>) -> Result<Vec<&'a
 
 fn selects(objects: &[Object], labels: Option<&Value>) -> Result<()> {
     selected(objects, labels).map(drop)
+}
+
+/// Pods of one kind, and of no other: two Deployments would take each other's away.
+fn selects_one(objects: &[Object], labels: Option<&Value>) -> Result<()> {
+    let pods = selected(objects, labels)?;
+    ensure!(pods.len() == 1, "it selects {} kinds of pods: {labels:?}", pods.len());
+    Ok(())
 }
 
 fn has(labels: &Value, wanted: &Map<String, Value>) -> bool {

@@ -45,6 +45,19 @@ const REFUSED: &[(&[&str], &str)] = &[
         &["config.auth.jwks[0].url=https://a.example/jwks", "config.auth.jwks[0].algorithms={HS256}"],
         "'/config/auth/jwks/0/algorithms/0': value must be one of",
     ),
+    (
+        &["nats.auth.secrets.gateways=nats"],
+        "'/nats/auth/secrets': additional properties 'gateways' not allowed",
+    ),
+    (&["outbox.databases[0].name=shop"], "'/outbox/databases/0': missing property 'secret'"),
+    (
+        &["outbox.databases[0].name=shop", "outbox.databases[0].secret.url=postgres://u:p@db/shop"],
+        "'/outbox/databases/0/secret': additional properties 'url' not allowed",
+    ),
+    (
+        &["outbox.databases[0].name=a-name-that-is-too-long-", "outbox.databases[0].secret.name=a"],
+        "'/outbox/databases/0/name': 'a-name-that-is-too-long-' does not match pattern",
+    ),
     (&["image.digest=latest"], "'/image/digest': 'latest' does not match pattern"),
     (&["config.policy[0].access=public"], "'/config/policy/0': missing property 'pattern'"),
     // What goes together, by the templates.
@@ -54,6 +67,22 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["auth.keys=null"], "nobody could publish"),
     (&["dev.enabled=true"], "dev.enabled brings its own NATS and PostgreSQL"),
     (&["nats.auth.kind=token"], "nats.auth.kind and nats.auth.secret go together"),
+    (&["nats.auth.secret=nats"], "nats.auth.kind and nats.auth.secret go together"),
+    // As long as it is the only one.
+    (
+        &["nats.auth.kind=user", "nats.auth.secrets.gateway=nats-gateway"],
+        "name a Secret there for all, or in nats.auth.secrets.fanout",
+    ),
+    (&["outbox.enabled=true"], "outbox.databases is needed"),
+    (
+        &[
+            "outbox.databases[0].name=shop",
+            "outbox.databases[0].secret.name=a",
+            "outbox.databases[1].name=shop",
+            "outbox.databases[1].secret.name=b",
+        ],
+        "outbox.databases has the name shop twice",
+    ),
     (
         &["gateway.connections=100000", "gateway.drain.reconnectsPerSecond=10"],
         "is 10000 s, and a gateway drains for an hour at most",

@@ -140,8 +140,8 @@ fn faults_of_container(container: &Value, shared: &Value) -> Vec<String> {
 
 /// Variables that hold a secret and don't take it from a Secret.
 fn literal_secrets(container: &Value) -> impl Iterator<Item = String> {
-    let secret =
-        |name: &str| ["PASSWORD", "TOKEN", "SECRET", "POSTGRES_URL"].iter().any(|word| name.contains(word));
+    let words = ["PASSWORD", "TOKEN", "SECRET", "POSTGRES_URL", "OUTBOX_POSTGRES"];
+    let secret = move |name: &str| words.iter().any(|word| name.contains(word));
     list(container, "/env")
         .iter()
         .filter(move |variable| {
@@ -188,6 +188,7 @@ mod tests {
             (container, "resources", json!({}), "resources"),
             (container, "ports", json!([{ "hostPort": 80 }]), "host"),
             (container, "env", json!([{ "name": "FOGHORN_NATS_PASSWORD", "value": "x" }]), "Secret"),
+            (container, "env", json!([{ "name": "FOGHORN_OUTBOX_POSTGRES", "value": "x" }]), "Secret"),
             ("/spec/containers/0/securityContext", "allowPrivilegeEscalation", json!(true), "escalated"),
             ("/spec/containers/0/securityContext", "readOnlyRootFilesystem", json!(false), "read-only"),
             ("/spec/containers/0/securityContext", "privileged", json!(true), "privileged"),

@@ -56,8 +56,3 @@ pub fn stream(
 pub fn history(query: &str, channel: &str, shards: ShardCount) -> Result<usize, Problem> {
     history::Asked::read(channel, Some(query), shards).map(|asked| asked.limit)
 }
-
-/// The segments of a path.
-pub fn path(path: &str) -> Result<Vec<String>, Problem> {
-    percent_decode(path)
-}
