@@ -249,7 +249,7 @@ async fn with_the_rights_the_chart_gives_it_the_operator_paces_gateways_and_says
     let client = async_nats::connect(nats.url()).await.unwrap();
     let report = |phase: &str| {
         let report = json!({
-            "gateway": "000000000001", "pod": "one", "phase": phase, "streams": 4321, "pace": 10.0,
+            "gateway": "000000000001", "pod": "one", "phase": phase, "streams": 4321, "streamsMax": 9000, "pace": 10.0,
             "streamsPerSecond": 1000, "shedding": 0,
         });
         client.request("foghorn.rollout", report.to_string().into())

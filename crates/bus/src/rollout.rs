@@ -23,6 +23,8 @@ pub enum Phase {
     Waiting,
     /// It lets them go.
     Draining,
+    /// It has let them go, and ends.
+    Gone,
 }
 
 /// What a gateway says of itself.
@@ -37,6 +39,8 @@ pub struct Report {
     pub phase: Phase,
     /// Open streams of clients.
     pub streams: u64,
+    /// How many it may have.
+    pub streams_max: u64,
     /// How many of them it lets go in a second when it drains, or would.
     pub pace: f64,
     /// How many may begin there in a second; 0 for no limit.
@@ -101,6 +105,7 @@ mod tests {
             pod: "foghorn-gateway-1".to_owned(),
             phase: Phase::Waiting,
             streams: 7,
+            streams_max: 100,
             pace: 0.5,
             streams_per_second: 10_000,
             shedding: 0,

@@ -75,7 +75,7 @@ pub struct Config {
     /// Then it takes none on any more, and waits at most this long for the operator to say that it is its turn; 0 for a
     /// gateway that no operator paces.
     #[serde(with = "humantime_serde")]
-    pub drain_slot: Duration,
+    pub drain_wait: Duration,
     /// Then streams are let go evenly over this long.
     #[serde(with = "humantime_serde")]
     pub drain_window: Duration,
@@ -125,7 +125,7 @@ impl Default for Config {
             presence_debounce: Duration::from_secs(10),
             stale_after: Duration::from_secs(5),
             drain_delay: Duration::ZERO,
-            drain_slot: Duration::ZERO,
+            drain_wait: Duration::ZERO,
             drain_window: Duration::from_secs(5),
             last_total: 1000,
             // What two cores have time for.
@@ -201,7 +201,7 @@ impl Config {
         within("stale_after", self.stale_after, 2, 60)?;
         within("log_patience", self.log_patience, 1, 300)?;
         within("drain_window", self.drain_window, 0, 3600)?;
-        within("drain_slot", self.drain_slot, 0, 3600)?;
+        within("drain_wait", self.drain_wait, 0, 3600)?;
         self.stream_rate().check("gateway.streams_per_second", "gateway.streams_burst")?;
         self.address_rate().check("gateway.address_per_minute", "gateway.address_burst")?;
         self.subject_rate().check("gateway.subject_per_minute", "gateway.subject_burst")?;

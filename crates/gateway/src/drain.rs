@@ -13,7 +13,8 @@ const STEP: Duration = Duration::from_millis(50);
 /// After everyone was told, how long sockets may take to accept it.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
-/// Lets every stream go of a hub that takes none on any more, evenly over the window, and returns when they are gone (or can't be told).
+/// Lets every stream go of a hub that takes none on any more, evenly over the window, and returns when they are gone (or
+/// can't be told).
 pub(crate) async fn drain(hub: &Hub, config: &Config) {
     let total = hub.connections();
     tracing::info!(connections = total, window = ?config.drain_window, "draining");

@@ -467,25 +467,32 @@ impl Hub {
         left
     }
 
-    /// Has up to `most` streams end that are to begin again elsewhere; whoever serves them, each is as likely.
+    /// Has up to `most` streams end that are to begin again elsewhere, of each who serves them in proportion to how many.
     pub(crate) fn shed(&self, most: usize) {
-        let in_tasks: Vec<_> =
-            self.connections.lock().values().filter(|waiter| waiter.leaves().is_none()).cloned().collect();
+        if most == 0 {
+            return;
+        }
+        let connections = self.connections.lock();
+        let stays = |waiter: &&Arc<Waiter>| waiter.leaves().is_none();
+        let in_tasks = connections.values().filter(stays).count();
         let reactors = self.reactors.read();
         let staying: Vec<usize> = reactors.iter().map(|reactor| reactor.staying()).collect();
-        let total = in_tasks.len() + staying.iter().sum::<usize>();
-        let (mut of_tasks, mut of_reactors) = (0, vec![0; staying.len()]);
-        for _ in 0..most.min(total) {
-            let mut at = fastrand::usize(..total);
-            let mut theirs = staying.iter().zip(&mut of_reactors);
-            let chosen = theirs.find_map(|(staying, chosen)| {
-                let is_here = at < *staying;
-                at = at.saturating_sub(*staying);
-                is_here.then_some(chosen)
-            });
-            *chosen.unwrap_or(&mut of_tasks) += 1;
+        let total = in_tasks + staying.iter().sum::<usize>();
+        let most = most.min(total);
+        let share = |streams: usize| most * streams / total.max(1);
+        let mut of_reactors: Vec<usize> = staying.iter().map(|streams| share(*streams)).collect();
+        let mut of_tasks = share(in_tasks);
+        // What is left of rounding goes to where most are.
+        let left = most - of_tasks - of_reactors.iter().sum::<usize>();
+        let fullest = staying.iter().zip(&mut of_reactors).max_by_key(|(streams, _)| **streams);
+        match fullest.filter(|(streams, _)| **streams > in_tasks) {
+            Some((_, share)) => *share += left,
+            None => of_tasks += left,
         }
-        for waiter in in_tasks.iter().take(of_tasks) {
+        // From anywhere on, or the oldest would always be the ones to go.
+        let from = fastrand::u64(..self.next_id.load(Ordering::Relaxed).max(1));
+        let all = connections.range(from..).chain(connections.range(..from)).map(|(_, waiter)| waiter);
+        for waiter in all.filter(stays).take(of_tasks) {
             waiter.shed.store(true, Ordering::SeqCst);
             waiter.mark(self.now_ms());
         }

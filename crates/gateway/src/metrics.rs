@@ -258,7 +258,7 @@ pub struct Metrics {
     pub given_back: Counter,
     /// The most streams that there may be.
     pub connections_max: Gauge,
-    /// 1 while the gateway lets its streams go.
+    /// 1 from when the gateway takes no streams on any more.
     pub draining: Gauge,
     /// Whether it waits for its turn to let them go.
     pub drain_waiting: Gauge,

@@ -18,9 +18,12 @@ use crate::drain::shed;
 const SERVING_EVERY: Duration = Duration::from_secs(5);
 /// How often one does that waits for its turn, or drains.
 const LEAVING_EVERY: Duration = Duration::from_secs(1);
-/// After how long without an answer one that waits goes by itself: another operator may have to find out that the one
-/// before it is gone (`operator.lease_duration`).
-const ALONE_AFTER: Duration = Duration::from_secs(20);
+/// After how long without an answer one that waits goes by itself, within another `gateway.drain_window`, as the others
+/// hear nothing either: another operator may have to find out that the one before it is gone (`operator.lease_duration`).
+const ALONE_AFTER: Duration = Duration::from_secs(30);
+/// The part of the longest wait after which some go by themselves, and at its end all: those that were told to stop
+/// together don't all go together.
+const LATE_FROM: f64 = 0.75;
 /// The least and most time that streams are shed over: an order says how long.
 const SHED_OVER: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
@@ -46,8 +49,18 @@ impl Rollout {
 
     /// Says how it is, and sheds what it is told to, for ever.
     pub(crate) async fn serve(self: Arc<Self>) {
+        let mut answered = true;
         loop {
             let order = self.report(Phase::Serving, self.pace()).await;
+            let answers = order.is_ok();
+            if std::mem::replace(&mut answered, answers) != answers {
+                match &order {
+                    Ok(_) => tracing::info!("an operator paces this gateway"),
+                    Err(error) => {
+                        tracing::warn!(%error, "no operator paces this gateway (gateway.drain_wait)");
+                    }
+                }
+            }
             if let Ok(Order::Shed { streams, seconds }) = order {
                 let streams = usize::try_from(streams).unwrap_or(usize::MAX).min(self.shared.hub.clients());
                 let over = Duration::from_secs(seconds).clamp(*SHED_OVER.start(), *SHED_OVER.end());
@@ -56,7 +69,7 @@ impl Rollout {
                 let told = async {
                     loop {
                         sleep(jittered(SERVING_EVERY)).await;
-                        // What else it is told waits until this is done.
+                        // What else it is told is not looked at until this is done.
                         self.say(Phase::Serving, self.pace()).await;
                     }
                 };
@@ -70,18 +83,22 @@ impl Rollout {
     }
 
     /// Returns when it may let its streams go: when it is told so, nobody answers, or it has waited for as long as it may.
-    pub(crate) async fn wait_for_slot(&self) {
+    pub(crate) async fn wait_for_turn(&self) {
+        // Whatever it was about to shed it keeps until then.
+        self.shedding.store(0, Ordering::SeqCst);
         let waiting = &self.shared.hub.metrics.drain_waiting;
         waiting.set(1);
-        let why = self.slot().await;
+        let why = self.turn().await;
         waiting.set(0);
         tracing::info!(why, "may let its streams go");
     }
 
-    async fn slot(&self) -> &'static str {
-        let began = Instant::now();
+    async fn turn(&self) -> &'static str {
+        let (began, config) = (Instant::now(), &self.shared.config);
         let (mut answered, mut told) = (began, String::new());
-        while began.elapsed() < self.shared.config.drain_slot {
+        let most = config.drain_wait.mul_f64(LATE_FROM + (1.0 - LATE_FROM) * fastrand::f64());
+        let alone_after = ALONE_AFTER + config.drain_window.mul_f64(fastrand::f64());
+        while began.elapsed() < most {
             match self.report(Phase::Waiting, self.pace()).await {
                 Ok(Order::Drain) => return "it is its turn",
                 Ok(Order::Wait { why }) => {
@@ -93,12 +110,20 @@ impl Rollout {
                 }
                 // Of somebody who hasn't taken it in yet.
                 Ok(Order::Continue | Order::Shed { .. }) => answered = Instant::now(),
-                Err(_) if answered.elapsed() >= ALONE_AFTER => return "no operator paces it",
+                Err(error) if answered.elapsed() >= alone_after => {
+                    tracing::warn!(%error, "no operator answers");
+                    return "nobody paces it";
+                }
                 Err(_) => {}
             }
             sleep(jittered(LEAVING_EVERY)).await;
         }
-        "it has waited for as long as it may (gateway.drain_slot)"
+        "it has waited for as long as it may (gateway.drain_wait)"
+    }
+
+    /// Says that it has let its streams go.
+    pub(crate) async fn say_gone(&self) {
+        self.say(Phase::Gone, 0.0).await;
     }
 
     /// Says that it drains, at that pace, for ever.
@@ -122,6 +147,7 @@ impl Rollout {
             pod: self.pod.clone(),
             phase,
             streams: self.shared.hub.clients() as u64,
+            streams_max: self.shared.config.connections as u64,
             pace,
             streams_per_second: self.shared.config.streams_per_second,
             shedding: self.shedding.load(Ordering::SeqCst) as u64,

@@ -177,7 +177,7 @@ impl Gateway {
 
     /// Has it do from now on what whoever paces the cluster's gateways says, if it is to. `pod` is what it is called there.
     pub fn begin_paced(&mut self, pacer: Arc<dyn Pacer>, pod: String) {
-        if !self.api.shared.config.drain_slot.is_zero() {
+        if !self.api.shared.config.drain_wait.is_zero() {
             let rollout = Arc::new(Rollout::new(self.api.shared.clone(), pacer, pod));
             let serving = self.tasks.spawn(rollout.clone().serve());
             self.rollout = Some((rollout, serving));
@@ -210,12 +210,13 @@ impl Gateway {
             None => drain(hub, config).await,
             Some((rollout, serving)) => {
                 serving.abort();
-                rollout.wait_for_slot().await;
+                rollout.wait_for_turn().await;
                 let pace = rollout.pace();
                 tokio::select! {
                     () = drain(hub, config) => {}
                     () = rollout.say_draining(pace) => {}
                 }
+                rollout.say_gone().await;
             }
         }
         // What still says that this gateway lives is over before it says that it leaves.

@@ -1,5 +1,5 @@
-//! `ChannelPolicy`, the custom resource of policies. Its schema is made of these types; what they allow and a policy doesn't, the
-//! operator refuses by the same code that reads a configuration.
+//! `ChannelPolicy`, the custom resource of policies. Its schema is made of these types; what they allow and a policy
+//! doesn't, the operator refuses by the same code that reads a configuration.
 
 #![allow(unreachable_pub, reason = "of what derives make within functions")]
 #![allow(clippy::duplicated_attributes, reason = "columns are of the same kind")]

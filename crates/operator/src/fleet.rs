@@ -40,12 +40,12 @@ pub struct GatewayFleetSpec {
     #[schemars(length(min = 1, max = 1000))]
     pub selector: String,
     /// Of the streams that may begin at gateways in a second (`gateway.streams_per_second`), how many percent may come of
-    /// gateways that drain or shed; 1 to 100, 50 if it is left out.
+    /// gateways that drain or shed; 1 to 100, 10 if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub accept_share: Option<u32>,
-    /// A gateway with so many percent more streams than the mean sheds what it has above the mean, where another one has as
-    /// many percent less; 0 for never, 25 if it is left out.
+    /// Where a gateway has so many percent fewer streams than the mean, the others shed what they have above the mean; 0 for
+    /// never, 25 if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1000))]
     pub shed_from: Option<u32>,

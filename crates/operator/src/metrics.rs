@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::pace::{Happening, REASONS, Summary};
+use crate::pace::{REASONS, Summary};
 use crate::resolve::Verdict;
 
 /// Whether a word is for a verdict.
@@ -68,11 +68,17 @@ impl Metrics {
         registry.register("gateways", "Gateways that report, by how far they are", metrics.gateways.clone());
         registry.register("paced", "What gateways were told, by its event's reason", metrics.paced.clone());
         metrics.decided(&[]);
-        metrics.paced(&Summary::default(), &[]);
+        metrics.paced(&Summary::default(), [0; REASONS.len()]);
         metrics
     }
 
-    pub(crate) fn paced(&self, summary: &Summary, happened: &[Happening]) {
+    /// Another may lead, and says all of this.
+    pub(crate) fn leads_no_more(&self) {
+        self.leader.set(0);
+        self.paced(&Summary::default(), [0; REASONS.len()]);
+    }
+
+    pub(crate) fn paced(&self, summary: &Summary, counted: [u64; REASONS.len()]) {
         let leaving = summary.waiting.len() + summary.draining.len();
         let serving = usize::try_from(summary.gateways).unwrap_or(usize::MAX).saturating_sub(leaving);
         let phases =
@@ -80,12 +86,8 @@ impl Metrics {
         for (phase, count) in phases {
             self.gateways.get_or_create(&PhaseLabel { phase }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        for reason in REASONS {
-            let count = happened
-                .iter()
-                .filter(|happening| happening.reason == reason && happening.tries == 0)
-                .count();
-            self.paced.get_or_create(&ReasonLabel { reason }).inc_by(count as u64);
+        for (reason, count) in REASONS.into_iter().zip(counted) {
+            self.paced.get_or_create(&ReasonLabel { reason }).inc_by(count);
         }
     }
 

@@ -139,7 +139,7 @@ impl Operator {
                 () = pacing.run() => false,
                 () = shutdown.wait() => true,
             };
-            leading.metrics.leader.set(0);
+            leading.metrics.leads_no_more();
             if stops {
                 return lease.release().await;
             }

@@ -3,7 +3,7 @@
 //! A gateway that was told to stop takes no streams on, but keeps those it has until it is told to drain. So a rollout in
 //! which new gateways come first moves each stream once: the old ones all stop taking streams on before the first lets go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use foghorn_bus::gateways::GatewayName;
@@ -16,20 +16,24 @@ use crate::fleet::GatewayFleetSpec;
 pub(crate) const LISTENS_FIRST: Duration = Duration::from_secs(6);
 /// A gateway that serves and hasn't reported for so long is gone; it does every five seconds.
 const SERVING_SILENT: Duration = Duration::from_secs(15);
-/// One that waits or drains reports every second.
-const LEAVING_SILENT: Duration = Duration::from_secs(5);
+/// So is one that waits or drains; it reports every second, and says so when it is through.
+const LEAVING_SILENT: Duration = Duration::from_secs(10);
+/// After so long without a look at Kubernetes nobody waits for one: better without a pace than all of them late.
+const LOOKS_WITHIN: Duration = Duration::from_secs(20);
 /// Gateways have to have served for so long before anybody sheds, and after a shed streams have so long to come back.
 const SETTLES: Duration = Duration::from_secs(15);
 /// After sheds that didn't help (whoever balances has reasons of its own) the next one waits twice as long, up to this.
 const SHED_PAUSE_MAX: Duration = Duration::from_secs(3600);
-/// A shed has helped where the fullest gateway is by then at most at this share of what it was above the mean.
+/// A shed has helped where the emptiest gateway is by then at most at this share of what it was below the mean.
 const HELPED: f64 = 0.9;
-/// Fewer streams above the mean than this are not worth anybody's reconnect.
+/// Fewer streams below the mean than this are not worth anybody's reconnect.
 const SHED_LEAST: u64 = 100;
 /// Most gateways that are known at a time; what else reports isn't paced.
 const GATEWAYS_MAX: usize = 10_000;
+/// A cost is written again when it is another by a tenth of what it was, and by so much at least.
+const COST_STEP: u64 = 10;
 
-/// Most that people haven't been told of yet; more, while Kubernetes can't be told, is only counted.
+/// Most that people haven't been told of yet; more, while Kubernetes can't be told, is only logged and counted.
 const HAPPENED_MAX: usize = 1000;
 
 /// How a fleet is paced.
@@ -37,14 +41,14 @@ const HAPPENED_MAX: usize = 1000;
 pub(crate) struct Settings {
     /// The share of what gateways may begin that may come of others, 0 to 1.
     accept_share: f64,
-    /// The share above the mean from which a gateway sheds; none for never.
+    /// The share below the mean from which on others shed to a gateway; none for never.
     shed_from: Option<f64>,
 }
 
 impl From<&GatewayFleetSpec> for Settings {
     fn from(spec: &GatewayFleetSpec) -> Self {
         Settings {
-            accept_share: f64::from(spec.accept_share.unwrap_or(50).clamp(1, 100)) / 100.0,
+            accept_share: f64::from(spec.accept_share.unwrap_or(10).clamp(1, 100)) / 100.0,
             shed_from: Some(f64::from(spec.shed_from.unwrap_or(25)) / 100.0).filter(|from| *from > 0.0),
         }
     }
@@ -114,6 +118,16 @@ impl Gateway {
     }
 }
 
+/// Pods of a rollout.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Revisions {
+    /// Of an earlier revision: those that take streams on, and those that were told to stop.
+    accepting: usize,
+    stopping: usize,
+    /// Of the last one: those that take streams on.
+    current: usize,
+}
+
 /// Gateways in numbers, as their object's status says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
@@ -131,11 +145,13 @@ pub(crate) struct Fleet {
     paced: Paced,
     pods: Vec<Pod>,
     began: Instant,
-    happened: Vec<Happening>,
+    happened: VecDeque<Happening>,
+    /// How much of each reason happened since that was asked last.
+    counted: [u64; REASONS.len()],
     /// No shed before then.
     next_shed: Instant,
     shed_pause: Duration,
-    /// How far the fullest gateway was above the mean at the last shed.
+    /// How far the emptiest gateway was below the mean at the last shed, as a share of it.
     shed_at: Option<f64>,
 }
 
@@ -146,7 +162,8 @@ impl Fleet {
             paced: Paced::Unknown,
             pods: Vec::new(),
             began: now,
-            happened: Vec::new(),
+            happened: VecDeque::new(),
+            counted: [0; REASONS.len()],
             next_shed: now,
             shed_pause: SETTLES,
             shed_at: None,
@@ -156,6 +173,7 @@ impl Fleet {
     /// From now on it isn't paced.
     pub(crate) fn unpaced(&mut self) {
         self.paced = Paced::No;
+        self.happened.clear();
     }
 
     /// From now on it is paced so, with what is known of its pods now.
@@ -163,15 +181,26 @@ impl Fleet {
         (self.paced, self.pods) = (Paced::By(settings), pods);
     }
 
-    /// What people are to be told of since this was asked last.
-    pub(crate) fn happened(&mut self) -> Vec<Happening> {
-        std::mem::take(&mut self.happened)
+    /// What people are to be told of next. Of what is no pod of the fleet they can't be.
+    pub(crate) fn next_happening(&mut self) -> Option<Happening> {
+        let pods = &self.pods;
+        self.happened.retain(|happening| pods.iter().any(|pod| pod.name == happening.pod));
+        self.happened.pop_front()
+    }
+
+    /// How much of each of [`REASONS`] happened since this was asked last.
+    pub(crate) fn counted(&mut self) -> [u64; REASONS.len()] {
+        std::mem::take(&mut self.counted)
     }
 
     /// Takes in what a gateway reports; what it is to do.
     pub(crate) fn order(&mut self, report: Report, now: Instant) -> Order {
         let (name, phase) = (report.gateway, report.phase);
         let pod = report.pod.clone();
+        if phase == Phase::Gone {
+            self.gateways.remove(&name);
+            return Order::Continue;
+        }
         let is_new = !self.gateways.contains_key(&name);
         if is_new && self.gateways.len() >= GATEWAYS_MAX {
             return if phase == Phase::Waiting { Order::Drain } else { Order::Continue };
@@ -189,7 +218,7 @@ impl Fleet {
         let began_to_wait = phase == Phase::Waiting && (is_new || gateway.report.phase != phase);
         (gateway.report, gateway.heard) = (report, now);
         match phase {
-            Phase::Draining => Order::Continue,
+            Phase::Draining | Phase::Gone => Order::Continue,
             Phase::Serving => gateway.shed.take().unwrap_or(Order::Continue),
             Phase::Waiting if gateway.granted => Order::Drain,
             Phase::Waiting => match self.waits_for(name, now) {
@@ -216,29 +245,33 @@ impl Fleet {
 
     fn tell(&mut self, pod: String, reason: &'static str, message: String) {
         tracing::info!(pod, reason, "{message}");
+        let counted = REASONS.iter().zip(&mut self.counted).find(|(known, _)| **known == reason);
+        counted.into_iter().for_each(|(_, count)| *count += 1);
         self.untold(Happening { pod, reason, message, tries: 0 });
     }
 
     /// People are to be told of it with what happens next.
     pub(crate) fn untold(&mut self, happening: Happening) {
         if self.happened.len() < HAPPENED_MAX {
-            self.happened.push(happening);
+            self.happened.push_back(happening);
         }
     }
 
     /// What a gateway that was told to stop has to wait for, if anything.
     fn waits_for(&self, name: GatewayName, now: Instant) -> Option<String> {
         let settings = match self.paced {
-            Paced::Unknown => return Some("the operator has yet to see its fleet and pods".to_owned()),
-            Paced::No => return None,
+            Paced::Unknown if now.duration_since(self.began) < LOOKS_WITHIN => {
+                return Some("the operator has yet to see its fleet and pods".to_owned());
+            }
+            Paced::Unknown | Paced::No => return None,
             Paced::By(settings) => settings,
         };
         if now.duration_since(self.began) < LISTENS_FIRST {
             return Some("the operator has just begun to hear how gateways are".to_owned());
         }
-        let (outdated, current) = self.revisions();
-        if (1..=current).contains(&outdated) {
-            return Some(format!("{outdated} gateways of an earlier revision still take streams on"));
+        let Revisions { accepting, stopping, current } = self.revisions();
+        if accepting > 0 && accepting + stopping <= current {
+            return Some(format!("{accepting} gateways of an earlier revision still take streams on"));
         }
         let own = &self.gateways[&name];
         let before = |(other, gateway): &(&GatewayName, &Gateway)| {
@@ -252,33 +285,47 @@ impl Fleet {
         let Some(accepted) = self.accepted(settings) else {
             return Some("no gateway takes streams on".to_owned());
         };
-        let draining: Vec<_> = self.gateways.values().filter(|gateway| gateway.drains()).collect();
+        let lets_go = |gateway: &&Gateway| gateway.drains() || gateway.report.shedding > 0;
+        let draining: Vec<_> = self.gateways.values().filter(lets_go).collect();
         let pace = own.report.pace + draining.iter().map(|gateway| gateway.report.pace).sum::<f64>();
         (!draining.is_empty() && pace > accepted).then(|| {
             format!(
-                "{} drain already, and with this one {pace:.0} streams would come back in a second, where the others \
+                "{} drain or shed already, and with this one {pace:.0} streams would come back in a second, where the others \
                  take {accepted:.0}",
                 draining.len()
             )
         })
     }
 
-    /// Ready gateways that weren't told to stop: of earlier revisions, and of the last one.
-    fn revisions(&self) -> (usize, usize) {
-        let youngest = self.pods.iter().max_by_key(|pod| (&pod.created, &pod.name));
-        let Some(last) = youngest.map(|pod| &pod.revision) else { return (0, 0) };
-        let serving: Vec<_> = self.pods.iter().filter(|pod| pod.ready && !pod.terminating).collect();
-        let current = serving.iter().filter(|pod| pod.revision == *last).count();
-        (serving.len() - current, current)
+    /// The pods of the last revision against those before it. The last is the one whose oldest pod is the youngest: a
+    /// ReplicaSet may replace pods of an earlier one at any time.
+    fn revisions(&self) -> Revisions {
+        let mut begun: BTreeMap<&str, &str> = BTreeMap::new();
+        for pod in &self.pods {
+            let first = begun.entry(&pod.revision).or_insert(&pod.created);
+            *first = (*first).min(&pod.created);
+        }
+        let Some(last) = begun.iter().max_by_key(|(revision, created)| (**created, **revision)) else {
+            return Revisions::default();
+        };
+        let (current, earlier): (Vec<_>, Vec<_>) = self.pods.iter().partition(|pod| pod.revision == *last.0);
+        Revisions {
+            accepting: earlier.iter().filter(|pod| pod.ready && !pod.terminating).count(),
+            stopping: earlier.iter().filter(|pod| pod.terminating).count(),
+            current: current.iter().filter(|pod| pod.ready && !pod.terminating).count(),
+        }
     }
 
-    /// Gateways that take streams on.
+    /// Gateways that take streams on: that serve, have room, and are where a balancer leads.
     fn accepting(&self) -> impl Iterator<Item = (&GatewayName, &Gateway)> {
-        let stops = |gateway: &Gateway| {
+        let is_led_to = |gateway: &Gateway| {
             let pod = self.pods.iter().find(|pod| pod.name == gateway.report.pod);
-            pod.is_some_and(|pod| pod.terminating)
+            pod.is_none_or(|pod| pod.ready && !pod.terminating)
         };
-        self.gateways.iter().filter(move |(_, gateway)| !gateway.leaves() && !stops(gateway))
+        let has_room = |gateway: &Gateway| gateway.report.streams < gateway.report.streams_max;
+        self.gateways
+            .iter()
+            .filter(move |(_, gateway)| !gateway.leaves() && has_room(gateway) && is_led_to(gateway))
     }
 
     /// How many streams of others may begin in a second; none where nobody takes any on.
@@ -290,12 +337,17 @@ impl Fleet {
         self.accepting().map(budget).reduce(|one, other| one + other).map(|all| all * settings.accept_share)
     }
 
-    /// Forgets who is gone, and has crowded gateways shed. To be called every few seconds.
-    pub(crate) fn look(&mut self, now: Instant) {
+    /// Forgets who is gone. To be called every few seconds, whatever else can be seen.
+    pub(crate) fn forget(&mut self, now: Instant) {
         self.gateways.retain(|_, gateway| {
             let silent = if gateway.leaves() { LEAVING_SILENT } else { SERVING_SILENT };
             now.duration_since(gateway.heard) < silent
         });
+    }
+
+    /// Has crowded gateways shed. To be called every few seconds.
+    pub(crate) fn look(&mut self, now: Instant) {
+        self.forget(now);
         if let Paced::By(settings) = self.paced
             && let Some(from) = settings.shed_from
         {
@@ -319,26 +371,24 @@ impl Fleet {
         };
         let streams = || self.gateways.values().map(|gateway| gateway.report.streams);
         let mean = streams().sum::<u64>() as f64 / gateways as f64;
-        let (most, least) = (streams().max().unwrap_or(0) as f64, streams().min().unwrap_or(0) as f64);
-        if most < mean * (1.0 + from) || least > mean * (1.0 - from) || most - mean < SHED_LEAST as f64 {
+        let least = streams().min().unwrap_or(0) as f64;
+        // By who has room, and not by who is crowded: of many gateways one that is new makes none crowded.
+        if least > mean * (1.0 - from) || mean - least < SHED_LEAST as f64 {
             (self.shed_pause, self.shed_at) = (SETTLES, None);
             return;
         }
-        let helped = self.shed_at.is_none_or(|before| most / mean - 1.0 <= before * HELPED);
+        let emptier = 1.0 - least / mean;
+        let helped = self.shed_at.is_none_or(|before| emptier <= before * HELPED);
         self.shed_pause = if helped { SETTLES } else { (self.shed_pause * 2).min(SHED_PAUSE_MAX) };
-        self.shed_at = Some(most / mean - 1.0);
+        self.shed_at = Some(emptier);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a part of a count of streams"
         )]
         let surplus = |gateway: &Gateway| (gateway.report.streams as f64 - mean).max(0.0) as u64;
-        let crowded: Vec<GatewayName> = self
-            .gateways
-            .iter()
-            .filter(|(_, gateway)| gateway.report.streams as f64 >= mean * (1.0 + from))
-            .map(|(name, _)| *name)
-            .collect();
+        let crowded: Vec<GatewayName> =
+            self.gateways.iter().filter(|(_, gateway)| surplus(gateway) > 0).map(|(name, _)| *name).collect();
         let all: u64 = crowded.iter().map(|name| surplus(&self.gateways[name])).sum();
         let mut longest = Duration::ZERO;
         for name in crowded {
@@ -363,9 +413,10 @@ impl Fleet {
         let changed = |pod: &Pod| {
             let gateway = self.gateways.values().find(|gateway| gateway.report.pod == pod.name)?;
             let cost = i64::try_from(gateway.report.streams).unwrap_or(i64::MAX).min(i64::from(i32::MAX));
-            // Each is a write for the API server: what makes no difference isn't worth it.
-            let is_same = |before: i64| before.abs_diff(cost) <= before.unsigned_abs() / 10;
-            (!pod.terminating && !pod.cost.is_some_and(is_same)).then(|| (pod.name.clone(), cost))
+            // Each is a write for the API server: what makes no difference isn't worth it. Without one it is 0.
+            let before = pod.cost.unwrap_or(0);
+            let is_same = before.abs_diff(cost) <= (before.unsigned_abs() / 10).max(COST_STEP);
+            (!pod.terminating && !is_same).then(|| (pod.name.clone(), cost))
         };
         self.pods.iter().filter_map(changed).collect()
     }

@@ -29,6 +29,9 @@ const SERVING_EVERY: Duration = Duration::from_secs(5);
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// After how long the fleet's status is written though only its streams are others.
 const STREAMS_EVERY: Duration = Duration::from_secs(30);
+/// Most events and costs that are written in one look; the rest waits for the next.
+const TOLD_AT_ONCE: usize = 100;
+const COSTS_AT_ONCE: usize = 100;
 /// How often it is tried to create an event.
 const TELL_TRIES: u8 = 5;
 /// Most pods that are looked at.
@@ -53,9 +56,6 @@ pub(crate) struct Pacing {
     bus: Bus,
     metrics: Metrics,
 }
-
-/// The status that was written last, and when.
-type Written = Option<(GatewayFleetStatus, Instant)>;
 
 impl Pacing {
     pub(crate) fn new(
@@ -104,6 +104,7 @@ impl Pacing {
     async fn look_again(&self, fleet: &Mutex<Fleet>) {
         let mut written = None;
         loop {
+            fleet.lock().forget(Instant::now());
             let looked = timeout(LOOK_LIMIT, self.look(fleet, &mut written)).await;
             let failed = match looked {
                 Ok(Ok(())) => None,
@@ -119,27 +120,27 @@ impl Pacing {
         }
     }
 
-    /// Looks once. What can't be read stays as it was known last.
-    async fn look(&self, fleet: &Mutex<Fleet>, written: &mut Written) -> Result<(), kube::Error> {
+    /// Looks once; `written` is when the fleet's status was last. What can't be read stays as it was known last.
+    async fn look(&self, fleet: &Mutex<Fleet>, written: &mut Option<Instant>) -> Result<(), kube::Error> {
         let object = self.fleets.get_opt(&self.name).await?;
         let Some(object) = object else {
-            fleet.lock().unpaced();
+            let mut fleet = fleet.lock();
+            fleet.unpaced();
+            self.metrics.paced(&fleet.summary(), fleet.counted());
             return Ok(());
         };
         let pods = self.list(&object.spec.selector).await?;
-        let (costs, happened, summary) = {
+        let (costs, summary) = {
             let mut fleet = fleet.lock();
             fleet.paced(Settings::from(&object.spec), pods);
             fleet.look(Instant::now());
-            (fleet.costs(), fleet.happened(), fleet.summary())
+            self.metrics.paced(&fleet.summary(), fleet.counted());
+            (fleet.costs(), fleet.summary())
         };
-        self.metrics.paced(&summary, &happened);
         // One that fails keeps none of the others from being written.
-        let mut failed = None;
-        for (pod, cost) in costs {
-            failed = self.cost(&pod, cost).await.err().or(failed);
-        }
-        for happening in happened {
+        let mut failed = self.report(&object, &summary, written).await.err();
+        for _ in 0..TOLD_AT_ONCE {
+            let Some(happening) = fleet.lock().next_happening() else { break };
             if let Err(error) = self.tell(&happening).await {
                 failed = Some(error);
                 let tries = happening.tries + 1;
@@ -147,9 +148,12 @@ impl Pacing {
                 if tries < TELL_TRIES {
                     fleet.lock().untold(Happening { tries, ..happening });
                 }
+                break;
             }
         }
-        failed = self.report(&object, &summary, written).await.err().or(failed);
+        for (pod, cost) in costs.into_iter().take(COSTS_AT_ONCE) {
+            failed = self.cost(&pod, cost).await.err().or(failed);
+        }
         failed.map_or(Ok(()), Err)
     }
 
@@ -158,7 +162,11 @@ impl Pacing {
         loop {
             let page = self.pods.list(&asked).await?;
             pods.extend(page.items.iter().map(pod));
-            match page.metadata.continue_.filter(|more| !more.is_empty() && pods.len() < PODS_MAX) {
+            if pods.len() > PODS_MAX {
+                let many = format!("more than {PODS_MAX} pods are selected by {selector:?}");
+                return Err(kube::Error::Service(many.into()));
+            }
+            match page.metadata.continue_.filter(|more| !more.is_empty()) {
                 Some(more) => asked = asked.continue_token(&more),
                 None => return Ok(pods),
             }
@@ -205,20 +213,20 @@ impl Pacing {
         &self,
         object: &GatewayFleet,
         summary: &Summary,
-        written: &mut Written,
+        written: &mut Option<Instant>,
     ) -> Result<(), kube::Error> {
         let before = object.status.clone().unwrap_or_default();
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let after = status(summary, object.metadata.generation, &before, &now);
         let but_streams = GatewayFleetStatus { streams: before.streams, ..after.clone() };
-        let is_recent = written.as_ref().is_some_and(|(_, at)| at.elapsed() < STREAMS_EVERY);
+        let is_recent = written.is_some_and(|at| at.elapsed() < STREAMS_EVERY);
         if after == before || (but_streams == before && is_recent) {
             return Ok(());
         }
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(json!({ "status": after }));
         gone_is_fine(self.fleets.patch_status(&self.name, &parameters, &patch).await.map(drop))?;
-        *written = Some((after, Instant::now()));
+        *written = Some(Instant::now());
         Ok(())
     }
 }

@@ -156,7 +156,7 @@ connections = {{ int64 $v.gateway.connections }}
 drain_delay = "{{ int64 $v.endpointDelaySeconds }}s"
 drain_window = "{{ include "foghorn.drainWindow" .root }}s"
 {{- if $v.operator.enabled }}
-drain_slot = "{{ int64 $v.gateway.drain.waitSeconds }}s"
+drain_wait = "{{ int64 $v.gateway.drain.waitSeconds }}s"
 {{- end }}
 {{- include "foghorn.toml.keys" $c.gateway }}
 {{- with $c.canary }}

@@ -123,7 +123,7 @@ others may be asked to take them.
   {{- if not (or $v.auth.keys $v.config.auth.jwks $v.config.auth.webhook $v.allowAnonymous) -}}
     {{- fail "nobody could publish: give auth.keys or config.auth.jwks to verify tokens with, or say allowAnonymous=true if anybody may publish and listen" -}}
   {{- end -}}
-{{- else if or $v.nats.url $v.nats.auth.kind $v.nats.tls.caSecret $v.nats.tls.certificateSecret $v.postgres.secret.name $v.postgres.tls.caSecret -}}
+{{- else if or $v.nats.url $v.nats.auth.kind $v.nats.tls.caSecret $v.nats.tls.certificateSecret (compact (values $v.nats.tls.certificateSecrets)) (compact (values $v.nats.auth.secrets)) $v.postgres.secret.name $v.postgres.tls.caSecret -}}
   {{- fail "dev.enabled brings its own NATS and PostgreSQL: leave out what nats and postgres say of others, or dev.enabled" -}}
 {{- end -}}
 {{- if contains "@" $v.nats.url -}}

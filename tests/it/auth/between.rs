@@ -8,6 +8,7 @@ use foghorn_tests::PATIENCE;
 use foghorn_tests::env::{checkout, foghorn as foghorn_binary};
 use foghorn_tests::foghorn::Foghorn;
 use foghorn_tests::http::{get, metric, post, request};
+use foghorn_tests::kubernetes::ApiServer;
 use foghorn_tests::nats::NatsServer;
 use foghorn_tests::network::Site;
 use foghorn_tests::postgres::PostgresServer;
@@ -331,4 +332,33 @@ async fn the_accounts_that_are_shipped_let_gateways_append_nothing_and_publisher
         let said = timeout(PATIENCE, refused).await.unwrap_or_else(|_| panic!("{user} may use {subject}"));
         assert!(said.contains(subject), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_accounts_that_are_shipped_let_gateways_ask_the_operator_when_to_drain_and_hear_its_answer() {
+    let (nats, api, folder) = (nats().await, ApiServer::start().await, tempfile::tempdir().unwrap());
+    api.apply_fleet("foghorn-gateway", 50, 25);
+    let kubeconfig = api.kubeconfig(folder.path());
+    let environment = [
+        ("KUBECONFIG", kubeconfig.as_str()),
+        ("FOGHORN_NATS_USER", "operator"),
+        ("FOGHORN_NATS_PASSWORD", password("operator")),
+    ];
+    let url = nats.url();
+    let arguments = ["operator", "--admin", "127.0.0.1:0", "--nats", &url];
+    let operator = Foghorn::spawn(&arguments, &environment).await;
+    wait_ready(operator.admin()).await;
+    let options =
+        ConnectOptions::with_user_and_password("gateway".to_owned(), password("gateway").to_owned());
+    let gateway = options.custom_inbox_prefix("_INBOX.gateway").connect(nats.url()).await.unwrap();
+    let report = json!({
+        "gateway": "000000000001", "pod": "one", "phase": "waiting", "streams": 1, "streamsMax": 10, "pace": 1.0,
+        "streamsPerSecond": 1000, "shedding": 0,
+    });
+    until("the operator's order", PATIENCE, async || {
+        let answered = gateway.request("foghorn.rollout", report.to_string().into()).await.ok()?;
+        let order: Value = serde_json::from_slice(&answered.payload).ok()?;
+        (order["order"] == "wait").then_some(())
+    })
+    .await;
 }

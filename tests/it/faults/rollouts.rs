@@ -33,7 +33,7 @@ impl Rollout {
         let path = folder.path().join("foghorn.toml");
         let seconds = window.as_secs();
         let configuration = format!(
-            "[gateway]\ndrain_delay = \"1s\"\ndrain_slot = \"5m\"\ndrain_window = \"{seconds}s\"\nstreams_per_second = 1000\n"
+            "[gateway]\ndrain_delay = \"1s\"\ndrain_wait = \"5m\"\ndrain_window = \"{seconds}s\"\nstreams_per_second = 1000\n"
         );
         std::fs::write(&path, configuration).unwrap();
         let config = path.display().to_string();
@@ -129,23 +129,27 @@ async fn with_new_gateways_first_every_client_is_moved_once_and_the_old_ones_dra
     crowd.complete().await;
     publish(&rollout.cluster, published..published + 3).await;
     let after = asked(&rollout.cluster).await;
+    // Of the new ones the emptier is deleted first.
+    for (gateway, pod) in new.iter().zip(["new-0", "new-1"]) {
+        let streams = metric(gateway.admin(), "foghorn_gateway_connections ").await;
+        until(&format!("{pod} to cost its {streams} streams"), PATIENCE, async || {
+            let cost = rollout.api.deletion_cost(pod)? as f64;
+            ((cost - streams).abs() <= streams / 9.0).then_some(())
+        })
+        .await;
+    }
     let clients = crowd.heard(published + 3).await;
     let moved: Vec<usize> = clients.iter().map(|client| client.ends.len()).collect();
     assert!(moved.iter().all(|moves| *moves == 1), "every one is moved, and once: {moved:?}");
     let even = many / 2 / usize::try_from(window.as_secs()).unwrap();
     let most = most_within_a_second(clients.iter().flat_map(|client| client.ends.clone()).collect());
-    assert!(most <= even * 2, "{most} came back within a second, where {even} are even");
+    // Both at once would be twice as many.
+    assert!(most * 4 <= even * 7, "{most} came back within a second, where {even} are even");
     // What the new gateways fill their rings with.
     assert!(after - before <= 20.0, "{} pages were read from the log", after - before);
     for pod in ["old-0", "old-1"] {
         assert_eq!(rollout.api.events_of(pod), ["DrainWaits", "DrainBegins"], "{pod}");
     }
-    // Of the new ones the emptier is deleted first.
-    until("the pods' costs to be their streams", PATIENCE, async || {
-        let costs = ["new-0", "new-1"].map(|pod| rollout.api.deletion_cost(pod).unwrap_or(0));
-        (costs.iter().sum::<i64>().unsigned_abs().abs_diff(many as u64) <= many as u64 / 5).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,7 +187,7 @@ async fn a_crowded_gateway_sheds_what_it_has_above_the_mean_to_one_that_is_new()
     assert_eq!(rollout.api.events_of("old-0"), ["Sheds"]);
 }
 
-/// Without an operator, or where it can't say anything, a gateway that waits goes on by itself.
+/// The chart's own arithmetic is all there is then.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_operator_a_gateway_that_is_paced_drains_by_itself() {
     let mut rollout = Rollout::start(WINDOW, 5, 0).await;
@@ -195,7 +199,7 @@ async fn without_an_operator_a_gateway_that_is_paced_drains_by_itself() {
     rollout.cluster.gateways[0].sigterm();
     assert!(rollout.cluster.gateways[0].wait(RECOVERY).await.success());
     let log = rollout.cluster.gateways[0].process().log();
-    assert!(log.contains("no operator paces it"), "{log}");
+    assert!(log.contains("nobody paces it"), "{log}");
     crowd.complete().await;
     publish(&rollout.cluster, 3..6).await;
     crowd.heard(6).await;

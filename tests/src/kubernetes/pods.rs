@@ -108,6 +108,10 @@ impl ApiServer {
 
     pub(super) fn fleet(&self, method: &Method, name: &str, patch: &Value) -> Answer {
         let mut state = self.state.lock();
+        // Of the object itself the real one overlooks the status.
+        if *method == Method::PATCH && !name.ends_with("/status") {
+            return refused(405);
+        }
         let of_that_name = |fleet: &&mut Value| fleet["metadata"]["name"] == name.trim_end_matches("/status");
         let Some(fleet) = state.pods.fleet.as_mut().filter(of_that_name) else { return refused(404) };
         if *method == Method::PATCH {

@@ -65,7 +65,8 @@ fn gateway(deployment: &Object, objects: &[Object], ready: u64, grace: u64) -> R
     };
     let drain = seconds("drain_delay")? + seconds("drain_window")?;
     // Only where an operator paces it.
-    let waits = seconds("drain_slot").unwrap_or(0);
+    let is_paced = objects.iter().any(|object| object.kind() == "GatewayFleet");
+    let waits = if is_paced { seconds("drain_wait")? } else { 0 };
     ensure!(
         grace >= waits + drain + GATEWAY_ENDS,
         "it is killed after {grace} s, may wait for {waits} s and drains for {drain} s"

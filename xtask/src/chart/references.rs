@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 
 use super::render::{Object, containers, list};
 
+/// The label that says what a pod is.
+const COMPONENT: &str = "app.kubernetes.io/component";
+
 /// Whether everything that is named is there. Secrets may be somebody else's.
 pub(super) fn check(objects: &[Object]) -> Result<()> {
     for object in objects {
@@ -20,6 +23,7 @@ pub(super) fn check(objects: &[Object]) -> Result<()> {
             "RoleBinding" => there(objects, "Role", object.text_at("/roleRef/name"))
                 .and_then(|()| there(objects, "ServiceAccount", object.text_at("/subjects/0/name"))),
             "ServiceMonitor" => monitored(object, objects),
+            "GatewayFleet" => paces(object, objects),
             "Deployment" | "StatefulSet" => {
                 selects_one(objects, object.value.pointer("/spec/selector/matchLabels"))
                     .and_then(|()| object.pod().map_or(Ok(()), |pod| mounts(pod, objects)))
@@ -107,6 +111,16 @@ fn route(object: &Object, objects: &[Object]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The gateways' pods, which its selector has as text.
+fn paces(fleet: &Object, objects: &[Object]) -> Result<()> {
+    let pairs = fleet.text_at("/spec/selector").split(',').map(|pair| pair.split_once('='));
+    let labels = pairs.map(|pair| pair.map(|(key, value)| (key.to_owned(), Value::from(value))));
+    let labels: Map<String, Value> =
+        labels.collect::<Option<_>>().context("its selector is no list of labels")?;
+    ensure!(labels.get(COMPONENT).is_some_and(|component| component == "gateway"), "it selects no gateways");
+    selects_one(objects, Some(&Value::Object(labels)))
 }
 
 fn monitored(object: &Object, objects: &[Object]) -> Result<()> {

@@ -23,7 +23,7 @@ const DECIDED: [&str; 24] = [
     "eventlog.url",
     "gateway.connections",
     "gateway.drain_delay",
-    "gateway.drain_slot",
+    "gateway.drain_wait",
     "gateway.drain_window",
     "http.connections",
     "nats.ca",

@@ -12,13 +12,11 @@ use super::pump::{Pumped, Shared};
 use super::request::may_answer;
 use super::{Bus, BusError};
 use crate::Future;
-use crate::gateways::AskError;
+use crate::gateways::{AskError, GatewayName};
 use crate::metrics::Metrics;
 use crate::rollout::{Order, Pacer, Report};
 
 const SUBJECT: &str = "foghorn.rollout";
-/// One leads; while another takes over there may be two for a moment, and either's word will do.
-const GROUP: &str = "foghorn-operator";
 /// How long an order is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of reports that wait; what doesn't fit is dropped and counted.
@@ -76,16 +74,17 @@ pub struct Reported {
 
 impl Reports {
     pub(super) async fn open(bus: &Bus) -> Result<Self, BusError> {
-        let what = format!("subscribe to {SUBJECT} in the group {GROUP:?}");
-        let shared = Shared {
-            link: bus.requests_link().await?.clone(),
-            subject: SUBJECT.to_owned(),
-            group: GROUP.to_owned(),
-        };
+        let what = format!("subscribe to {SUBJECT}");
+        let link = bus.requests_link().await?.clone();
+        // A group of its own: one who leads no more, and whose machine is gone without a word, is not to take what another
+        // would have answered. While there are two for a moment, either's word will do.
+        let group = GatewayName::random().to_string();
+        let shared = Shared { link: link.clone(), subject: SUBJECT.to_owned(), group };
         let messages = Pumped::lasting(shared, QUEUE_BYTES, bus.0.metrics.requests_dropped.clone())
             .await
             .map_err(|error| BusError::Refused { what, why: error.to_string() })?;
-        Ok(Reports { messages, answers: bus.0.main.clone(), metrics: bus.0.metrics.clone() })
+        // Only the connection that was asked may answer.
+        Ok(Reports { messages, answers: link, metrics: bus.0.metrics.clone() })
     }
 
     /// The next report; `None` when there will be none any more. Cancel-safe.

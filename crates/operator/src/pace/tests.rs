@@ -8,6 +8,7 @@ fn report(number: u64, phase: Phase, streams: u64) -> Report {
         pod: format!("gateway-{number}"),
         phase,
         streams,
+        streams_max: 100_000,
         pace: streams as f64 / 60.0,
         streams_per_second: 1000,
         shedding: 0,
@@ -25,9 +26,10 @@ fn pod(number: u64, revision: &str, terminating: bool) -> Pod {
     }
 }
 
-/// 50 and 25 %, as by default.
+/// Half of what gateways may begin may come of others; and 25 %, as by default.
 fn settings() -> Settings {
-    Settings::from(&GatewayFleetSpec { selector: "a=b".to_owned(), ..GatewayFleetSpec::default() })
+    let selector = "a=b".to_owned();
+    Settings::from(&GatewayFleetSpec { selector, accept_share: Some(50), ..GatewayFleetSpec::default() })
 }
 
 /// A fleet that has listened for long enough, and when that is.
@@ -53,11 +55,10 @@ async fn only_as_many_drain_at_once_as_the_others_take_and_at_least_one_does() {
     // Asked again because the answer was lost, it is its turn all the same.
     assert_eq!(fleet.order(report(2, Phase::Waiting, 18_000), now), Order::Drain);
     // The first is through.
-    fleet.order(report(2, Phase::Draining, 10), now + SECOND);
-    let later = now + SECOND + LEAVING_SILENT;
-    fleet.order(report(1, Phase::Serving, 100), later);
-    fleet.order(report(3, Phase::Waiting, 18_000), later);
-    fleet.look(later);
+    fleet.order(Report { pace: 300.0, ..report(2, Phase::Draining, 10) }, now + SECOND);
+    let later = now + SECOND * 2;
+    waits(&fleet.order(report(3, Phase::Waiting, 18_000), later), "take 500");
+    fleet.order(report(2, Phase::Gone, 0), later);
     assert_eq!(fleet.order(report(3, Phase::Waiting, 18_000), later), Order::Drain);
     assert_eq!(fleet.order(report(4, Phase::Waiting, 600), later), Order::Drain, "there is room for it too");
     assert_eq!(fleet.summary().draining, ["gateway-3", "gateway-4"]);
@@ -76,7 +77,10 @@ async fn nobody_drains_while_gateways_of_an_earlier_revision_still_take_streams_
     waits(&fleet.order(report(1, Phase::Waiting, 5), now), "1 gateways of an earlier revision");
     fleet.paced(settings(), [&[pod(1, "a", true), pod(2, "a", true)], &new[..]].concat());
     assert_eq!(fleet.order(report(1, Phase::Waiting, 5), now), Order::Drain);
-    // Where few are new yet, waiting for all the others would be long: one by one, then.
+    // An earlier ReplicaSet that replaces a pod is not the last one for that.
+    fleet.paced(settings(), [&[pod(1, "a", true), pod(20, "a", false)], &new[..]].concat());
+    waits(&fleet.order(report(3, Phase::Waiting, 5), now), "1 gateways of an earlier revision");
+    // Where few are new yet, or ready, waiting for all the others would be long, and keep the room that they need.
     let (mut fleet, now) = self::fleet();
     fleet.order(report(11, Phase::Serving, 0), now);
     fleet.paced(
@@ -96,6 +100,11 @@ async fn one_who_has_just_begun_listens_first_and_where_nobody_is_paced_nobody_w
     let began = Instant::now();
     let mut fleet = Fleet::new(began);
     waits(&fleet.order(report(1, Phase::Waiting, 5), began), "yet to see");
+    assert_eq!(
+        fleet.order(report(5, Phase::Waiting, 5), began + LOOKS_WITHIN),
+        Order::Drain,
+        "nobody can look"
+    );
     fleet.unpaced();
     assert_eq!(fleet.order(report(1, Phase::Waiting, 5), began), Order::Drain);
     fleet.paced(settings(), Vec::new());
@@ -107,14 +116,11 @@ async fn one_who_has_just_begun_listens_first_and_where_nobody_is_paced_nobody_w
     waits(&fleet.order(report(2, Phase::Waiting, 5), began + LISTENS_FIRST), "no gateway takes streams on");
     fleet.paced(settings(), vec![pod(3, "a", false)]);
     assert_eq!(fleet.order(report(2, Phase::Waiting, 5), began + LISTENS_FIRST), Order::Drain);
-    let happened: Vec<_> = fleet.happened().into_iter().map(|h| (h.pod, h.reason)).collect();
-    let told = [
-        ("gateway-1", "DrainWaits"),
-        ("gateway-1", "DrainBegins"),
-        ("gateway-2", "DrainWaits"),
-        ("gateway-2", "DrainBegins"),
-    ];
-    assert_eq!(happened, told.map(|(pod, reason)| (pod.to_owned(), reason)));
+    assert_eq!(fleet.counted(), [2, 3, 0]);
+    // Of pods that are the fleet's, and since it is paced.
+    fleet.paced(settings(), vec![pod(2, "a", true)]);
+    let happened: Vec<_> = std::iter::from_fn(|| fleet.next_happening()).map(|h| (h.pod, h.reason)).collect();
+    assert_eq!(happened, ["DrainWaits", "DrainBegins"].map(|reason| ("gateway-2".to_owned(), reason)));
 }
 
 #[tokio::test]
@@ -148,12 +154,12 @@ async fn crowded_gateways_shed_what_they_have_above_the_mean_once_a_new_one_has_
         all(&mut fleet, during, [7000, 7000, 4000]),
         [Order::Continue, Order::Continue, Order::Continue]
     );
-    // Then the rest: 4000 is far enough below 6000, but nobody is far enough above.
+    // By then nobody is far enough below the mean.
     let after = settled + Duration::from_secs(36);
-    all(&mut fleet, after, [7000, 7000, 4000]);
+    all(&mut fleet, after, [6500, 6500, 5000]);
     fleet.look(after);
     assert_eq!(
-        all(&mut fleet, after, [7000, 7000, 4000]),
+        all(&mut fleet, after, [6500, 6500, 5000]),
         [Order::Continue, Order::Continue, Order::Continue]
     );
     // Nobody sheds while another drains.
@@ -161,6 +167,25 @@ async fn crowded_gateways_shed_what_they_have_above_the_mean_once_a_new_one_has_
     all(&mut fleet, after, [9000, 9000, 0]);
     fleet.look(after);
     assert_eq!(all(&mut fleet, after, [9000, 9000, 0]), [Order::Continue, Order::Continue, Order::Continue]);
+}
+
+#[tokio::test]
+async fn of_many_gateways_one_that_is_new_is_shed_to_all_the_same_and_one_without_room_or_unready_is_not() {
+    for (streams_max, ready, is_shed_to) in [(100_000, true, true), (0, true, false), (100_000, false, false)]
+    {
+        let (mut fleet, now) = fleet();
+        fleet.paced(settings(), vec![Pod { ready, ..pod(10, "a", false) }]);
+        let mut shed = 0;
+        for at in [now, now + SETTLES, now + SETTLES] {
+            for number in 0..10 {
+                let order = fleet.order(report(number, Phase::Serving, 1100), at);
+                shed += if let Order::Shed { streams, .. } = order { streams } else { 0 };
+            }
+            fleet.order(Report { streams_max, ..report(10, Phase::Serving, 0) }, at);
+            fleet.look(at);
+        }
+        assert_eq!(shed, if is_shed_to { 1000 } else { 0 }, "{streams_max} {ready}");
+    }
 }
 
 #[tokio::test]
@@ -208,11 +233,11 @@ async fn who_is_silent_is_gone_and_holds_nobody_up() {
     let (mut fleet, now) = fleet();
     fleet.order(report(1, Phase::Serving, 10), now);
     fleet.order(report(2, Phase::Draining, 60_000), now);
-    waits(&fleet.order(report(3, Phase::Waiting, 60), now), "drain already");
+    waits(&fleet.order(report(3, Phase::Waiting, 60), now), "drain or shed already");
     let later = now + LEAVING_SILENT;
     fleet.look(later);
     assert_eq!(fleet.summary().draining, Vec::<String>::new());
     assert_eq!(fleet.order(report(3, Phase::Waiting, 60), later), Order::Drain);
-    fleet.look(now + SERVING_SILENT);
+    fleet.look(later + SERVING_SILENT);
     assert_eq!(fleet.summary().gateways, 0);
 }

@@ -67,7 +67,7 @@ pub(in crate::client::bench) struct Server {
     process: Process,
     pub(super) kind: Kind,
     pub(in crate::client::bench) address: SocketAddr,
-    /// Where it is published.
+    /// Where events are published to.
     pub(super) publish_to: SocketAddr,
 }
 
