@@ -111,9 +111,13 @@ impl Server {
             .context("can't start the server with taskset (of util-linux)")?;
         let log = child.stderr.take().context("the server has no log")?;
         let mut lines = BufReader::new(log).lines();
+        // A gateway listens before it has a ring, and a stream that begins by then hears what was before it.
+        let (mut found, mut is_ready) = (None, arguments.first() != Some(&"gateway"));
         let address = loop {
             let line = lines.next().context("the server ended before it listened")??;
-            if let Some(address) = listening(&line) {
+            is_ready |= line.contains("\"part\":\"ring.0\"") && line.contains("\"message\":\"ready\"");
+            found = found.or_else(|| listening(&line));
+            if let Some(address) = found.filter(|_| is_ready) {
                 break address;
             }
         };
