@@ -100,6 +100,21 @@ fn the_gateway_is_measured_beside_the_bare_loops() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_of_a_cluster_is_measured_alone() {
+    let Shape::Cluster(cluster) = Deployment::cluster(4).await.shape else { unreachable!() };
+    let (nats, log) = (cluster.nats.url(), format!("http://{}", cluster.eventlogs[0].grpc()));
+    let own = ["--nats", &nats, "--eventlog", &log, "--publish", cluster.fanouts[0].http(), "--shards", "4"];
+    for rate in ["0", "100"] {
+        sweep(&[&own[..], &["--connections", "50", "--rate", rate, "--alone"]].concat());
+    }
+    // One that can't begin is not waited for for ever.
+    let gone = ["--nats", "nats://127.0.0.1:1", "--eventlog", &log, "--publish", "127.0.0.1:1"];
+    let failed = bench(&[&["sweep", "--connections", "1", "--alone"], &gone[..]].concat());
+    assert!(!failed.status.success());
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("wasn't ready within 30 s"), "{failed:?}");
+}
+
 #[test]
 fn a_service_with_axum_takes_turns_too() {
     let axum = env::foghorn().with_file_name("foghorn-bench-axum");

@@ -490,9 +490,8 @@ impl Hub {
             None => of_tasks += left,
         }
         // From anywhere on, or the oldest would always be the ones to go.
-        let from = fastrand::u64(..self.next_id.load(Ordering::Relaxed).max(1));
-        let all = connections.range(from..).chain(connections.range(..from)).map(|(_, waiter)| waiter);
-        for waiter in all.filter(stays).take(of_tasks) {
+        let from = fastrand::usize(..in_tasks.max(1));
+        for waiter in connections.values().filter(stays).cycle().skip(from).take(of_tasks) {
             waiter.shed.store(true, Ordering::SeqCst);
             waiter.mark(self.now_ms());
         }

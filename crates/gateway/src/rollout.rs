@@ -84,8 +84,6 @@ impl Rollout {
 
     /// Returns when it may let its streams go: when it is told so, nobody answers, or it has waited for as long as it may.
     pub(crate) async fn wait_for_turn(&self) {
-        // Whatever it was about to shed it keeps until then.
-        self.shedding.store(0, Ordering::SeqCst);
         let waiting = &self.shared.hub.metrics.drain_waiting;
         waiting.set(1);
         let why = self.turn().await;
@@ -150,7 +148,8 @@ impl Rollout {
             streams_max: self.shared.config.connections as u64,
             pace,
             streams_per_second: self.shared.config.streams_per_second,
-            shedding: self.shedding.load(Ordering::SeqCst) as u64,
+            // What it was about to shed it keeps until it drains.
+            shedding: if phase == Phase::Serving { self.shedding.load(Ordering::SeqCst) as u64 } else { 0 },
         };
         self.pacer.report(&report).await
     }

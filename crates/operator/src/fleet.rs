@@ -47,7 +47,7 @@ pub struct GatewayFleetSpec {
     /// Where a gateway has so many percent fewer streams than the mean, the others shed what they have above the mean; 0 for
     /// never, 25 if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 1000))]
+    #[schemars(range(max = 100))]
     pub shed_from: Option<u32>,
 }
 

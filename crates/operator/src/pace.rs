@@ -18,14 +18,12 @@ pub(crate) const LISTENS_FIRST: Duration = Duration::from_secs(6);
 const SERVING_SILENT: Duration = Duration::from_secs(15);
 /// So is one that waits or drains; it reports every second, and says so when it is through.
 const LEAVING_SILENT: Duration = Duration::from_secs(10);
-/// After so long without a look at Kubernetes nobody waits for one: better without a pace than all of them late.
+/// After so long without a look at Kubernetes gateways are paced by what they say alone: better than all of them late.
 const LOOKS_WITHIN: Duration = Duration::from_secs(20);
 /// Gateways have to have served for so long before anybody sheds, and after a shed streams have so long to come back.
 const SETTLES: Duration = Duration::from_secs(15);
 /// After sheds that didn't help (whoever balances has reasons of its own) the next one waits twice as long, up to this.
 const SHED_PAUSE_MAX: Duration = Duration::from_secs(3600);
-/// A shed has helped where the emptiest gateway is by then at most at this share of what it was below the mean.
-const HELPED: f64 = 0.9;
 /// Fewer streams below the mean than this are not worth anybody's reconnect.
 const SHED_LEAST: u64 = 100;
 /// Most gateways that are known at a time; what else reports isn't paced.
@@ -113,6 +111,10 @@ impl Gateway {
         self.report.phase != Phase::Serving
     }
 
+    fn has_room(&self) -> bool {
+        self.report.streams < self.report.streams_max
+    }
+
     fn drains(&self) -> bool {
         self.granted || self.report.phase == Phase::Draining
     }
@@ -144,6 +146,8 @@ pub(crate) struct Fleet {
     gateways: BTreeMap<GatewayName, Gateway>,
     paced: Paced,
     pods: Vec<Pod>,
+    /// When they were seen.
+    seen: Instant,
     began: Instant,
     happened: VecDeque<Happening>,
     /// How much of each reason happened since that was asked last.
@@ -151,8 +155,8 @@ pub(crate) struct Fleet {
     /// No shed before then.
     next_shed: Instant,
     shed_pause: Duration,
-    /// How far the emptiest gateway was below the mean at the last shed, as a share of it.
-    shed_at: Option<f64>,
+    /// Which gateway was the emptiest at the last shed, and how far below the mean, as a share of it.
+    shed_at: Option<(GatewayName, f64)>,
 }
 
 impl Fleet {
@@ -161,6 +165,7 @@ impl Fleet {
             gateways: BTreeMap::new(),
             paced: Paced::Unknown,
             pods: Vec::new(),
+            seen: now,
             began: now,
             happened: VecDeque::new(),
             counted: [0; REASONS.len()],
@@ -177,8 +182,8 @@ impl Fleet {
     }
 
     /// From now on it is paced so, with what is known of its pods now.
-    pub(crate) fn paced(&mut self, settings: Settings, pods: Vec<Pod>) {
-        (self.paced, self.pods) = (Paced::By(settings), pods);
+    pub(crate) fn paced(&mut self, settings: Settings, pods: Vec<Pod>, now: Instant) {
+        (self.paced, self.pods, self.seen) = (Paced::By(settings), pods, now);
     }
 
     /// What people are to be told of next. Of what is no pod of the fleet they can't be.
@@ -247,13 +252,15 @@ impl Fleet {
         tracing::info!(pod, reason, "{message}");
         let counted = REASONS.iter().zip(&mut self.counted).find(|(known, _)| **known == reason);
         counted.into_iter().for_each(|(_, count)| *count += 1);
-        self.untold(Happening { pod, reason, message, tries: 0 });
+        if self.happened.len() < HAPPENED_MAX {
+            self.happened.push_back(Happening { pod, reason, message, tries: 0 });
+        }
     }
 
-    /// People are to be told of it with what happens next.
+    /// People couldn't be told, and are to be before anything else.
     pub(crate) fn untold(&mut self, happening: Happening) {
         if self.happened.len() < HAPPENED_MAX {
-            self.happened.push_back(happening);
+            self.happened.push_front(happening);
         }
     }
 
@@ -263,14 +270,17 @@ impl Fleet {
             Paced::Unknown if now.duration_since(self.began) < LOOKS_WITHIN => {
                 return Some("the operator has yet to see its fleet and pods".to_owned());
             }
-            Paced::Unknown | Paced::No => return None,
+            // By what gateways say alone.
+            Paced::Unknown => Settings::from(&GatewayFleetSpec::default()),
+            Paced::No => return None,
             Paced::By(settings) => settings,
         };
         if now.duration_since(self.began) < LISTENS_FIRST {
             return Some("the operator has just begun to hear how gateways are".to_owned());
         }
         let Revisions { accepting, stopping, current } = self.revisions();
-        if accepting > 0 && accepting + stopping <= current {
+        // As many new ones as old ones: they all came first. Where they come one by one that is so for a step at most.
+        if accepting > 0 && accepting + stopping == current {
             return Some(format!("{accepting} gateways of an earlier revision still take streams on"));
         }
         let own = &self.gateways[&name];
@@ -285,8 +295,9 @@ impl Fleet {
         let Some(accepted) = self.accepted(settings) else {
             return Some("no gateway takes streams on".to_owned());
         };
+        let others = self.gateways.iter().filter(|(other, _)| **other != name).map(|(_, gateway)| gateway);
         let lets_go = |gateway: &&Gateway| gateway.drains() || gateway.report.shedding > 0;
-        let draining: Vec<_> = self.gateways.values().filter(lets_go).collect();
+        let draining: Vec<_> = others.filter(lets_go).collect();
         let pace = own.report.pace + draining.iter().map(|gateway| gateway.report.pace).sum::<f64>();
         (!draining.is_empty() && pace > accepted).then(|| {
             format!(
@@ -297,15 +308,17 @@ impl Fleet {
         })
     }
 
-    /// The pods of the last revision against those before it. The last is the one whose oldest pod is the youngest: a
-    /// ReplicaSet may replace pods of an earlier one at any time.
+    /// The pods of the last revision against those before it. The last is one that isn't being stopped, as the other is that
+    /// is rolled back from; of two such the one whose oldest pod is the youngest, as an earlier ReplicaSet may replace a pod
+    /// at any time.
     fn revisions(&self) -> Revisions {
-        let mut begun: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut begun: BTreeMap<&str, (bool, &str)> = BTreeMap::new();
         for pod in &self.pods {
-            let first = begun.entry(&pod.revision).or_insert(&pod.created);
+            let (stays, first) = begun.entry(&pod.revision).or_insert((true, &pod.created));
+            *stays &= !pod.terminating;
             *first = (*first).min(&pod.created);
         }
-        let Some(last) = begun.iter().max_by_key(|(revision, created)| (**created, **revision)) else {
+        let Some(last) = begun.iter().max_by_key(|(_, stays_and_begun)| **stays_and_begun) else {
             return Revisions::default();
         };
         let (current, earlier): (Vec<_>, Vec<_>) = self.pods.iter().partition(|pod| pod.revision == *last.0);
@@ -316,29 +329,29 @@ impl Fleet {
         }
     }
 
-    /// Gateways that take streams on: that serve, have room, and are where a balancer leads.
-    fn accepting(&self) -> impl Iterator<Item = (&GatewayName, &Gateway)> {
-        let is_led_to = |gateway: &Gateway| {
-            let pod = self.pods.iter().find(|pod| pod.name == gateway.report.pod);
-            pod.is_none_or(|pod| pod.ready && !pod.terminating)
-        };
-        let has_room = |gateway: &Gateway| gateway.report.streams < gateway.report.streams_max;
-        self.gateways
-            .iter()
-            .filter(move |(_, gateway)| !gateway.leaves() && has_room(gateway) && is_led_to(gateway))
+    /// Whether it serves, and is where a balancer leads.
+    fn is_led_to(&self, gateway: &Gateway) -> bool {
+        let pod = self.pods.iter().find(|pod| pod.name == gateway.report.pod);
+        !gateway.leaves() && pod.is_none_or(|pod| pod.ready && !pod.terminating)
     }
 
     /// How many streams of others may begin in a second; none where nobody takes any on.
     fn accepted(&self, settings: Settings) -> Option<f64> {
-        let budget = |(_, gateway): (_, &Gateway)| match gateway.report.streams_per_second {
+        let budget = |gateway: &Gateway| match gateway.report.streams_per_second {
             0 => f64::INFINITY,
             most => f64::from(most),
         };
-        self.accepting().map(budget).reduce(|one, other| one + other).map(|all| all * settings.accept_share)
+        let accepting =
+            self.gateways.values().filter(|gateway| gateway.has_room() && self.is_led_to(gateway));
+        accepting.map(budget).reduce(|one, other| one + other).map(|all| all * settings.accept_share)
     }
 
-    /// Forgets who is gone. To be called every few seconds, whatever else can be seen.
+    /// Forgets who is gone, and what of pods was seen too long ago. To be called every few seconds, whatever else can be
+    /// seen.
     pub(crate) fn forget(&mut self, now: Instant) {
+        if now.duration_since(self.seen) >= LOOKS_WITHIN {
+            self.pods.clear();
+        }
         self.gateways.retain(|_, gateway| {
             let silent = if gateway.leaves() { LEAVING_SILENT } else { SERVING_SILENT };
             now.duration_since(gateway.heard) < silent
@@ -363,24 +376,34 @@ impl Fleet {
                 && now.duration_since(gateway.since) >= SETTLES
         };
         let gateways = self.gateways.len();
-        if gateways < 2 || now < self.next_shed || !self.gateways.values().all(is_settled) {
+        let may_shed = |gateway: &Gateway| is_settled(gateway) && self.is_led_to(gateway);
+        // In a rollout streams are about to be moved anyway.
+        let is_rollout = self.pods.windows(2).any(|pods| pods[0].revision != pods[1].revision);
+        if gateways < 2 || now < self.next_shed || is_rollout || !self.gateways.values().all(may_shed) {
             return;
         }
-        let Some(accepted) = self.accepted(settings).filter(|_| self.accepting().count() == gateways) else {
+        let emptiest = self.gateways.iter().min_by_key(|(_, gateway)| gateway.report.streams);
+        let Some((emptiest, least)) = emptiest
+            .filter(|(_, gateway)| gateway.has_room())
+            .map(|(name, g)| (*name, g.report.streams as f64))
+        else {
             return;
         };
-        let streams = || self.gateways.values().map(|gateway| gateway.report.streams);
-        let mean = streams().sum::<u64>() as f64 / gateways as f64;
-        let least = streams().min().unwrap_or(0) as f64;
+        let Some(accepted) = self.accepted(settings) else { return };
+        let all_streams: u64 = self.gateways.values().map(|gateway| gateway.report.streams).sum();
+        let mean = all_streams as f64 / gateways as f64;
         // By who has room, and not by who is crowded: of many gateways one that is new makes none crowded.
         if least > mean * (1.0 - from) || mean - least < SHED_LEAST as f64 {
             (self.shed_pause, self.shed_at) = (SETTLES, None);
             return;
         }
         let emptier = 1.0 - least / mean;
-        let helped = self.shed_at.is_none_or(|before| emptier <= before * HELPED);
+        // A balancer that goes round sends it one of as many as there are gateways, at each time; half of that has helped.
+        let helps = 1.0 - 0.5 / gateways as f64;
+        let helped =
+            self.shed_at.is_none_or(|(other, before)| other != emptiest || emptier <= before * helps);
         self.shed_pause = if helped { SETTLES } else { (self.shed_pause * 2).min(SHED_PAUSE_MAX) };
-        self.shed_at = Some(emptier);
+        self.shed_at = Some((emptiest, emptier));
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

@@ -104,7 +104,11 @@ impl Pacing {
     async fn look_again(&self, fleet: &Mutex<Fleet>) {
         let mut written = None;
         loop {
-            fleet.lock().forget(Instant::now());
+            {
+                let mut fleet = fleet.lock();
+                fleet.forget(Instant::now());
+                self.metrics.paced(&fleet.summary(), fleet.counted());
+            }
             let looked = timeout(LOOK_LIMIT, self.look(fleet, &mut written)).await;
             let failed = match looked {
                 Ok(Ok(())) => None,
@@ -124,17 +128,15 @@ impl Pacing {
     async fn look(&self, fleet: &Mutex<Fleet>, written: &mut Option<Instant>) -> Result<(), kube::Error> {
         let object = self.fleets.get_opt(&self.name).await?;
         let Some(object) = object else {
-            let mut fleet = fleet.lock();
-            fleet.unpaced();
-            self.metrics.paced(&fleet.summary(), fleet.counted());
+            fleet.lock().unpaced();
             return Ok(());
         };
         let pods = self.list(&object.spec.selector).await?;
-        let (costs, summary) = {
+        let (mut costs, summary) = {
             let mut fleet = fleet.lock();
-            fleet.paced(Settings::from(&object.spec), pods);
-            fleet.look(Instant::now());
-            self.metrics.paced(&fleet.summary(), fleet.counted());
+            let now = Instant::now();
+            fleet.paced(Settings::from(&object.spec), pods, now);
+            fleet.look(now);
             (fleet.costs(), fleet.summary())
         };
         // One that fails keeps none of the others from being written.
@@ -151,6 +153,9 @@ impl Pacing {
                 break;
             }
         }
+        // From anywhere on: of more than can be written at once, each has its turn.
+        let from = fastrand::usize(..costs.len().max(1)).min(costs.len());
+        costs.rotate_left(from);
         for (pod, cost) in costs.into_iter().take(COSTS_AT_ONCE) {
             failed = self.cost(&pod, cost).await.err().or(failed);
         }

@@ -9,6 +9,8 @@ use super::render::Object;
 
 /// What a gateway takes beyond its delay and window: the last writes (2 s) and the last requests (5 s).
 const GATEWAY_ENDS: u64 = 7;
+/// What one that is paced takes beyond its wait: the last report of that, and of its end.
+const LAST_REPORTS: u64 = 5;
 /// How long an operator may take to give its lease up, in seconds.
 const OPERATOR_ENDS: u64 = 10;
 /// How long an outbox publisher may take to do the same (2 s) and to end.
@@ -66,7 +68,7 @@ fn gateway(deployment: &Object, objects: &[Object], ready: u64, grace: u64) -> R
     let drain = seconds("drain_delay")? + seconds("drain_window")?;
     // Only where an operator paces it.
     let is_paced = objects.iter().any(|object| object.kind() == "GatewayFleet");
-    let waits = if is_paced { seconds("drain_wait")? } else { 0 };
+    let waits = if is_paced { seconds("drain_wait")? + LAST_REPORTS } else { 0 };
     ensure!(
         grace >= waits + drain + GATEWAY_ENDS,
         "it is killed after {grace} s, may wait for {waits} s and drains for {drain} s"

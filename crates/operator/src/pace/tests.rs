@@ -36,7 +36,7 @@ fn settings() -> Settings {
 fn fleet() -> (Fleet, Instant) {
     let began = Instant::now();
     let mut fleet = Fleet::new(began);
-    fleet.paced(settings(), Vec::new());
+    fleet.paced(settings(), Vec::new(), began);
     (fleet, began + LISTENS_FIRST)
 }
 
@@ -73,25 +73,36 @@ async fn nobody_drains_while_gateways_of_an_earlier_revision_still_take_streams_
     let (mut fleet, now) = fleet();
     fleet.order(report(11, Phase::Serving, 0), now);
     let new = [pod(11, "b", false), pod(12, "b", false)];
-    fleet.paced(settings(), [&[pod(1, "a", true), pod(2, "a", false)], &new[..]].concat());
+    fleet.paced(settings(), [&[pod(1, "a", true), pod(2, "a", false)], &new[..]].concat(), now);
     waits(&fleet.order(report(1, Phase::Waiting, 5), now), "1 gateways of an earlier revision");
-    fleet.paced(settings(), [&[pod(1, "a", true), pod(2, "a", true)], &new[..]].concat());
+    fleet.paced(settings(), [&[pod(1, "a", true), pod(2, "a", true)], &new[..]].concat(), now);
     assert_eq!(fleet.order(report(1, Phase::Waiting, 5), now), Order::Drain);
     // An earlier ReplicaSet that replaces a pod is not the last one for that.
-    fleet.paced(settings(), [&[pod(1, "a", true), pod(20, "a", false)], &new[..]].concat());
+    fleet.paced(settings(), [&[pod(1, "a", true), pod(20, "a", false)], &new[..]].concat(), now);
     waits(&fleet.order(report(3, Phase::Waiting, 5), now), "1 gateways of an earlier revision");
+    // One that is rolled back from isn't either: the others have gone to the one before.
+    let (mut fleet, now) = self::fleet();
+    fleet.order(report(1, Phase::Serving, 0), now);
+    let back = [pod(1, "a", false), pod(2, "a", false)];
+    fleet.paced(settings(), [&back[..], &[pod(11, "b", true), pod(12, "b", false)]].concat(), now);
+    waits(&fleet.order(report(11, Phase::Waiting, 5), now), "1 gateways of an earlier revision");
+    // What was seen too long ago counts no more.
+    fleet.forget(now + LOOKS_WITHIN);
+    fleet.order(report(1, Phase::Serving, 0), now + LOOKS_WITHIN);
+    assert_eq!(fleet.order(report(11, Phase::Waiting, 5), now + LOOKS_WITHIN), Order::Drain);
     // Where few are new yet, or ready, waiting for all the others would be long, and keep the room that they need.
     let (mut fleet, now) = self::fleet();
     fleet.order(report(11, Phase::Serving, 0), now);
     fleet.paced(
         settings(),
         vec![pod(1, "a", true), pod(2, "a", false), pod(3, "a", false), pod(11, "b", false)],
+        now,
     );
     assert_eq!(fleet.order(report(1, Phase::Waiting, 5), now), Order::Drain);
     // And where nothing is new, as when nodes are drained, nobody waits for that.
     let (mut fleet, now) = self::fleet();
     fleet.order(report(2, Phase::Serving, 0), now);
-    fleet.paced(settings(), vec![pod(1, "a", true), pod(2, "a", false)]);
+    fleet.paced(settings(), vec![pod(1, "a", true), pod(2, "a", false)], now);
     assert_eq!(fleet.order(report(1, Phase::Waiting, 5), now), Order::Drain);
 }
 
@@ -100,25 +111,24 @@ async fn one_who_has_just_begun_listens_first_and_where_nobody_is_paced_nobody_w
     let began = Instant::now();
     let mut fleet = Fleet::new(began);
     waits(&fleet.order(report(1, Phase::Waiting, 5), began), "yet to see");
-    assert_eq!(
-        fleet.order(report(5, Phase::Waiting, 5), began + LOOKS_WITHIN),
-        Order::Drain,
-        "nobody can look"
-    );
+    // Nobody can look: by what they say alone.
+    let late = began + LOOKS_WITHIN;
+    waits(&fleet.order(report(5, Phase::Waiting, 5), late), "gateway-1 waits for longer");
+    waits(&fleet.order(report(1, Phase::Waiting, 5), late), "no gateway takes streams on");
     fleet.unpaced();
     assert_eq!(fleet.order(report(1, Phase::Waiting, 5), began), Order::Drain);
-    fleet.paced(settings(), Vec::new());
+    fleet.paced(settings(), Vec::new(), began);
     waits(&fleet.order(report(2, Phase::Waiting, 5), began), "just begun");
     waits(&fleet.order(report(2, Phase::Waiting, 5), began + LISTENS_FIRST), "no gateway takes streams on");
     // One whose pod was told to stop is no place to go either, though it may not know it yet.
     fleet.order(report(3, Phase::Serving, 5), began + LISTENS_FIRST);
-    fleet.paced(settings(), vec![pod(3, "a", true)]);
+    fleet.paced(settings(), vec![pod(3, "a", true)], began);
     waits(&fleet.order(report(2, Phase::Waiting, 5), began + LISTENS_FIRST), "no gateway takes streams on");
-    fleet.paced(settings(), vec![pod(3, "a", false)]);
+    fleet.paced(settings(), vec![pod(3, "a", false)], began);
     assert_eq!(fleet.order(report(2, Phase::Waiting, 5), began + LISTENS_FIRST), Order::Drain);
-    assert_eq!(fleet.counted(), [2, 3, 0]);
+    assert_eq!(fleet.counted(), [3, 2, 0]);
     // Of pods that are the fleet's, and since it is paced.
-    fleet.paced(settings(), vec![pod(2, "a", true)]);
+    fleet.paced(settings(), vec![pod(2, "a", true)], began);
     let happened: Vec<_> = std::iter::from_fn(|| fleet.next_happening()).map(|h| (h.pod, h.reason)).collect();
     assert_eq!(happened, ["DrainWaits", "DrainBegins"].map(|reason| ("gateway-2".to_owned(), reason)));
 }
@@ -140,6 +150,11 @@ async fn crowded_gateways_shed_what_they_have_above_the_mean_once_a_new_one_has_
     );
     let settled = now + SETTLES;
     all(&mut fleet, settled, [9000, 9000, 0]);
+    // In a rollout they are about to be moved anyway.
+    fleet.paced(settings(), vec![pod(1, "a", false), pod(3, "b", false)], settled);
+    fleet.look(settled);
+    assert_eq!(fleet.summary().shedding, Vec::<String>::new());
+    fleet.paced(settings(), vec![pod(1, "a", false), pod(3, "a", false)], settled);
     fleet.look(settled);
     // 3,000 each, no faster than they would drain: 150 a second.
     let shed = Order::Shed { streams: 3000, seconds: 20 };
@@ -174,11 +189,13 @@ async fn of_many_gateways_one_that_is_new_is_shed_to_all_the_same_and_one_withou
     for (streams_max, ready, is_shed_to) in [(100_000, true, true), (0, true, false), (100_000, false, false)]
     {
         let (mut fleet, now) = fleet();
-        fleet.paced(settings(), vec![Pod { ready, ..pod(10, "a", false) }]);
+        fleet.paced(settings(), vec![Pod { ready, ..pod(10, "a", false) }], now);
         let mut shed = 0;
         for at in [now, now + SETTLES, now + SETTLES] {
             for number in 0..10 {
-                let order = fleet.order(report(number, Phase::Serving, 1100), at);
+                // They are full, which is why there is a new one.
+                let full = Report { streams_max: 1100, ..report(number, Phase::Serving, 1100) };
+                let order = fleet.order(full, at);
                 shed += if let Order::Shed { streams, .. } = order { streams } else { 0 };
             }
             fleet.order(Report { streams_max, ..report(10, Phase::Serving, 0) }, at);
@@ -223,7 +240,7 @@ async fn a_pod_costs_its_streams_and_is_told_so_again_when_they_are_others() {
         (Some(0), false, true),
         (None, true, false),
     ] {
-        fleet.paced(settings(), known(cost, terminating));
+        fleet.paced(settings(), known(cost, terminating), now);
         assert_eq!(fleet.costs(), if is_told { &due[..] } else { &[] }, "{cost:?}");
     }
 }

@@ -30,13 +30,15 @@ impl Cluster {
         program: &Path,
         core: usize,
         more: &[&str],
+        shards: u8,
     ) -> anyhow::Result<Option<Server>> {
         let Cluster { nats: Some(nats), eventlog: Some(eventlog), publish: Some(publish) } = self else {
             return Ok(None);
         };
         let own = ["gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"];
         let cluster = ["--allow-anonymous", "--nats", nats, "--eventlog", eventlog];
-        let mut server = Server::run(Kind::Foghorn, program, core, &[&own[..], &cluster, more].concat())?;
+        let arguments = [&own[..], &cluster, more].concat();
+        let mut server = Server::run(Kind::Foghorn, program, core, &arguments, shards)?;
         server.publish_to = address(publish)?;
         Ok(Some(server))
     }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -14,6 +15,11 @@ use nix::unistd::Pid;
 
 use super::nchan::Nchan;
 use crate::client::bench::process::{self, Usage};
+
+/// How long a server may take until it can be asked.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+/// Of a server that hasn't said yet where it listens.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Who serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,13 +98,20 @@ impl Server {
             Kind::Axum => bail!("the program has to be named"),
             Kind::Foghorn | Kind::Bare { .. } => {
                 let program = std::env::current_exe().context("this program can't find itself")?;
-                Server::run(kind, &program, core, &[kind.arguments(), more].concat())
+                Server::run(kind, &program, core, &[kind.arguments(), more].concat(), 0)
             }
         }
     }
 
-    /// Runs a program that says where it listens.
-    pub(super) fn run(kind: Kind, program: &Path, core: usize, arguments: &[&str]) -> anyhow::Result<Self> {
+    /// Runs a program that says where it listens. A gateway listens before it has its rings, and a stream that begins by
+    /// then hears what was before it: for so many of them it is waited.
+    pub(super) fn run(
+        kind: Kind,
+        program: &Path,
+        core: usize,
+        arguments: &[&str],
+        rings: u8,
+    ) -> anyhow::Result<Self> {
         let mut child = Command::new("taskset")
             .args(["-c", &core.to_string()])
             .arg(program)
@@ -110,20 +123,26 @@ impl Server {
             .spawn()
             .context("can't start the server with taskset (of util-linux)")?;
         let log = child.stderr.take().context("the server has no log")?;
-        let mut lines = BufReader::new(log).lines();
-        // A gateway listens before it has a ring, and a stream that begins by then hears what was before it.
-        let (mut found, mut is_ready) = (None, arguments.first() != Some(&"gateway"));
-        let address = loop {
-            let line = lines.next().context("the server ended before it listened")??;
-            is_ready |= line.contains("\"part\":\"ring.0\"") && line.contains("\"message\":\"ready\"");
-            found = found.or_else(|| listening(&line));
-            if let Some(address) = found.filter(|_| is_ready) {
-                break address;
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(log).lines() {
+                // Read on when nobody wants them any more, or the server would wait for somebody to do so.
+                let _unwanted = sender.send(line).is_err();
             }
-        };
-        // Read on, or it would wait for somebody to do so.
-        thread::spawn(move || lines.for_each(drop));
-        Ok(Server { process: Process::Ours(child), kind, address, publish_to: address })
+        });
+        let mut server =
+            Server { process: Process::Ours(child), kind, address: NOWHERE, publish_to: NOWHERE };
+        let (began, mut found, mut warm) = (Instant::now(), None, 0);
+        while found.is_none() || warm < rings {
+            let line = lines.recv_timeout(STARTS_WITHIN.saturating_sub(began.elapsed()));
+            let line =
+                line.context("the server ended, or wasn't ready within 30 s: is all there that it needs?")??;
+            warm += u8::from(line.contains("\"message\":\"ready\",\"part\":\"ring."));
+            found = found.or_else(|| listening(&line));
+        }
+        server.address = found.context("it listens")?;
+        server.publish_to = server.address;
+        Ok(server)
     }
 
     fn pid(&self) -> u32 {

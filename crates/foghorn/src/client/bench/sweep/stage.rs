@@ -39,7 +39,7 @@ impl Stage {
     ) -> anyhow::Result<Self> {
         let folder = Folder::make("sweep")?;
         if let (Kind::Axum, Some(program)) = (kind, axum) {
-            let server = Server::run(kind, program, core, &[])?;
+            let server = Server::run(kind, program, core, &[], 0)?;
             let asks = Asks { variant: variant.plain(), ..Asks::default() };
             return Ok(Stage { server, asks, token: None, _folder: folder });
         }
@@ -73,7 +73,7 @@ impl Stage {
         let shards = variant.shards.to_string();
         let arguments = ["--config", &configuration, "--shards", &shards];
         let program = std::env::current_exe().context("this program can't find itself")?;
-        let server = match cluster.gateway(&program, core, &arguments)? {
+        let server = match cluster.gateway(&program, core, &arguments, variant.shards)? {
             Some(gateway) => gateway,
             None => Server::start_with(kind, core, &arguments)?,
         };
