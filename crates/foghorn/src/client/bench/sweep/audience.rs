@@ -25,6 +25,8 @@ use crate::client::bench::scan::{Seen, Stamp};
 const OPENING: usize = 100;
 /// How long the next of them may take.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+/// Most events whose last listener is looked for.
+const LASTS_MAX: usize = 1 << 20;
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -53,6 +55,9 @@ pub(in crate::client::bench) struct Heard {
     pub(in crate::client::bench) reads: u64,
     /// From when an event was due to its receipt, in microseconds.
     pub(in crate::client::bench) latencies: Histogram<u64>,
+    /// Of each event of the first channel, by its number: from when it was due until the last listener had it, in
+    /// nanoseconds. 0 of those that were forgotten.
+    lasts: Vec<u64>,
 }
 
 /// Listeners of one server.
@@ -90,7 +95,7 @@ impl Audience {
             listeners: Vec::with_capacity(listeners),
             began,
             live: 0,
-            heard: Heard { deliveries: 0, disordered: 0, reads: 0, latencies: histogram()? },
+            heard: Heard::nothing()?,
             buffer: vec![0; BUFFER_BYTES],
             room: Room::new(),
         };
@@ -152,9 +157,10 @@ impl Audience {
 
     /// Begins to count anew.
     pub(in crate::client::bench) fn forget(&mut self) {
-        let Heard { deliveries, disordered, reads, latencies } = &mut self.heard;
+        let Heard { deliveries, disordered, reads, latencies, lasts } = &mut self.heard;
         (*deliveries, *disordered, *reads) = (0, 0, 0);
         latencies.reset();
+        lasts.fill(0);
     }
 
     /// What was heard until now.
@@ -215,6 +221,17 @@ impl Audience {
 }
 
 impl Heard {
+    fn nothing() -> anyhow::Result<Self> {
+        Ok(Heard { deliveries: 0, disordered: 0, reads: 0, latencies: histogram()?, lasts: Vec::new() })
+    }
+
+    /// The median time, over events of the first channel, until the last listener had one; in milliseconds.
+    pub(super) fn last_ms(&self) -> f64 {
+        let mut lasts: Vec<u64> = self.lasts.iter().copied().filter(|last| *last > 0).collect();
+        lasts.sort_unstable();
+        lasts.get(lasts.len() / 2).map_or(0.0, |nanos| Duration::from_nanos(*nanos).as_secs_f64() * 1000.0)
+    }
+
     fn hear(&mut self, listener: &mut Listener, Stamp { seq, sent }: Stamp, now: u64) {
         let (channel, number) = placed(seq);
         let next = channel.checked_sub(listener.first).and_then(|at| listener.next.get_mut(at));
@@ -225,7 +242,16 @@ impl Heard {
         self.disordered += u64::from(number != *next);
         *next = number + 1;
         self.deliveries += 1;
-        record(&mut self.latencies, Duration::from_nanos(now.saturating_sub(sent)));
+        let took = now.saturating_sub(sent);
+        record(&mut self.latencies, Duration::from_nanos(took));
+        if channel == 0
+            && let Some(number) = usize::try_from(number).ok().filter(|number| *number < LASTS_MAX)
+        {
+            if self.lasts.len() <= number {
+                self.lasts.resize(number + 1, 0);
+            }
+            self.lasts[number] = self.lasts[number].max(took);
+        }
     }
 }
 
@@ -236,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_a_listener_hears_is_held_against_what_is_next_in_its_channels() {
-        let mut heard = Heard { deliveries: 0, disordered: 0, reads: 0, latencies: histogram().unwrap() };
+        let mut heard = Heard::nothing().unwrap();
         let mut listener = Listener { live: true, first: 0, next: vec![0; 2] };
         let mut hear = |seq| {
             heard.hear(&mut listener, Stamp { seq, sent: 0 }, 0);
@@ -248,5 +274,12 @@ mod tests {
         }
         assert_eq!(hear(place(8, 2).1), (5, 1), "two are missing before it");
         assert_eq!(hear(UNASKED), (5, 2), "nobody asked for it");
+        // The last of two listeners counts.
+        let mut heard = Heard::nothing().unwrap();
+        for took in [3_000_000, 7_000_000] {
+            let mut listener = Listener { live: true, first: 0, next: vec![0] };
+            heard.hear(&mut listener, Stamp { seq: 0, sent: 1_000_000 }, 1_000_000 + took);
+        }
+        assert!((heard.last_ms() - 7.0).abs() < 0.001, "{}", heard.last_ms());
     }
 }

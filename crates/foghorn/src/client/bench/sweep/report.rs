@@ -66,6 +66,8 @@ struct Summary {
     p99_ms: Spread,
     p999_ms: Spread,
     max_ms: Spread,
+    /// Until the last listener has an event: the median of the events of the first channel.
+    last_p50_ms: Spread,
     idle_bytes: Spread,
     missing: u64,
     disordered: u64,
@@ -116,6 +118,7 @@ impl Summary {
             p99_ms: spread(&|row| row.millis(0.99))?,
             p999_ms: spread(&|row| row.millis(0.999))?,
             max_ms: spread(&|row| row.millis(1.0))?,
+            last_p50_ms: spread(&|row| row.heard.last_ms())?,
             idle_bytes: spread(&|row| row.idle_bytes)?,
             missing: rows.iter().map(|row| row.missing).sum(),
             disordered: rows.iter().map(|row| row.heard.disordered).sum(),
@@ -140,10 +143,12 @@ impl Summary {
             out,
             "           {writes_per_cpu_second} writes per CPU second, {user_micros:.2} us of user CPU time a delivery"
         )?;
-        let Summary { p50_ms, p99_ms, p999_ms, max_ms, idle_bytes, missing, disordered, quiet, .. } = self;
+        let Summary { p50_ms, p99_ms, p999_ms, max_ms, last_p50_ms, .. } = self;
+        let Summary { idle_bytes, missing, disordered, quiet, .. } = self;
         writeln!(
             out,
-            "           p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms, p99.9 {p999_ms:.1} ms, longest {max_ms:.1} ms"
+            "           p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms, p99.9 {p999_ms:.1} ms, longest {max_ms:.1} ms; \
+             to the last listener {last_p50_ms:.1} ms"
         )?;
         writeln!(
             out,
