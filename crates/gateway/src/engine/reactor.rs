@@ -96,7 +96,11 @@ struct Listener {
     gzip: Option<Box<Written>>,
 }
 
-const _: () = assert!(std::mem::offset_of!(Listener, full) < 64, "a write looks at more than one line");
+// With debug assertions mio's sockets know more of themselves, and are larger.
+const _: () = assert!(
+    cfg!(debug_assertions) || std::mem::offset_of!(Listener, full) < 64,
+    "a write looks at more than one line"
+);
 
 /// The text that a compressed stream was written, and the view's where the two were compared last: what the view
 /// was given since is the stream's too.
