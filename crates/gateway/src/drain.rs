@@ -61,6 +61,8 @@ fn due(streams: usize, began: Instant, over: Duration) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use foghorn_bus::gateways::GatewayName;
     use foghorn_core::pattern::Pattern;
     use foghorn_core::reason::StreamEnd;
@@ -72,8 +74,8 @@ mod tests {
     use crate::subscription::Subscription;
     use crate::testing::hub;
 
-    #[tokio::test(start_paused = true)]
-    async fn streams_go_evenly_over_the_window() {
+    /// A hub with 100 streams, each of which ends when it is told to, and for this reason.
+    fn hub_of_100(end: StreamEnd) -> Arc<Hub> {
         let hub = hub(1 << 20);
         let subscription = Subscription::new(&[Pattern::everything()], ShardCount::ONE);
         for _ in 0..100 {
@@ -81,10 +83,16 @@ mod tests {
             let (membership, seat) = (hub.join(&subscription, id), Seat::take(&hub, id));
             tokio::spawn(async move {
                 membership.waiter.marked().await;
-                assert_eq!(membership.waiter.leaves(), Some(StreamEnd::Drain));
-                seat.end(StreamEnd::Drain);
+                assert_eq!(membership.waiter.leaves(), Some(end));
+                seat.end(end);
             });
         }
+        hub
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_go_evenly_over_the_window() {
+        let hub = hub_of_100(StreamEnd::Drain);
         let config = Config { drain_window: Duration::from_secs(60), ..Config::default() };
         let began = Instant::now();
         let watch = async {
@@ -101,17 +109,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn as_many_streams_as_it_is_told_begin_again_elsewhere_evenly() {
-        let hub = hub(1 << 20);
-        let subscription = Subscription::new(&[Pattern::everything()], ShardCount::ONE);
-        for _ in 0..100 {
-            let id = ClientId::random(GatewayName::new(0));
-            let (membership, seat) = (hub.join(&subscription, id), Seat::take(&hub, id));
-            tokio::spawn(async move {
-                membership.waiter.marked().await;
-                assert_eq!(membership.waiter.leaves(), Some(StreamEnd::Rebalance));
-                seat.end(StreamEnd::Rebalance);
-            });
-        }
+        let hub = hub_of_100(StreamEnd::Rebalance);
         let left = AtomicUsize::new(40);
         let watch = async {
             for shed in [10, 20, 30] {
